@@ -1,0 +1,21 @@
+//! The words of Rondel: plain values that every other crate speaks in.
+//!
+//! Read [`ids`] and [`snapshot`] first: who takes part, and what a proxy works from. Nothing here performs I/O, reads a
+//! clock or makes a random number; a value that must have been *checked* (a verified peer, verified claims, a permit)
+//! is deliberately not here but in the crate that makes the check.
+
+pub mod authz;
+pub mod decision;
+pub mod ids;
+pub mod limits;
+pub mod reason;
+pub mod snapshot;
+pub mod time;
+
+pub use authz::{AttributeValue, AuthzRequest, Source, User};
+pub use decision::{Decision, DecisionRecord, Effect};
+pub use ids::{DecisionId, PolicyId, Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
+pub use limits::{Limit, Limits};
+pub use reason::{Reason, Side};
+pub use snapshot::Snapshot;
+pub use time::Timestamp;

@@ -1,0 +1,294 @@
+//! Every bound of the data plane: a name, a default, a unit and a reason. `docs/limits.md` is made from this table.
+
+use std::time::Duration;
+
+/// A named bound. `MeshConfig` may set each by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Limit {
+    /// Bytes of a request's head: request line and headers.
+    RequestHeadBytes,
+    /// Header lines of a request.
+    RequestHeaders,
+    /// Bytes of a body that is held back because a policy reads it.
+    PolicyBodyBytes,
+    /// Nesting of a JSON body that a policy reads.
+    PolicyBodyDepth,
+    /// Bytes of an OAuth2 token.
+    TokenBytes,
+    /// Milliseconds from accept to the end of the TLS handshake.
+    HandshakeMs,
+    /// Milliseconds from the first byte of a request's head to its last.
+    RequestHeadMs,
+    /// Milliseconds for a whole body that a policy reads.
+    PolicyBodyMs,
+    /// Milliseconds that a connection may stay without a request or, for opaque TCP, without a byte.
+    IdleMs,
+    /// Milliseconds to connect to an endpoint, handshake included.
+    ConnectMs,
+    /// Milliseconds from the end of a request's head to the head of its response.
+    ResponseHeadMs,
+    /// Open inbound connections.
+    InboundConnections,
+    /// Open outbound connections from the application.
+    OutboundConnections,
+    /// Concurrent HTTP/2 streams of one connection.
+    StreamsPerConnection,
+    /// Open connections to one endpoint, per worker.
+    ConnectionsPerEndpoint,
+    /// Milliseconds that open requests get to end after SIGTERM.
+    DrainMs,
+    /// Decision records that wait to be sent to the control plane.
+    DecisionQueue,
+    /// Bytes of one message on the configuration stream.
+    ConfigMessageBytes,
+    /// Bytes of a key set document.
+    JwksBytes,
+    /// Milliseconds for one fetch of discovery or a key set.
+    JwksFetchMs,
+    /// Milliseconds between two fetches for one issuer that an unknown key id asks for.
+    JwksRefetchFloorMs,
+    /// Milliseconds after which a fetched key set is refreshed.
+    JwksRefreshMs,
+    /// Milliseconds after which a key set that could not be refreshed is no longer believed.
+    JwksMaxAgeMs,
+    /// Milliseconds of clock difference that are tolerated in tokens.
+    ClockSkewMs,
+}
+
+impl Limit {
+    /// Every limit, in the order of the documentation.
+    pub const ALL: [Self; 24] = [
+        Self::RequestHeadBytes,
+        Self::RequestHeaders,
+        Self::PolicyBodyBytes,
+        Self::PolicyBodyDepth,
+        Self::TokenBytes,
+        Self::HandshakeMs,
+        Self::RequestHeadMs,
+        Self::PolicyBodyMs,
+        Self::IdleMs,
+        Self::ConnectMs,
+        Self::ResponseHeadMs,
+        Self::InboundConnections,
+        Self::OutboundConnections,
+        Self::StreamsPerConnection,
+        Self::ConnectionsPerEndpoint,
+        Self::DrainMs,
+        Self::DecisionQueue,
+        Self::ConfigMessageBytes,
+        Self::JwksBytes,
+        Self::JwksFetchMs,
+        Self::JwksRefetchFloorMs,
+        Self::JwksRefreshMs,
+        Self::JwksMaxAgeMs,
+        Self::ClockSkewMs,
+    ];
+
+    /// The name that a user writes in `MeshConfig` and reads in errors.
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The value where `MeshConfig` says nothing.
+    pub const fn default_value(self) -> u64 {
+        self.row().1
+    }
+
+    /// The smallest and largest value that `MeshConfig` may set.
+    pub const fn range(self) -> (u64, u64) {
+        (self.row().2, self.row().3)
+    }
+
+    /// What it bounds, why, and what raising it costs: one sentence.
+    pub const fn about(self) -> &'static str {
+        self.row().4
+    }
+
+    /// The limit of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|limit| limit.name() == name)
+    }
+
+    const fn row(self) -> (&'static str, u64, u64, u64, &'static str) {
+        match self {
+            Self::RequestHeadBytes => (
+                "requestHeadBytes",
+                65_536,
+                1024,
+                1_048_576,
+                "bytes of a request's head; each open HTTP/1 connection may hold this much",
+            ),
+            Self::RequestHeaders => {
+                ("requestHeaders", 100, 10, 1000, "header lines of a request; parsing and policy cost grow with it")
+            }
+            Self::PolicyBodyBytes => (
+                "policyBodyBytes",
+                262_144,
+                0,
+                16_777_216,
+                "bytes of a body held in memory while a policy reads it; other bodies stream without a bound",
+            ),
+            Self::PolicyBodyDepth => {
+                ("policyBodyDepth", 32, 1, 128, "nesting of a JSON body that a policy reads; guards the parser's stack")
+            }
+            Self::TokenBytes => {
+                ("tokenBytes", 16_384, 512, 65_536, "bytes of an OAuth2 token; longer ones are refused before they are decoded")
+            }
+            Self::HandshakeMs => ("handshakeMs", 5000, 100, 60_000, "milliseconds from accept to the end of the TLS handshake"),
+            Self::RequestHeadMs => (
+                "requestHeadMs",
+                10_000,
+                100,
+                120_000,
+                "milliseconds from the first byte of a request's head to its last; ends slow-head attacks",
+            ),
+            Self::PolicyBodyMs => ("policyBodyMs", 10_000, 100, 300_000, "milliseconds for a whole body that a policy reads"),
+            Self::IdleMs => (
+                "idleMs",
+                300_000,
+                1000,
+                86_400_000,
+                "milliseconds that a connection may stay without a request or, for opaque TCP, without a byte",
+            ),
+            Self::ConnectMs => ("connectMs", 3000, 50, 60_000, "milliseconds to connect to an endpoint, handshake included"),
+            Self::ResponseHeadMs => {
+                ("responseHeadMs", 60_000, 100, 86_400_000, "milliseconds from a request's head to the head of its response")
+            }
+            Self::InboundConnections => {
+                ("inboundConnections", 10_000, 1, 1_000_000, "open inbound connections; each costs memory and a file descriptor")
+            }
+            Self::OutboundConnections => (
+                "outboundConnections",
+                10_000,
+                1,
+                1_000_000,
+                "open connections from the application; each costs memory and a file descriptor",
+            ),
+            Self::StreamsPerConnection => ("streamsPerConnection", 256, 1, 10_000, "concurrent HTTP/2 streams of one connection"),
+            Self::ConnectionsPerEndpoint => {
+                ("connectionsPerEndpoint", 1024, 1, 100_000, "open connections to one endpoint, per worker")
+            }
+            Self::DrainMs => ("drainMs", 10_000, 0, 3_600_000, "milliseconds that open requests get to end after SIGTERM"),
+            Self::DecisionQueue => (
+                "decisionQueue",
+                1024,
+                16,
+                65_536,
+                "decision records that wait to be sent to the control plane; beyond it they are dropped and counted",
+            ),
+            Self::ConfigMessageBytes => {
+                ("configMessageBytes", 4_194_304, 65_536, 67_108_864, "bytes of one message on the configuration stream")
+            }
+            Self::JwksBytes => ("jwksBytes", 262_144, 1024, 4_194_304, "bytes of a discovery or key set document"),
+            Self::JwksFetchMs => ("jwksFetchMs", 5000, 100, 60_000, "milliseconds for one fetch of discovery or a key set"),
+            Self::JwksRefetchFloorMs => (
+                "jwksRefetchFloorMs",
+                30_000,
+                1000,
+                3_600_000,
+                "milliseconds between two fetches for one issuer that an unknown key id asks for; shields the issuer from invented ids",
+            ),
+            Self::JwksRefreshMs => {
+                ("jwksRefreshMs", 300_000, 1000, 86_400_000, "milliseconds after which a fetched key set is refreshed")
+            }
+            Self::JwksMaxAgeMs => (
+                "jwksMaxAgeMs",
+                86_400_000,
+                10_000,
+                604_800_000,
+                "milliseconds after which a key set that could not be refreshed is no longer believed",
+            ),
+            Self::ClockSkewMs => {
+                ("clockSkewMs", 30_000, 0, 300_000, "milliseconds of clock difference that are tolerated in tokens")
+            }
+        }
+    }
+}
+
+/// The values in force: defaults, and what `MeshConfig` set over them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    values: [u64; Limit::ALL.len()],
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { values: Limit::ALL.map(Limit::default_value) }
+    }
+}
+
+/// A limit was set outside its range. The operator who wrote it must mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("limit `{name}` is {value}, outside {min} to {max}")]
+pub struct LimitOutOfRange {
+    /// The limit's name.
+    pub name: &'static str,
+    /// The value that was asked for.
+    pub value: u64,
+    /// The smallest value allowed.
+    pub min: u64,
+    /// The largest value allowed.
+    pub max: u64,
+}
+
+impl Limits {
+    /// Sets one limit.
+    ///
+    /// # Errors
+    /// - [`LimitOutOfRange`] if the value is outside the limit's range; nothing is changed then.
+    pub fn set(&mut self, limit: Limit, value: u64) -> Result<(), LimitOutOfRange> {
+        let (min, max) = limit.range();
+        if value < min || value > max {
+            return Err(LimitOutOfRange { name: limit.name(), value, min, max });
+        }
+        for (slot, each) in self.values.iter_mut().zip(Limit::ALL) {
+            if each == limit {
+                *slot = value;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value in force, in the limit's unit.
+    pub fn of(&self, limit: Limit) -> u64 {
+        self.values
+            .iter()
+            .zip(Limit::ALL)
+            .find(|(_, each)| *each == limit)
+            .map_or_else(|| limit.default_value(), |(value, _)| *value)
+    }
+
+    /// The value in force as a count or size of this machine.
+    pub fn size(&self, limit: Limit) -> usize {
+        usize::try_from(self.of(limit)).unwrap_or(usize::MAX)
+    }
+
+    /// The value in force of a limit in milliseconds.
+    pub fn duration(&self, limit: Limit) -> Duration {
+        Duration::from_millis(self.of(limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_is_named_once_and_its_default_is_in_range() {
+        for limit in Limit::ALL {
+            let (min, max) = limit.range();
+            assert!((min..=max).contains(&limit.default_value()), "{}", limit.name());
+            assert_eq!(Limit::named(limit.name()), Some(limit));
+        }
+    }
+
+    #[test]
+    fn a_limit_outside_its_range_is_refused_and_changes_nothing() {
+        let mut limits = Limits::default();
+        assert!(limits.set(Limit::RequestHeadBytes, 1023).is_err());
+        assert!(limits.set(Limit::RequestHeadBytes, 1_048_577).is_err());
+        assert_eq!(limits, Limits::default());
+        limits.set(Limit::RequestHeadBytes, 1024).expect("in range");
+        assert_eq!(limits.of(Limit::RequestHeadBytes), 1024);
+    }
+}

@@ -1,0 +1,184 @@
+//! What one proxy works from: the immutable, versioned configuration of one workload.
+
+use crate::authz::AttributeType;
+use crate::ids::{Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
+use crate::limits::Limits;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Everything that the control plane tells one proxy. Applied whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The mesh's revision that this snapshot belongs to.
+    pub revision: Revision,
+    /// Whose snapshot it is.
+    pub workload: WorkloadName,
+    /// The identity of that workload.
+    pub identity: SpiffeId,
+    /// The service that it is an instance of.
+    pub service: ServiceName,
+    /// One bundle per trust domain; its own is among them.
+    pub bundles: Vec<TrustBundle>,
+    /// Where peers reach the application.
+    pub inbound: Vec<Inbound>,
+    /// What the application calls.
+    pub upstreams: Vec<Upstream>,
+    /// Whose tokens are accepted.
+    pub issuers: Vec<TokenIssuer>,
+    /// The policies that select this workload, in the order of their source. Empty denies everything.
+    pub policies: Vec<AuthorizationPolicy>,
+    /// Where a call's country is read from.
+    pub country: Option<CountryHeader>,
+    /// The age at which a connection between sidecars is ended gracefully.
+    pub connection_age_max: Duration,
+    /// The bounds in force.
+    pub limits: Limits,
+}
+
+/// The authorities of one trust domain (SPIFFE Trust Domain and Bundle §4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// Whose authorities they are.
+    pub trust_domain: TrustDomain,
+    /// X.509 authority certificates, DER. Never empty.
+    pub authorities: Vec<Vec<u8>>,
+}
+
+/// What a port carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1 and HTTP/2 (so gRPC too); the caller's version is kept from end to end.
+    Http,
+    /// Opaque TCP: decided once, as a connection with the action `connect`.
+    Tcp,
+}
+
+impl Protocol {
+    /// The word that a user writes: `http` or `tcp`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// A listener for peers that fronts one port of the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Where the sidecar listens for mutual TLS.
+    pub listen: SocketAddr,
+    /// Where the application listens in plaintext.
+    pub application: SocketAddr,
+    /// What the port carries.
+    pub protocol: Protocol,
+}
+
+/// A service that the application calls, through a local port of the sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// The called service.
+    pub service: ServiceName,
+    /// Where the sidecar listens for the application, on loopback.
+    pub listen: SocketAddr,
+    /// What the port carries.
+    pub protocol: Protocol,
+    /// Where the service's workloads are. May be empty: then calls get `upstream_no_endpoint`.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// The inbound listener of the workload's sidecar.
+    pub address: SocketAddr,
+    /// Who must answer there: the whole SPIFFE ID is compared.
+    pub identity: SpiffeId,
+}
+
+/// A signature algorithm of JWTs (RFC 7518 §3.1, RFC 8037 §3.1). Symmetric ones do not exist here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum JwtAlgorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// ECDSA with P-256 and SHA-256.
+    Es256,
+    /// Ed25519.
+    EdDsa,
+}
+
+impl JwtAlgorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 3] = [Self::Rs256, Self::Es256, Self::EdDsa];
+
+    /// The `alg` header's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+/// Where an issuer's keys are found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// `ISSUER/.well-known/openid-configuration` says the key set's address (OpenID Connect Discovery §4).
+    Discovery,
+    /// The key set's own address.
+    JwksUri(String),
+}
+
+/// An OAuth2 issuer whose JWT access tokens are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenIssuer {
+    /// The resource's name.
+    pub name: String,
+    /// The exact `iss` (RFC 7519 §4.1.1); also the base of discovery.
+    pub issuer: String,
+    /// A token must be for at least one of these (RFC 7519 §4.1.3). Never empty.
+    pub audiences: Vec<String>,
+    /// Where the keys are found.
+    pub keys: KeySource,
+    /// The algorithms that the issuer may use. Never empty.
+    pub algorithms: Vec<JwtAlgorithm>,
+    /// The claim that lists role names (an array of strings or a space-separated text).
+    pub roles_claim: Option<String>,
+    /// Attribute name to claim and type. All are optional in a token; one of the wrong type refuses the token.
+    pub attributes: BTreeMap<String, ClaimMapping>,
+}
+
+/// How a claim becomes an attribute of the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimMapping {
+    /// The claim's name.
+    pub claim: String,
+    /// The type that it must have.
+    pub kind: AttributeType,
+}
+
+/// One `AuthorizationPolicy` resource that selects this workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorizationPolicy {
+    /// `namespace/name` of the resource.
+    pub name: String,
+    /// The file that holds it, relative to the configuration's directory.
+    pub file: String,
+    /// The line of the file on which `text` begins, from 1.
+    pub line: u32,
+    /// Cedar policies.
+    pub text: String,
+    /// The JSON body fields that the policies read, with their types. Empty: the body is not read.
+    pub body: BTreeMap<String, AttributeType>,
+}
+
+/// Where a call's country is read from: a header, believed only from these callers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CountryHeader {
+    /// The header's name, lower case.
+    pub header: String,
+    /// The workloads whose word is taken. From others the header is removed.
+    pub trusted: Vec<SpiffeId>,
+}
