@@ -1,2 +1,117 @@
-//! stub
-fn main() {}
+//! `rondel`: what a person types.
+
+mod authz;
+mod check;
+mod exec_child;
+mod join_token;
+mod operator;
+mod output;
+mod status;
+mod up;
+
+use clap::{Parser, Subcommand};
+use model::{DecisionId, WorkloadName};
+use output::Output;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Run and ask a Rondel mesh.
+///
+/// Exit codes: 0 yes or done; 1 no, not found, or failed; 2 the command line is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "rondel", version, arg_required_else_help = true)]
+struct Arguments {
+    /// How answers are printed
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start a whole mesh on this machine from a directory of YAML, until Ctrl-C
+    Up(up::Arguments),
+    /// Read a directory of YAML as the control plane would, and say what is wrong
+    Check {
+        /// The directory
+        dir: PathBuf,
+    },
+    /// Show every workload: identity, certificate, connection, revision
+    Status(operator::Where),
+    /// Ask about decisions
+    #[command(subcommand)]
+    Authz(Authz),
+    /// Make a single-use join token for a sidecar that is started by hand
+    JoinToken {
+        /// The workload, `namespace/name`
+        #[arg(value_parser = WorkloadName::parse)]
+        workload: WorkloadName,
+        /// Owner-only directory for `join-token` and `bundle.pem`; made if it does not exist
+        #[arg(long)]
+        out: PathBuf,
+        #[command(flatten)]
+        at: operator::Where,
+    },
+    /// (internal) Bind a process to the life of its parent, then become it
+    #[command(hide = true)]
+    ExecChild(exec_child::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Authz {
+    /// Show which policies determined a decision, the attributes that they read, and the nearest miss
+    Explain {
+        /// The decision id, as in the response header `x-rondel-decision`
+        #[arg(value_parser = DecisionId::parse)]
+        id: DecisionId,
+        #[command(flatten)]
+        at: operator::Where,
+    },
+    /// List recent decisions, newest first
+    Decisions {
+        /// Only refused calls
+        #[arg(long)]
+        denied: bool,
+        /// At most this many
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        #[command(flatten)]
+        at: operator::Where,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Verb::ExecChild(child) = arguments.verb {
+        return exec_child::run(child);
+    }
+    // One thread: the death signal of children is bound to the thread that made them.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rondel: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rondel: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let output = arguments.output;
+    match arguments.verb {
+        Verb::Up(arguments) => up::run(arguments, output).await,
+        Verb::Check { dir } => check::run(&dir, output),
+        Verb::Status(at) => status::run(&at, output).await,
+        Verb::Authz(Authz::Explain { id, at }) => authz::explain(id, &at, output).await,
+        Verb::Authz(Authz::Decisions { denied, limit, at }) => authz::decisions(denied, limit, &at, output).await,
+        Verb::JoinToken { workload, out, at } => join_token::run(&workload, &out, &at, output).await,
+        Verb::ExecChild(_) => Ok(ExitCode::from(2)),
+    }
+}

@@ -1,1 +1,24 @@
-//! stub
+//! May it happen: authorization policies, compiled once, asked for every request, explained on demand.
+//!
+//! Read [`compile`] and [`decide`] first. The policies are Cedar; this crate alone knows that. It is pure: no clock, no
+//! file, no socket. Three rules differ from plain Cedar and are kept here: a policy that the strict validator doubts is
+//! refused when it is loaded, any evaluation error denies, and an action that the schema does not name is never allowed.
+//! Verifying who the caller and the user are is deliberately not here: an [`model::AuthzRequest`] holds proven facts only.
+
+mod body;
+mod compile;
+mod conjuncts;
+mod decide;
+mod explain;
+mod facts;
+#[cfg(test)]
+mod fixture;
+mod reads;
+mod slice;
+mod text;
+mod vocabulary;
+
+pub use body::{BodyFacts, BodyRefusal, read_body};
+pub use compile::{Policies, PolicyError, TEXT_BYTES_MAX, compile};
+pub use decide::{Denied, Permit, decide};
+pub use explain::explain;

@@ -1,2 +1,29 @@
-//! stub
-fn main() {}
+//! `rondel-proxy`: the sidecar of a Rondel mesh.
+
+use clap::Parser;
+use proxy::settings::Settings;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let settings = Settings::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log);
+    let Ok(filter) = filter else {
+        eprintln!("rondel-proxy: `{}` is not a log filter; try `info` or `proxy=debug`", settings.log);
+        return ExitCode::from(2);
+    };
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rondel-proxy: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(proxy::start::run(settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rondel-proxy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,37 @@
+# Every command that a person or CI runs.
+CARGO ?= cargo
+ARGS ?=
+
+.PHONY: help demo test check scenario doc fix build clean
+
+help: ## Print this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+build: ## Build the three programs and the bank
+	$(CARGO) build --locked --workspace --bins
+
+demo: build ## Start the bank mesh and walk through it; ARGS=--once ends after the walk
+	@./target/debug/bank-demo $(ARGS)
+
+check: ## Formatting, lints, repo rules and unit tests: what to run while working
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked --workspace --lib --bins --quiet
+	$(CARGO) test --locked --package scenarios --test tidy --quiet
+
+test: build ## Everything: formatting, lints, repo rules, unit, program and scenario tests; says how many ran
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@./tests/run.sh
+
+scenario: build ## The whole mesh, promise by promise
+	$(CARGO) test --locked --package scenarios --test scenarios -- --nocapture
+
+doc: ## Rewrite the generated pages of docs/
+	UPDATE=1 $(CARGO) test --locked --package scenarios --test tidy --quiet
+
+fix: ## Format
+	$(CARGO) fmt --all
+
+clean: ## Remove what was built
+	$(CARGO) clean

@@ -1,0 +1,130 @@
+//! Which proxy holds what: connections, acknowledged revisions, refusals, SVIDs.
+
+use crate::desired::Desired;
+use model::{Revision, Timestamp, WorkloadName};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What is known of one workload's sidecar.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// The stream that is its own now; an earlier one was replaced.
+    session: Option<u64>,
+    pub(crate) acked: Revision,
+    pub(crate) rejected: Option<String>,
+    pub(crate) serial: Option<String>,
+    pub(crate) svid_expires_at: Option<Timestamp>,
+    pub(crate) issued: u64,
+}
+
+impl Seen {
+    /// Whether its configuration stream is up.
+    pub(crate) const fn connected(&self) -> bool {
+        self.session.is_some()
+    }
+}
+
+/// The state of every sidecar. Workloads that are no longer configured are forgotten when they are gone.
+#[derive(Debug, Default)]
+pub(crate) struct Rollout {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    seen: BTreeMap<WorkloadName, Seen>,
+    sessions: u64,
+    last: Option<(Revision, Duration)>,
+}
+
+impl Rollout {
+    /// A stream begins; an earlier one of the same workload is replaced. Returns the stream's number.
+    pub(crate) fn connected(&self, workload: &WorkloadName) -> u64 {
+        let mut inner = self.inner.lock();
+        inner.sessions += 1;
+        let session = inner.sessions;
+        let seen = inner.seen.entry(workload.clone()).or_default();
+        seen.session = Some(session);
+        seen.acked = Revision(0);
+        session
+    }
+
+    /// Whether this stream was replaced by a later one.
+    pub(crate) fn is_replaced(&self, workload: &WorkloadName, session: u64) -> bool {
+        self.inner.lock().seen.get(workload).and_then(|seen| seen.session) != Some(session)
+    }
+
+    /// A stream has ended.
+    pub(crate) fn disconnected(&self, workload: &WorkloadName, session: u64) {
+        let mut inner = self.inner.lock();
+        if let Some(seen) = inner.seen.get_mut(workload)
+            && seen.session == Some(session)
+        {
+            seen.session = None;
+        }
+    }
+
+    /// A sidecar has put a revision in force. Notes the time since publication when it was the last of the connected.
+    pub(crate) fn acked(&self, workload: &WorkloadName, revision: Revision, desired: &Desired) {
+        let mut inner = self.inner.lock();
+        if let Some(seen) = inner.seen.get_mut(workload) {
+            seen.acked = revision;
+            seen.rejected = None;
+        }
+        let all = inner.seen.values().filter(|seen| seen.connected()).all(|seen| seen.acked == desired.revision);
+        let told = inner.last.is_some_and(|(last, _)| last == desired.revision);
+        if all && !told {
+            inner.last = Some((desired.revision, desired.published_at.elapsed()));
+        }
+    }
+
+    /// A sidecar refuses a revision.
+    pub(crate) fn rejected(&self, workload: &WorkloadName, revision: Revision, reason: &str) {
+        if let Some(seen) = self.inner.lock().seen.get_mut(workload) {
+            seen.rejected = Some(format!("revision {revision}: {reason}"));
+        }
+    }
+
+    /// An SVID was issued to it.
+    pub(crate) fn issued(&self, workload: &WorkloadName, serial: String, not_after: Timestamp) {
+        let mut inner = self.inner.lock();
+        let seen = inner.seen.entry(workload.clone()).or_default();
+        seen.serial = Some(serial);
+        seen.svid_expires_at = Some(not_after);
+        seen.issued += 1;
+    }
+
+    /// What is known of one workload.
+    pub(crate) fn of(&self, workload: &WorkloadName) -> Seen {
+        self.inner.lock().seen.get(workload).cloned().unwrap_or_default()
+    }
+
+    /// The revision that was last in force at every connected sidecar, and how long that took from its publication.
+    pub(crate) fn last(&self) -> Option<(Revision, Duration)> {
+        self.inner.lock().last
+    }
+
+    /// Sidecars whose stream is up.
+    pub(crate) fn connections(&self) -> usize {
+        self.inner.lock().seen.values().filter(|seen| seen.connected()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_stream_replaces_an_earlier_one_whose_end_changes_nothing() {
+        let rollout = Rollout::default();
+        let name = WorkloadName::parse("a/b").expect("name");
+        let first = rollout.connected(&name);
+        let second = rollout.connected(&name);
+        assert!(rollout.is_replaced(&name, first) && !rollout.is_replaced(&name, second));
+        rollout.disconnected(&name, first);
+        assert!(rollout.of(&name).connected());
+        rollout.disconnected(&name, second);
+        assert!(!rollout.of(&name).connected());
+    }
+}

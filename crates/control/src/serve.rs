@@ -1,0 +1,180 @@
+//! The port for sidecars: handshakes in tasks of their own, so that a slow or hostile one stalls nobody.
+
+use crate::ca::Ca;
+use crate::clock;
+use crate::desired::Board;
+use identity::credentials::{Credentials, CredentialsError};
+use identity::csr;
+use identity::handshake::{self, ServerStream, VerifiedPeer};
+use identity::key::PrivateKey;
+use identity::rotation::{self, RotationState, Step};
+use identity::{bundle::BundleError, bundle::TrustBundles};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+/// From accept to the end of the handshake.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Handshakes under way; further connections wait in the kernel's backlog.
+const HANDSHAKES_MAX: usize = 256;
+/// Open connections; further ones are closed.
+const CONNECTIONS_MAX: usize = 20_000;
+/// Connections that are shaken and wait for the server.
+const SHAKEN_MAX: usize = 64;
+/// The longest sleep of the renewal, so that a clock that was set is noticed.
+const SLEEP_MAX: Duration = Duration::from_secs(5);
+
+/// Who opened a connection; every call can ask for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller(pub(crate) Option<VerifiedPeer>);
+
+/// A shaken connection.
+#[derive(Debug)]
+pub(crate) struct Shaken {
+    stream: ServerStream<TcpStream>,
+    caller: Caller,
+    _place: tokio::sync::OwnedSemaphorePermit,
+}
+
+/// Accepts and shakes for as long as the process lives; the server takes the connections from the returned stream.
+pub(crate) fn incoming(
+    listener: TcpListener,
+    credentials: watch::Receiver<Arc<Credentials>>,
+) -> (impl Future<Output = ()>, ReceiverStream<io::Result<Shaken>>) {
+    let (shaken, server) = mpsc::channel(SHAKEN_MAX);
+    let accepting = async move {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
+            let Ok((stream, remote)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let Ok(place) = Arc::clone(&connections).try_acquire_owned() else {
+                tracing::warn!(%remote, max = CONNECTIONS_MAX, "too many connections; this one is closed");
+                continue;
+            };
+            let credentials = Arc::clone(&credentials.borrow());
+            let shaken = shaken.clone();
+            tokio::spawn(async move {
+                let _unsupported = stream.set_nodelay(true);
+                match handshake::accept_optional(stream, &credentials, HANDSHAKE_DEADLINE).await {
+                    Ok((stream, peer)) => {
+                        drop(handshake);
+                        // The server may be gone: then the connection ends with this task.
+                        let _ended = shaken.send(Ok(Shaken { stream, caller: Caller(peer), _place: place })).await;
+                    }
+                    Err(refusal) => tracing::info!(%remote, reason = %refusal.reason(), %refusal, "handshake refused"),
+                }
+            });
+        }
+    };
+    (accepting, ReceiverStream::new(server))
+}
+
+impl Connected for Shaken {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for Shaken {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Shaken {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Why the control plane has no SVID of its own.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OwnFailure {
+    /// The authority refuses.
+    #[error("own SVID: {0}")]
+    Issue(#[from] crate::ca::IssueFailure),
+    /// No key.
+    #[error("own SVID: {0}")]
+    Key(#[from] identity::key::KeyFailure),
+    /// The bundle cannot be used.
+    #[error("own SVID: {0}")]
+    Bundle(#[from] BundleError),
+    /// It does not pass as any peer would check it.
+    #[error("own SVID: {0}")]
+    Credentials(#[from] CredentialsError),
+}
+
+/// Issues this process its own SVID: the same way as everybody's, with a new key each time.
+pub(crate) fn own_credentials(ca: &Ca, board: &Board) -> Result<Credentials, OwnFailure> {
+    let bundle = ca.bundle();
+    let id = bundle.trust_domain.control_plane();
+    let key = PrivateKey::generate()?;
+    let request = csr::build(&key, &id)?;
+    let now = clock::now();
+    let issued = ca.issue(&request, &id, board.current().mesh.settings.svid_lifetime, now)?;
+    let bundles = Arc::new(TrustBundles::from_model(&[bundle])?);
+    Ok(Credentials::build(&key, issued.chain, bundles, now)?)
+}
+
+/// Renews the own SVID for as long as the process lives, by the same plan as every sidecar.
+pub(crate) async fn renew(ca: Arc<Ca>, board: Arc<Board>, credentials: watch::Sender<Arc<Credentials>>) {
+    let mut state = life(&credentials.borrow());
+    loop {
+        let now = clock::now();
+        match rotation::next(now, Some(&state), 0.5) {
+            Step::WaitUntil(at) => tokio::time::sleep(at.since(now).clamp(Duration::from_millis(50), SLEEP_MAX)).await,
+            Step::Issue => {
+                let (ca, board) = (Arc::clone(&ca), Arc::clone(&board));
+                match tokio::task::spawn_blocking(move || own_credentials(&ca, &board)).await {
+                    Ok(Ok(fresh)) => {
+                        state = life(&fresh);
+                        credentials.send_replace(Arc::new(fresh));
+                    }
+                    outcome => {
+                        tracing::error!(?outcome, "the own SVID could not be renewed");
+                        state.failures += 1;
+                        state.last_attempt = Some(now);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn life(credentials: &Credentials) -> RotationState {
+    let svid = credentials.svid();
+    RotationState { not_before: svid.not_before(), not_after: svid.not_after(), issued_at: clock::now(), failures: 0, last_attempt: None }
+}

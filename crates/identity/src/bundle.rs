@@ -1,0 +1,255 @@
+//! Trust bundles (SPIFFE Trust Domain and Bundle §4): which authorities may vouch for which trust domain.
+
+use crate::svid::{self, PeerRefusal};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use model::snapshot::TrustBundle;
+use model::{Timestamp, TrustDomain};
+use rustls_pki_types::pem::{PemObject as _, SectionKind};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use std::collections::BTreeMap;
+use std::fmt;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+
+/// LIMIT: trust domains of one set of bundles. Each handshake looks one up; the whole set is held in memory.
+pub const TRUST_DOMAINS_MAX: usize = 256;
+/// LIMIT: authorities of one trust domain. A chain may be tried against each of the same name.
+pub const AUTHORITIES_MAX: usize = 64;
+/// LIMIT: bytes of a PEM text.
+pub const PEM_BYTES_MAX: usize = 1024 * 1024;
+
+/// Why something is not a set of trust bundles. Whoever configured it must mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    /// There is no authority at all, or none for this trust domain.
+    #[error("the trust bundle of `{trust_domain}` has no authority")]
+    Empty {
+        /// The trust domain, or `-` where none is named.
+        trust_domain: String,
+    },
+    /// A trust domain has two bundles.
+    #[error("the trust domain `{trust_domain}` has two bundles")]
+    Duplicate {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+    },
+    /// There are more trust domains or authorities than the bound.
+    #[error("there are more than {max} {what}")]
+    TooMany {
+        /// Which bound: `trust domains`, `authorities in one trust domain` or `bytes of PEM`.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// A certificate breaks a rule for signing certificates (SPIFFE X509-SVID §3.2, §4).
+    #[error("authority {index}: {rule}")]
+    Authority {
+        /// Which one, from 1, in the order given.
+        index: usize,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// A certificate names another trust domain than the bundle that it stands in.
+    #[error("authority {index} is of the trust domain `{found}`, not of `{trust_domain}`")]
+    Foreign {
+        /// Which one, from 1, in the order given.
+        index: usize,
+        /// The trust domain of the bundle.
+        trust_domain: TrustDomain,
+        /// The trust domain that the certificate names.
+        found: TrustDomain,
+    },
+    /// The text is not PEM, or holds something else than certificates.
+    #[error("the text is not PEM with certificates only")]
+    Pem,
+}
+
+/// The authorities by trust domain. Immutable; a change is a new value.
+#[derive(Clone)]
+pub struct TrustBundles {
+    domains: BTreeMap<TrustDomain, Vec<Anchor>>,
+}
+
+#[derive(Clone)]
+struct Anchor {
+    der: Vec<u8>,
+    anchor: TrustAnchor<'static>,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+impl TrustBundles {
+    /// From the bundles of a snapshot. An authority without a URI SAN is taken as one of its bundle's trust domain.
+    ///
+    /// # Errors
+    /// - [`BundleError`], naming the first authority that cannot be one.
+    pub fn from_model(bundles: &[TrustBundle]) -> Result<Self, BundleError> {
+        let mut domains = BTreeMap::new();
+        for bundle in bundles {
+            let trust_domain = bundle.trust_domain.clone();
+            let mut anchors = Vec::new();
+            for (at, der) in bundle.authorities.iter().enumerate() {
+                let (anchor, named) = read_authority(der, at + 1)?;
+                if let Some(found) = named.filter(|named| *named != trust_domain) {
+                    return Err(BundleError::Foreign { index: at + 1, trust_domain, found });
+                }
+                push(&mut anchors, anchor)?;
+            }
+            if anchors.is_empty() {
+                return Err(BundleError::Empty { trust_domain: trust_domain.to_string() });
+            }
+            if domains.insert(trust_domain.clone(), anchors).is_some() {
+                return Err(BundleError::Duplicate { trust_domain });
+            }
+        }
+        Self::bounded(domains)
+    }
+
+    /// From PEM with `CERTIFICATE` sections only. Each must name its trust domain by its URI SAN, `spiffe://DOMAIN`.
+    ///
+    /// # Errors
+    /// - [`BundleError`], naming the first section that is not an authority.
+    pub fn from_pem(text: &str) -> Result<Self, BundleError> {
+        if text.len() > PEM_BYTES_MAX {
+            return Err(BundleError::TooMany { what: "bytes of PEM", max: PEM_BYTES_MAX });
+        }
+        let mut domains: BTreeMap<TrustDomain, Vec<Anchor>> = BTreeMap::new();
+        for (at, section) in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()).enumerate() {
+            let Ok((SectionKind::Certificate, der)) = section else { return Err(BundleError::Pem) };
+            let (anchor, named) = read_authority(&der, at + 1)?;
+            let named = named.ok_or(BundleError::Authority { index: at + 1, rule: "it has no URI SAN `spiffe://DOMAIN`" })?;
+            push(domains.entry(named).or_default(), anchor)?;
+        }
+        Self::bounded(domains)
+    }
+
+    fn bounded(domains: BTreeMap<TrustDomain, Vec<Anchor>>) -> Result<Self, BundleError> {
+        if domains.is_empty() {
+            return Err(BundleError::Empty { trust_domain: "-".to_owned() });
+        }
+        if domains.len() > TRUST_DOMAINS_MAX {
+            return Err(BundleError::TooMany { what: "trust domains", max: TRUST_DOMAINS_MAX });
+        }
+        Ok(Self { domains })
+    }
+
+    /// Every authority as a PEM `CERTIFICATE` section (RFC 7468 §5), by trust domain.
+    pub fn to_pem(&self) -> String {
+        let mut out = String::new();
+        for anchor in self.domains.values().flatten() {
+            let text = STANDARD.encode(&anchor.der);
+            out.push_str("-----BEGIN CERTIFICATE-----\n");
+            let mut rest = text.as_str();
+            while !rest.is_empty() {
+                let (line, tail) = rest.split_at(rest.len().min(64));
+                out.push_str(line);
+                out.push('\n');
+                rest = tail;
+            }
+            out.push_str("-----END CERTIFICATE-----\n");
+        }
+        out
+    }
+
+    /// The bundles as a snapshot carries them, by trust domain, authorities in the order given.
+    pub fn to_model(&self) -> Vec<TrustBundle> {
+        let one = |(domain, anchors): (&TrustDomain, &Vec<Anchor>)| TrustBundle {
+            trust_domain: domain.clone(),
+            authorities: anchors.iter().map(|anchor| anchor.der.clone()).collect(),
+        };
+        self.domains.iter().map(one).collect()
+    }
+
+    /// Whether anybody vouches for this trust domain.
+    pub fn contains(&self, trust_domain: &TrustDomain) -> bool {
+        self.domains.contains_key(trust_domain)
+    }
+
+    /// The authorities of a trust domain that are valid at a moment. webpki does not look at an authority's dates itself.
+    pub(crate) fn anchors(&self, trust_domain: &TrustDomain, at: Timestamp) -> Vec<TrustAnchor<'static>> {
+        let valid = |anchor: &&Anchor| anchor.not_before <= at && at <= anchor.not_after;
+        let anchors = self.domains.get(trust_domain).map(Vec::as_slice).unwrap_or_default();
+        anchors.iter().filter(valid).map(|anchor| anchor.anchor.clone()).collect()
+    }
+}
+
+impl PartialEq for TrustBundles {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_model() == other.to_model()
+    }
+}
+
+impl Eq for TrustBundles {}
+
+impl fmt::Debug for TrustBundles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.domains.iter().map(|(domain, anchors)| (domain, anchors.len()));
+        f.debug_map().entries(counts).finish()
+    }
+}
+
+fn push(anchors: &mut Vec<Anchor>, anchor: Anchor) -> Result<(), BundleError> {
+    if anchors.iter().any(|known| known.der == anchor.der) {
+        return Ok(());
+    }
+    if anchors.len() == AUTHORITIES_MAX {
+        return Err(BundleError::TooMany { what: "authorities in one trust domain", max: AUTHORITIES_MAX });
+    }
+    anchors.push(anchor);
+    Ok(())
+}
+
+/// Reads a signing certificate, and the trust domain that its URI SAN names.
+fn read_authority(der: &[u8], index: usize) -> Result<(Anchor, Option<TrustDomain>), BundleError> {
+    let wrong = |rule| BundleError::Authority { index, rule };
+    let facts = authority_facts(der).map_err(wrong)?;
+    let certificate = CertificateDer::from(der);
+    let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(|_| wrong("its encoding is broken"))?.to_owned();
+    let anchor = Anchor { der: der.to_vec(), anchor, not_before: facts.not_before, not_after: facts.not_after };
+    Ok((anchor, facts.trust_domain))
+}
+
+/// What a signing certificate says of itself.
+pub(crate) struct AuthorityFacts {
+    pub(crate) trust_domain: Option<TrustDomain>,
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+    pub(crate) public_key_info: Vec<u8>,
+}
+
+/// Checks the rules for signing certificates (SPIFFE X509-SVID §3.2, §4). The error is the rule that is broken.
+pub(crate) fn authority_facts(der: &[u8]) -> Result<AuthorityFacts, &'static str> {
+    let rule = |refusal| match refusal {
+        PeerRefusal::Profile { rule } => rule,
+        PeerRefusal::Untrusted | PeerRefusal::Expired { .. } | PeerRefusal::NotYetValid { .. } => "it cannot be read",
+    };
+    let certificate = svid::read_certificate(der).map_err(rule)?;
+    if !svid::is_ca(&certificate).map_err(rule)? {
+        return Err("an authority must have CA=true");
+    }
+    if !svid::signs_certificates(&certificate).map_err(rule)? {
+        return Err("an authority must have the key usage keyCertSign");
+    }
+    if constrains_uris(&certificate)? {
+        return Err("it has URI name constraints, under which no SVID could ever be verified");
+    }
+    let trust_domain = match svid::only_uri(&certificate).map_err(rule)? {
+        None => None,
+        Some(uri) => Some(svid::authority_domain(uri).ok_or("its URI SAN is not `spiffe://DOMAIN` without a path")?),
+    };
+    let validity = certificate.validity();
+    Ok(AuthorityFacts {
+        trust_domain,
+        not_before: svid::timestamp(validity.not_before),
+        not_after: svid::timestamp(validity.not_after),
+        public_key_info: certificate.public_key().raw.to_vec(),
+    })
+}
+
+fn constrains_uris(certificate: &X509Certificate<'_>) -> Result<bool, &'static str> {
+    let constraints = certificate.name_constraints().map_err(|_| "its name constraints cannot be read")?;
+    let Some(constraints) = constraints.map(|extension| extension.value) else { return Ok(false) };
+    let subtrees = constraints.permitted_subtrees.iter().chain(&constraints.excluded_subtrees).flatten();
+    Ok(subtrees.into_iter().any(|subtree| matches!(subtree.base, GeneralName::URI(_) | GeneralName::Invalid(..))))
+}

@@ -1,0 +1,78 @@
+//! TLS to servers of the web: token issuers outside the mesh, checked against the machine's own roots. No SPIFFE here.
+
+use rustls::client::Resumption;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+/// Why a server of the web was not connected to.
+#[derive(Debug, thiserror::Error)]
+pub enum WebRefusal {
+    /// The name cannot be that of a server.
+    #[error("`{name}` is not a server name")]
+    Name {
+        /// What was given.
+        name: String,
+    },
+    /// The machine has no root certificates. The operator must install them (Debian: `ca-certificates`).
+    #[error("no root certificates on this machine: {detail}")]
+    NoRoots {
+        /// What the loader says.
+        detail: String,
+    },
+    /// The handshake failed.
+    #[error("TLS handshake: {detail}")]
+    Handshake {
+        /// What TLS says.
+        detail: String,
+    },
+    /// The handshake did not end in time.
+    #[error("TLS handshake: not done within {} ms", limit.as_millis())]
+    Timeout {
+        /// The deadline.
+        limit: Duration,
+    },
+}
+
+/// Connects by TLS 1.3 to the server of this name, whose certificate must lead to one of the machine's roots.
+///
+/// The roots are read once per process, from the files that the operating system (or `SSL_CERT_FILE`) names.
+///
+/// # Errors
+/// - [`WebRefusal`] naming the step.
+pub async fn connect<S>(stream: S, name: &str, deadline: Duration) -> Result<crate::ClientStream<S>, WebRefusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let server = ServerName::try_from(name.to_owned()).map_err(|_| WebRefusal::Name { name: model::ids::printable(name) })?;
+    let config = config()?;
+    match tokio::time::timeout(deadline, TlsConnector::from(config).connect(server, stream)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(WebRefusal::Handshake { detail: error.to_string() }),
+        Err(_) => Err(WebRefusal::Timeout { limit: deadline }),
+    }
+}
+
+fn config() -> Result<Arc<ClientConfig>, WebRefusal> {
+    static CONFIG: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+    CONFIG.get_or_init(build).clone().map_err(|detail| WebRefusal::NoRoots { detail })
+}
+
+fn build() -> Result<Arc<ClientConfig>, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _unusable) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(if errors.is_empty() { "none found".to_owned() } else { errors.join("; ") });
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+    let mut config = builder.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

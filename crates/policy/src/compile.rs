@@ -1,0 +1,325 @@
+//! From policy texts to what decisions are made with: parsed, validated and cut once, when a configuration arrives.
+
+use crate::explain::Anatomy;
+use crate::facts::Names;
+use crate::reads::Reads;
+use crate::slice::{BODY, Slice, admits};
+pub use crate::text::TEXT_BYTES_MAX;
+use crate::text::{place, survey};
+use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
+use cedar_policy::ffi::DetailedError;
+use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, Validator, pst};
+use model::authz::AttributeType;
+use model::ids::PolicyId;
+use model::snapshot::{AuthorizationPolicy, TokenIssuer};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, OnceLock};
+
+/// The longest `@id` in characters.
+const ID_CHARACTERS_MAX: usize = 128;
+
+/// Why a policy cannot be enforced as it is written. Who wrote it must mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {message}")]
+pub struct PolicyError {
+    /// The file that holds the policy, relative to the configuration's directory.
+    pub file: String,
+    /// The line of the file, from 1.
+    pub line: u32,
+    /// The column of the policy text, from 1, in characters. The text's indentation in the file is not counted.
+    pub column: u32,
+    /// The policy, where it is known.
+    pub policy: Option<PolicyId>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// One policy, ready to be put into slices and to be explained.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    pub(crate) id: PolicyId,
+    pub(crate) effect: Effect,
+    /// `namespace/name` of the resource that holds it.
+    pub(crate) resource: String,
+    /// `file:line` of its first word.
+    pub(crate) position: String,
+    /// As Cedar evaluates it.
+    pub(crate) policy: Policy,
+    /// As a tree.
+    pub(crate) body: pst::Template,
+    /// What its conditions read.
+    pub(crate) reads: Reads,
+    /// The body that its resource declares.
+    pub(crate) shape: Arc<BodyShape>,
+    /// Taken apart for explanations, when the first one is asked for.
+    anatomy: OnceLock<Anatomy>,
+}
+
+impl Rule {
+    /// The policy taken apart.
+    pub(crate) fn anatomy(&self) -> &Anatomy {
+        self.anatomy.get_or_init(|| Anatomy::of(&self.body))
+    }
+
+    /// Whether it can tell one body from another.
+    pub(crate) fn reads_body(&self) -> bool {
+        !self.shape.is_empty() && self.reads.touch(&BODY)
+    }
+}
+
+/// The policies of one workload, compiled. Immutable; share it in an `Arc`.
+#[derive(Debug)]
+pub struct Policies {
+    /// In the order of the source.
+    pub(crate) rules: Vec<Rule>,
+    /// By action, as sent.
+    pub(crate) actions: HashMap<&'static str, ActionSlice>,
+    /// The declared user attributes.
+    pub(crate) attributes: BTreeMap<String, AttributeType>,
+    pub(crate) names: Names,
+    pub(crate) authorizer: Authorizer,
+}
+
+/// What is asked when this action is requested.
+#[derive(Debug)]
+pub(crate) struct ActionSlice {
+    /// The action with the group that it is in.
+    pub(crate) entity: Entity,
+    pub(crate) slice: Arc<Slice>,
+}
+
+impl Policies {
+    /// Whether there is no policy. Then everything is denied.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The body fields to read for this action, with their types: of every resource whose policies could apply to the
+    /// action and read `context.request.body`. `None`: no policy looks at the body, so that it can stream.
+    pub fn body_fields(&self, action: &str) -> Option<&BTreeMap<String, AttributeType>> {
+        self.actions.get(action)?.slice.body_fields.as_ref()
+    }
+}
+
+/// Parses, validates and cuts the policies that select one workload.
+///
+/// `issuers` say which attributes a user has. Cost: milliseconds for a few policies, at most seconds at
+/// [`TEXT_BYTES_MAX`]; call it off the request path.
+///
+/// # Errors
+/// All that is wrong, in the order of the sources: syntax, types, unknown attributes, policies that could never apply,
+/// confusable characters, templates, unknown annotations, an `@id` that stands twice, a body that is read but not
+/// declared, declarations that contradict each other, a text beyond its bounds.
+pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Result<Policies, Vec<PolicyError>> {
+    let at_first = |message: String| {
+        let (file, line) = policies.first().map_or((String::new(), 1), |first| (first.file.clone(), first.line));
+        vec![PolicyError { file, line, column: 1, policy: None, message }]
+    };
+    let names = Names::parse().map_err(at_first)?;
+    let vocabulary = if policies.is_empty() { Vocabulary::empty() } else { Vocabulary::of(issuers).map_err(at_first)? };
+    let mut errors = Vec::new();
+    let mut rules = Vec::new();
+    let mut validators = BTreeMap::new();
+    let mut resources = HashSet::new();
+    for resource in policies {
+        let reading = Reading { resource, vocabulary: &vocabulary };
+        if !resources.insert(resource.name.as_str()) {
+            errors.push(reading.error(0, None, format!("authorization policy `{}` stands twice", resource.name)));
+            continue;
+        }
+        match reading.rules(&mut validators) {
+            Ok(found) => rules.extend(found),
+            Err(found) => errors.extend(found),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let actions = cut(&rules, &names).map_err(|conflict| {
+        let resource = rules.get(conflict.rule).and_then(|rule| policies.iter().find(|each| each.name == rule.resource));
+        resource.map_or_else(
+            || at_first(conflict.message.clone()),
+            |resource| vec![Reading { resource, vocabulary: &vocabulary }.error(0, None, conflict.message.clone())],
+        )
+    })?;
+    Ok(Policies { rules, actions, attributes: vocabulary.attributes, names, authorizer: Authorizer::new() })
+}
+
+/// The slices of all actions. Actions with the same policies share one.
+fn cut(rules: &[Rule], names: &Names) -> Result<HashMap<&'static str, ActionSlice>, crate::slice::Conflict> {
+    let mut shared: BTreeMap<Vec<usize>, Arc<Slice>> = BTreeMap::new();
+    let mut actions = HashMap::new();
+    for (action, group) in ACTIONS {
+        let admitting = rules.iter().enumerate().filter(|(_, rule)| admits(&rule.body.action, action, group));
+        let chosen: Vec<usize> = admitting.map(|(at, _)| at).collect();
+        let slice = match shared.get(&chosen) {
+            Some(slice) => Arc::clone(slice),
+            None => Arc::new(Slice::of(rules, &chosen)?),
+        };
+        shared.insert(chosen, Arc::clone(&slice));
+        let parents = group.map(|group| names.action(group)).into_iter().collect();
+        actions.insert(action, ActionSlice { entity: Entity::new_no_attrs(names.action(action), parents), slice });
+    }
+    Ok(actions)
+}
+
+/// One resource while it is read.
+struct Reading<'a> {
+    resource: &'a AuthorizationPolicy,
+    vocabulary: &'a Vocabulary,
+}
+
+impl<'a> Reading<'a> {
+    fn error(&self, offset: usize, policy: Option<PolicyId>, message: String) -> PolicyError {
+        let (line, column) = place(&self.resource.text, offset);
+        let line = self.resource.line.saturating_add(line).saturating_sub(1);
+        PolicyError { file: self.resource.file.clone(), line, column, policy, message }
+    }
+
+    fn rules(&self, validators: &mut BTreeMap<&'a BodyShape, Validator>) -> Result<Vec<Rule>, Vec<PolicyError>> {
+        let text = &self.resource.text;
+        let starts = survey(text).map_err(|oversize| vec![self.error(oversize.offset, None, oversize.message)])?;
+        let parsed: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| self.syntax(&errors))?;
+        let mut errors = Vec::new();
+        for template in parsed.templates() {
+            let start = starts.get(position_of(template.id().as_ref())).copied().unwrap_or(0);
+            errors.push(self.error(start, None, "a template (`?principal`, `?resource`) cannot be used here".to_owned()));
+        }
+        let mut policies: Vec<(usize, &Policy)> =
+            parsed.policies().map(|policy| (position_of(policy.id().as_ref()), policy)).collect();
+        policies.sort_by_key(|(position, _)| *position);
+        let shape = Arc::new(self.resource.body.clone());
+        let mut rules: Vec<Rule> = Vec::new();
+        let mut ids = BTreeSet::new();
+        for (position, policy) in policies {
+            let start = starts.get(position).copied().unwrap_or(0);
+            match self.rule(position, start, policy, &shape) {
+                Ok(rule) if !ids.insert(rule.id.clone()) => {
+                    let message = format!("policy id `{}` stands twice", rule.id);
+                    errors.push(self.error(start, Some(rule.id), message));
+                }
+                Ok(rule) => rules.push(rule),
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() {
+            errors = self.validate(&rules, &starts, validators);
+        }
+        if errors.is_empty() { Ok(rules) } else { Err(errors) }
+    }
+
+    fn syntax(&self, errors: &cedar_policy::ParseErrors) -> Vec<PolicyError> {
+        let report = |error| self.report(&DetailedError::from(error), 0, None);
+        errors.iter().map(report).collect()
+    }
+
+    /// Cedar's own report, at the place that it points to or else at `fallback`.
+    fn report(&self, detail: &DetailedError, fallback: usize, policy: Option<PolicyId>) -> PolicyError {
+        let offset = detail.source_locations.first().map_or(fallback, |label| label.loc.start);
+        let help = detail.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+        self.error(offset, policy, format!("{}{help}", detail.message).replace(['\n', '\r'], " "))
+    }
+
+    fn rule(&self, position: usize, start: usize, policy: &Policy, shape: &Arc<BodyShape>) -> Result<Rule, PolicyError> {
+        for (name, _) in policy.annotations() {
+            if !matches!(name, "id" | "description") {
+                let message = format!("unknown annotation `@{name}`; known are `@id` and `@description`");
+                return Err(self.error(start, None, message));
+            }
+        }
+        let own = policy.annotation("id").map_or_else(|| format!("policy{position}"), str::to_owned);
+        let sound = own.chars().count() <= ID_CHARACTERS_MAX && !own.chars().any(char::is_control) && own.trim() == own;
+        if own.is_empty() || !sound {
+            let own = model::ids::printable(&own);
+            let message = format!("`{own}` is not a policy id: 1 to {ID_CHARACTERS_MAX} printable characters");
+            return Err(self.error(start, None, message));
+        }
+        let id = PolicyId::new(&self.resource.name, &own);
+        let wrong = |message: String| self.error(start, Some(id.clone()), message);
+        let policy = policy.new_id(cedar_policy::PolicyId::new(id.as_str()));
+        let pst::Policy::Static(tree) = policy.to_pst().map_err(|error| wrong(error.to_string()))? else {
+            return Err(wrong("a template cannot be used here".to_owned()));
+        };
+        let body = tree.body().clone();
+        let mut reads = Reads::default();
+        for clause in body.clauses() {
+            let (pst::Clause::When(condition) | pst::Clause::Unless(condition)) = clause;
+            reads.add(condition);
+        }
+        self.check_reads(&reads).map_err(wrong)?;
+        let line = self.error(start, None, String::new()).line;
+        Ok(Rule {
+            id: id.clone(),
+            effect: policy.effect(),
+            resource: self.resource.name.clone(),
+            position: format!("{}:{line}", self.resource.file),
+            policy,
+            body,
+            reads,
+            shape: Arc::clone(shape),
+            anatomy: OnceLock::new(),
+        })
+    }
+
+    /// What the validator lets pass, and what would then silently be false: a body that nobody declared, and a `has`
+    /// with a misspelt attribute.
+    fn check_reads(&self, reads: &Reads) -> Result<(), String> {
+        if self.resource.body.is_empty() && reads.name(&BODY) {
+            return Err("the policy reads `context.request.body`, and the resource declares no `body` fields".to_owned());
+        }
+        for path in &reads.asked {
+            let Some((name, parent)) = path.split_last() else { continue };
+            let parent: Vec<&str> = parent.iter().map(String::as_str).collect();
+            match self.vocabulary.names_at(&parent, &self.resource.body) {
+                Some(known) if !known.contains(name) => {
+                    let (parent, known) = (parent.join("."), known.join("`, `"));
+                    return Err(format!("`{parent}` has no attribute `{name}`; it can have `{known}`"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Validates strictly. A warning refuses too: a policy that can never apply, or that reads differently than it looks,
+    /// is not enforced as it is written.
+    fn validate(
+        &self,
+        rules: &[Rule],
+        starts: &[usize],
+        validators: &mut BTreeMap<&'a BodyShape, Validator>,
+    ) -> Vec<PolicyError> {
+        let body = &self.resource.body;
+        let validator = match validators.entry(body) {
+            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
+            std::collections::btree_map::Entry::Vacant(place) => match self.vocabulary.schema(body) {
+                Ok(schema) => place.insert(Validator::new(schema)),
+                Err(message) => return vec![self.error(0, None, message)],
+            },
+        };
+        let policies = match PolicySet::from_policies(rules.iter().map(|rule| rule.policy.clone())) {
+            Ok(policies) => policies,
+            Err(error) => return vec![self.error(0, None, error.to_string())],
+        };
+        let result = validator.validate(&policies, ValidationMode::Strict);
+        let found = |id: &cedar_policy::PolicyId, detail: &DetailedError| {
+            let at = rules.iter().position(|rule| rule.id.as_str() == id.as_ref() as &str);
+            let start = at.and_then(|at| starts.get(at)).copied().unwrap_or(0);
+            self.report(detail, start, at.and_then(|at| rules.get(at)).map(|rule| rule.id.clone()))
+        };
+        let errors = result.validation_errors().map(|error| found(error.policy_id(), &DetailedError::from(error)));
+        let warnings = result.validation_warnings().map(|warning| found(warning.policy_id(), &DetailedError::from(warning)));
+        let mut all: Vec<PolicyError> = errors.chain(warnings).collect();
+        all.sort_by_key(|error| (error.line, error.column));
+        all.dedup();
+        all
+    }
+}
+
+/// The position that Cedar's parser numbers a policy with: `policy3` is 3.
+fn position_of(id: &str) -> usize {
+    id.strip_prefix("policy").and_then(|digits| digits.parse().ok()).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! A request as Cedar sees it.
+
+use crate::slice::Wants;
+use crate::vocabulary::BodyShape;
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value};
+use model::authz::{AttributeType, AttributeValue, AuthzRequest, User};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::str::FromStr;
+
+/// The names of the schema's entity types, parsed once.
+#[derive(Debug)]
+pub(crate) struct Names {
+    workload: EntityTypeName,
+    service: EntityTypeName,
+    user: EntityTypeName,
+    role: EntityTypeName,
+    action: EntityTypeName,
+}
+
+impl Names {
+    /// # Errors
+    /// - Cedar's text; never for these names.
+    pub(crate) fn parse() -> Result<Self, String> {
+        let name = |text| EntityTypeName::from_str(text).map_err(|error| error.to_string());
+        Ok(Self {
+            workload: name("Workload")?,
+            service: name("Service")?,
+            user: name("User")?,
+            role: name("Role")?,
+            action: name("Action")?,
+        })
+    }
+
+    /// The entity of an action, and of a group of actions.
+    pub(crate) fn action(&self, id: &str) -> EntityUid {
+        uid(&self.action, id)
+    }
+}
+
+/// What a request is asked with.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) request: Request,
+    pub(crate) entities: Entities,
+}
+
+/// The parts of the question that do not come with the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting<'a> {
+    pub(crate) names: &'a Names,
+    /// The entity of the request's action, with its groups.
+    pub(crate) action: &'a Entity,
+    /// The declared user attributes.
+    pub(crate) attributes: &'a BTreeMap<String, AttributeType>,
+    /// The declared body fields.
+    pub(crate) shape: &'a BodyShape,
+    /// What is worth building.
+    pub(crate) wants: Wants,
+}
+
+impl Facts {
+    /// Builds what the policies of one group see.
+    ///
+    /// # Errors
+    /// - a text, if a user attribute has not the type that the policies were checked with, or a value cannot be expressed.
+    pub(crate) fn of(request: &AuthzRequest, setting: Setting<'_>) -> Result<Self, String> {
+        let Setting { names, action, wants, .. } = setting;
+        let principal = uid(&names.workload, request.principal.as_str());
+        let resource = uid(&names.service, request.resource.as_str());
+        let mut entities = vec![action.clone()];
+        if wants.principal {
+            entities.push(entity(principal.clone(), principal_attributes(request), HashSet::new())?);
+        }
+        if wants.resource {
+            entities.push(entity(resource.clone(), resource_attributes(request), HashSet::new())?);
+        }
+        let mut context = Vec::with_capacity(4);
+        if let Some(user) = request.user.as_deref().filter(|_| wants.user) {
+            let id = uid(&names.user, &format!("{}#{}", user.issuer, user.subject));
+            let roles = user.roles.iter().map(|role| uid(&names.role, role)).collect();
+            entities.push(entity(id.clone(), user_attributes(user, setting.attributes)?, roles)?);
+            context.push(("user".to_owned(), Value::new_entity_uid(id)));
+        }
+        context.push(("request".to_owned(), request_record(request, setting.shape)?));
+        context.push(("source".to_owned(), source_record(request, wants)?));
+        if wants.now {
+            context.push(("now".to_owned(), Value::new_datetime(request.now.to_string())));
+        }
+        let context = Context::from_pairs(context).map_err(|error| error.to_string())?;
+        let request = Request::new(principal, action.uid(), resource, context, None).map_err(|error| error.to_string())?;
+        let entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
+        Ok(Self { request, entities })
+    }
+}
+
+/// The body as policies with this shape see it: all declared fields with their declared types, or no body.
+pub(crate) fn body_fields<'a>(
+    request: &'a AuthzRequest,
+    shape: &'a BodyShape,
+) -> Option<impl Iterator<Item = (&'a String, &'a AttributeValue)>> {
+    let body = request.body.as_ref().filter(|_| !shape.is_empty())?;
+    let complete = shape.iter().all(|(name, kind)| body.get(name).is_some_and(|value| type_of(value) == *kind));
+    complete.then(|| body.iter().filter(|(name, _)| shape.contains_key(*name)))
+}
+
+/// The type of a value.
+pub(crate) fn type_of(value: &AttributeValue) -> AttributeType {
+    match value {
+        AttributeValue::Long(_) => AttributeType::Long,
+        AttributeValue::Boolean(_) => AttributeType::Boolean,
+        AttributeValue::String(_) => AttributeType::String,
+        AttributeValue::StringSet(_) => AttributeType::StringSet,
+    }
+}
+
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+}
+
+fn entity(id: EntityUid, attributes: HashMap<String, Value>, parents: HashSet<EntityUid>) -> Result<Entity, String> {
+    Entity::new(id, attributes, parents).map_err(|error| error.to_string())
+}
+
+fn principal_attributes(request: &AuthzRequest) -> HashMap<String, Value> {
+    let id = &request.principal;
+    let mut attributes =
+        HashMap::from([("id".to_owned(), text(id.as_str())), ("trust_domain".to_owned(), text(id.trust_domain().as_str()))]);
+    if let Some((namespace, account)) = id.service().as_ref().and_then(|service| service.as_str().split_once('/')) {
+        attributes.insert("namespace".to_owned(), text(namespace));
+        attributes.insert("account".to_owned(), text(account));
+    }
+    attributes
+}
+
+fn resource_attributes(request: &AuthzRequest) -> HashMap<String, Value> {
+    let (namespace, name) = request.resource.as_str().split_once('/').unwrap_or(("", request.resource.as_str()));
+    HashMap::from([("namespace".to_owned(), text(namespace)), ("name".to_owned(), text(name))])
+}
+
+fn user_attributes(user: &User, declared: &BTreeMap<String, AttributeType>) -> Result<HashMap<String, Value>, String> {
+    let mut attributes = HashMap::from([
+        ("issuer".to_owned(), text(&user.issuer)),
+        ("subject".to_owned(), text(&user.subject)),
+        ("scopes".to_owned(), texts(&user.scopes)),
+    ]);
+    for (name, kind) in declared {
+        let Some(found) = user.attributes.get(name) else { continue };
+        // A token may have been verified under an older configuration. Comparing values of different types would be
+        // false rather than an error, and so could silence a forbid.
+        if type_of(found) != *kind {
+            let (found, kind) = (type_of(found).as_str(), kind.as_str());
+            return Err(format!("user attribute `{name}` is {found}, and the policies were checked with {kind}"));
+        }
+        attributes.insert(name.clone(), value(found));
+    }
+    Ok(attributes)
+}
+
+fn request_record(request: &AuthzRequest, shape: &BodyShape) -> Result<Value, String> {
+    let mut fields = vec![("path".to_owned(), text(&request.path)), ("host".to_owned(), text(&request.host))];
+    if let Some(body) = body_fields(request, shape) {
+        fields.push(("body".to_owned(), record(body.map(|(name, found)| (name.clone(), value(found))))?));
+    }
+    record(fields)
+}
+
+fn source_record(request: &AuthzRequest, wants: Wants) -> Result<Value, String> {
+    let mut fields = Vec::with_capacity(2);
+    if wants.address {
+        // An IPv4 caller on a dual-stack socket must match IPv4 ranges.
+        fields.push(("address".to_owned(), Value::new_ip(request.source.address.to_canonical().to_string())));
+    }
+    if let Some(country) = &request.source.country {
+        fields.push(("country".to_owned(), text(country)));
+    }
+    record(fields)
+}
+
+fn record(fields: impl IntoIterator<Item = (String, Value)>) -> Result<Value, String> {
+    Value::new_record(fields).map_err(|error| error.to_string())
+}
+
+fn text(content: &str) -> Value {
+    Value::new_string(content.to_owned())
+}
+
+fn texts(contents: &[String]) -> Value {
+    Value::new_set(contents.iter().map(|content| text(content)))
+}
+
+fn value(from: &AttributeValue) -> Value {
+    match from {
+        AttributeValue::Long(number) => Value::new_long(*number),
+        AttributeValue::Boolean(truth) => Value::new_bool(*truth),
+        AttributeValue::String(content) => text(content),
+        AttributeValue::StringSet(contents) => texts(contents),
+    }
+}

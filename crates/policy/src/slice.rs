@@ -1,0 +1,179 @@
+//! The policies of one action, cut so that a request meets few that cannot apply to it.
+
+use crate::compile::Rule;
+use crate::conjuncts::conjuncts;
+use crate::reads::Reads;
+use crate::vocabulary::BodyShape;
+use cedar_policy::pst::{self, ActionConstraint, Clause, EntityOrSlot, PrincipalConstraint};
+use cedar_policy::{Effect, Policy, PolicySet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// The path of the user in a policy.
+pub(crate) const USER: [&str; 2] = ["context", "user"];
+/// The path of the body in a policy.
+pub(crate) const BODY: [&str; 3] = ["context", "request", "body"];
+
+/// The facts that are built for a request only where a policy reads them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wants {
+    /// `context.user`.
+    pub(crate) user: bool,
+    /// `context.source.address`.
+    pub(crate) address: bool,
+    /// `context.now`.
+    pub(crate) now: bool,
+    /// Attributes of the principal.
+    pub(crate) principal: bool,
+    /// Attributes of the resource.
+    pub(crate) resource: bool,
+}
+
+impl Wants {
+    pub(crate) const ALL: Self = Self { user: true, address: true, now: true, principal: true, resource: true };
+
+    fn of(reads: &Reads) -> Self {
+        Self {
+            user: reads.touch(&USER),
+            address: reads.touch(&["context", "source", "address"]),
+            now: reads.touch(&["context", "now"]),
+            principal: reads.touch_below(&["principal"]),
+            resource: reads.touch_below(&["resource"]),
+        }
+    }
+}
+
+/// Policies by the principal that their scope names.
+///
+/// Leaving out a policy whose scope names another principal changes nothing: Cedar evaluates the scope first, and a
+/// comparison of two entities cannot fail.
+#[derive(Debug, Default)]
+pub(crate) struct ByPrincipal {
+    any: PolicySet,
+    named: HashMap<String, PolicySet>,
+}
+
+impl ByPrincipal {
+    fn add(&mut self, principal: &PrincipalConstraint, policy: Policy) -> Result<(), String> {
+        let set = match principal {
+            PrincipalConstraint::Eq(EntityOrSlot::Entity(uid)) => self.named.entry(uid.eid.to_string()).or_default(),
+            _ => &mut self.any,
+        };
+        set.add(policy).map_err(|error| error.to_string())
+    }
+
+    /// The policies that could apply to this principal, in at most two sets.
+    pub(crate) fn of(&self, principal: &str) -> impl Iterator<Item = &PolicySet> {
+        self.named.get(principal).into_iter().chain((!self.any.is_empty()).then_some(&self.any))
+    }
+}
+
+/// Policies of one action that see the same body.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// The body's declared fields. Empty: none of these policies reads the body.
+    pub(crate) shape: Arc<BodyShape>,
+    /// What these policies read.
+    pub(crate) wants: Wants,
+    /// The policies.
+    pub(crate) policies: ByPrincipal,
+    /// For each permit that speaks of the user: the same without its conditions on the user.
+    pub(crate) without_user: ByPrincipal,
+}
+
+/// The policies that could apply to one action, or to several that share the same ones.
+#[derive(Debug)]
+pub(crate) struct Slice {
+    /// By body shape; one group unless the resources of a workload declare different bodies.
+    pub(crate) groups: Vec<Group>,
+    /// The body fields that some policy of this action reads.
+    pub(crate) body_fields: Option<BodyShape>,
+}
+
+/// A field that two resources declare with different types. The index is that of the later rule.
+pub(crate) struct Conflict {
+    pub(crate) rule: usize,
+    pub(crate) message: String,
+}
+
+/// Whether the scope of a policy admits the action.
+pub(crate) fn admits(constraint: &ActionConstraint, action: &str, group: Option<&str>) -> bool {
+    let admits = |id: &str| id == action || Some(id) == group;
+    match constraint {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(uid) => uid.eid == action,
+        ActionConstraint::In(uids) => uids.iter().any(|uid| admits(&uid.eid)),
+    }
+}
+
+impl Slice {
+    /// Cuts `rules` to those whose indices are given.
+    ///
+    /// # Errors
+    /// - [`Conflict`] if two of them read the same body field with different types.
+    pub(crate) fn of(rules: &[Rule], chosen: &[usize]) -> Result<Self, Conflict> {
+        let chosen: Vec<(usize, &Rule)> = chosen.iter().filter_map(|&at| Some((at, rules.get(at)?))).collect();
+        let body_fields = merge_fields(&chosen)?;
+        let mut shapes: Vec<Arc<BodyShape>> = Vec::new();
+        for (_, rule) in chosen.iter().filter(|(_, rule)| rule.reads_body()) {
+            if !shapes.contains(&rule.shape) {
+                shapes.push(Arc::clone(&rule.shape));
+            }
+        }
+        if shapes.is_empty() {
+            shapes.push(Arc::new(BodyShape::new()));
+        }
+        let mut groups = Vec::new();
+        for (at, shape) in shapes.into_iter().enumerate() {
+            // A policy that reads no body sees the same in every group: it goes into the first.
+            let members = chosen.iter().filter(|(_, rule)| if rule.reads_body() { rule.shape == shape } else { at == 0 });
+            groups.push(Group::of(members, Arc::clone(&shape))?);
+        }
+        Ok(Self { groups, body_fields })
+    }
+}
+
+impl Group {
+    fn of<'a>(members: impl Iterator<Item = &'a (usize, &'a Rule)>, shape: Arc<BodyShape>) -> Result<Self, Conflict> {
+        let mut reads = Reads::default();
+        let (mut policies, mut without_user) = (ByPrincipal::default(), ByPrincipal::default());
+        for (at, rule) in members {
+            let refused = |message: String| Conflict { rule: *at, message };
+            reads.merge(&rule.reads);
+            policies.add(&rule.body.principal, rule.policy.clone()).map_err(refused)?;
+            if rule.effect == Effect::Permit && rule.reads.touch(&USER) {
+                let policy = without_user_conditions(rule).map_err(refused)?;
+                without_user.add(&rule.body.principal, policy).map_err(refused)?;
+            }
+        }
+        Ok(Self { shape, wants: Wants::of(&reads), policies, without_user })
+    }
+}
+
+/// The permit with the same scope, and of its conditions those that do not mention the user.
+fn without_user_conditions(rule: &Rule) -> Result<Policy, String> {
+    let body = &rule.body;
+    let kept = conjuncts(body.clauses()).into_iter().filter(|conjunct| !Reads::of(conjunct).touch(&USER)).map(Clause::When);
+    let (principal, action, resource) = (body.principal.clone(), body.action.clone(), body.resource.clone());
+    let template = pst::Template::new(body.id.clone(), body.effect, principal, action, resource)
+        .try_with_clauses(kept)
+        .map_err(|error| error.to_string())?;
+    let policy = pst::StaticPolicy::try_from(template).map_err(|error| error.to_string())?;
+    Policy::from_pst(policy.into()).map_err(|error| error.to_string())
+}
+
+fn merge_fields(chosen: &[(usize, &Rule)]) -> Result<Option<BodyShape>, Conflict> {
+    let mut merged: BTreeMap<&str, (&Rule, _)> = BTreeMap::new();
+    for (at, rule) in chosen.iter().filter(|(_, rule)| rule.reads_body()) {
+        for (field, kind) in rule.shape.iter() {
+            let (first, known) = *merged.entry(field).or_insert((rule, *kind));
+            if known != *kind {
+                let (known, kind, resource) = (known.as_str(), kind.as_str(), &first.resource);
+                let message = format!("body field `{field}` is {kind} here and {known} in `{resource}`, for the same action");
+                return Err(Conflict { rule: *at, message });
+            }
+        }
+    }
+    let fields: BodyShape = merged.into_iter().map(|(field, (_, kind))| (field.to_owned(), kind)).collect();
+    Ok((!fields.is_empty()).then_some(fields))
+}

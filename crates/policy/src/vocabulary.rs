@@ -1,0 +1,154 @@
+//! What policies can speak of: the schema that every policy is validated against.
+
+use cedar_policy::Schema;
+use model::authz::AttributeType;
+use model::snapshot::TokenIssuer;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// The fields of a JSON body that a resource declares.
+pub(crate) type BodyShape = BTreeMap<String, AttributeType>;
+
+/// Every action and the group that it is in. An action that is not here is never allowed.
+pub(crate) const ACTIONS: [(&str, Option<&str>); 8] = [
+    ("GET", Some("read")),
+    ("HEAD", Some("read")),
+    ("OPTIONS", Some("read")),
+    ("POST", Some("write")),
+    ("PUT", Some("write")),
+    ("PATCH", Some("write")),
+    ("DELETE", Some("write")),
+    ("connect", None),
+];
+
+/// The group that an action is in.
+pub(crate) fn group_of(action: &str) -> Option<&'static str> {
+    ACTIONS.iter().find(|(known, _)| *known == action).and_then(|(_, group)| *group)
+}
+
+/// The attributes that every user has.
+const USER_ATTRIBUTES: [&str; 3] = ["issuer", "subject", "scopes"];
+
+/// The words of one mesh: the fixed ones, and the user attributes that its issuers map.
+#[derive(Debug)]
+pub(crate) struct Vocabulary {
+    /// User attribute to type, over all issuers.
+    pub(crate) attributes: BTreeMap<String, AttributeType>,
+}
+
+impl Vocabulary {
+    /// The fixed words alone.
+    pub(crate) fn empty() -> Self {
+        Self { attributes: BTreeMap::new() }
+    }
+
+    /// Collects the user attributes of all issuers.
+    ///
+    /// # Errors
+    /// - a text that names the attribute which two issuers type differently, or which every user has anyway.
+    pub(crate) fn of(issuers: &[TokenIssuer]) -> Result<Self, String> {
+        let mut attributes: BTreeMap<String, (AttributeType, &str)> = BTreeMap::new();
+        for issuer in issuers {
+            for (name, mapping) in &issuer.attributes {
+                if USER_ATTRIBUTES.contains(&name.as_str()) {
+                    return Err(format!("token issuer `{}` maps `{name}`, which every user has already", issuer.name));
+                }
+                let (kind, first) = *attributes.entry(name.clone()).or_insert((mapping.kind, &issuer.name));
+                if kind != mapping.kind {
+                    let (a, b) = (kind.as_str(), mapping.kind.as_str());
+                    return Err(format!("user attribute `{name}` is {a} in issuer `{first}` and {b} in `{}`", issuer.name));
+                }
+            }
+        }
+        Ok(Self { attributes: attributes.into_iter().map(|(name, (kind, _))| (name, kind)).collect() })
+    }
+
+    /// The Cedar schema for policies that may read a body of this shape. An empty shape: no body.
+    ///
+    /// # Errors
+    /// - Cedar's text, if a declared name cannot stand in a schema.
+    pub(crate) fn schema(&self, body: &BodyShape) -> Result<Schema, String> {
+        let mut actions = Map::new();
+        for group in ["read", "write"] {
+            actions.insert(group.to_owned(), json!({}));
+        }
+        for (action, group) in ACTIONS {
+            let groups: Vec<Value> = group.into_iter().map(|id| json!({ "id": id })).collect();
+            let applies = json!({
+                "principalTypes": ["Workload"], "resourceTypes": ["Service"], "context": context(body),
+            });
+            actions.insert(action.to_owned(), json!({ "memberOf": groups, "appliesTo": applies }));
+        }
+        let schema = json!({ "": { "entityTypes": self.entity_types(), "actions": actions } });
+        Schema::from_json_value(schema).map_err(|error| error.to_string())
+    }
+
+    fn entity_types(&self) -> Value {
+        let text = || json!({ "type": "String" });
+        let mut user = Map::new();
+        user.insert("issuer".into(), text());
+        user.insert("subject".into(), text());
+        user.insert("scopes".into(), schema_type(AttributeType::StringSet, true));
+        for (name, kind) in &self.attributes {
+            user.insert(name.clone(), schema_type(*kind, false));
+        }
+        json!({
+            "Namespace": {},
+            "Role": {},
+            "Workload": { "shape": { "type": "Record", "attributes": {
+                "id": text(), "trust_domain": text(),
+                "namespace": schema_type(AttributeType::String, false),
+                "account": schema_type(AttributeType::String, false),
+            } } },
+            "Service": { "shape": { "type": "Record", "attributes": { "namespace": text(), "name": text() } } },
+            "User": { "memberOfTypes": ["Role"], "shape": { "type": "Record", "attributes": user } },
+        })
+    }
+
+    /// The attributes that the thing at `path` can have; `None` where the path leads to no entity or record.
+    pub(crate) fn names_at(&self, path: &[&str], body: &BodyShape) -> Option<Vec<String>> {
+        let owned = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect());
+        match path {
+            ["principal"] => owned(&["id", "trust_domain", "namespace", "account"]),
+            ["resource"] => owned(&["namespace", "name"]),
+            ["context"] => owned(&["user", "request", "source", "now"]),
+            ["context", "request"] if body.is_empty() => owned(&["path", "host"]),
+            ["context", "request"] => owned(&["path", "host", "body"]),
+            ["context", "request", "body"] => Some(body.keys().cloned().collect()),
+            ["context", "source"] => owned(&["address", "country"]),
+            ["context", "user"] => {
+                Some(USER_ATTRIBUTES.iter().map(|&name| name.to_owned()).chain(self.attributes.keys().cloned()).collect())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn context(body: &BodyShape) -> Value {
+    let text = || json!({ "type": "String" });
+    let mut request = Map::new();
+    request.insert("path".into(), text());
+    request.insert("host".into(), text());
+    if !body.is_empty() {
+        let fields: Map<String, Value> = body.iter().map(|(name, kind)| (name.clone(), schema_type(*kind, true))).collect();
+        request.insert("body".into(), json!({ "type": "Record", "attributes": fields, "required": false }));
+    }
+    json!({ "type": "Record", "attributes": {
+        "user": { "type": "Entity", "name": "User", "required": false },
+        "request": { "type": "Record", "attributes": request },
+        "source": { "type": "Record", "attributes": {
+            "address": { "type": "Extension", "name": "ipaddr" },
+            "country": schema_type(AttributeType::String, false),
+        } },
+        "now": { "type": "Extension", "name": "datetime" },
+    } })
+}
+
+fn schema_type(kind: AttributeType, required: bool) -> Value {
+    match kind {
+        AttributeType::Long => json!({ "type": "Long", "required": required }),
+        AttributeType::String => json!({ "type": "String", "required": required }),
+        AttributeType::Boolean => json!({ "type": "Boolean", "required": required }),
+        AttributeType::StringSet => json!({ "type": "Set", "element": { "type": "String" }, "required": required }),
+    }
+}

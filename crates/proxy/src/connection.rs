@@ -1,0 +1,301 @@
+//! From an accepted socket to a served connection: handshake, protocol, and the ends that a connection may come to.
+
+use crate::body::Body;
+use crate::framing::{self, Rules};
+use crate::prefixed::{self, Prefixed};
+use crate::reply;
+use crate::request;
+use crate::state::{Active, Shared};
+use crate::telemetry::access_log::{Direction, Entry};
+use crate::tunnel;
+use crate::workers::Worker;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use identity::handshake::{self, Alpn, HandshakeRefusal, Serves, VerifiedPeer};
+use model::snapshot::Protocol;
+use model::{Limit, Limits, Reason};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+/// What is known of a connection for as long as it lives. A request takes everything else from the snapshot.
+#[derive(Debug)]
+pub struct Connection {
+    /// What the process shares.
+    pub shared: Arc<Shared>,
+    /// The worker that serves it.
+    pub worker: Arc<Worker>,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// The listener's address, by which the snapshot knows it.
+    pub local: SocketAddr,
+    /// The verified peer; `None` where the application beside us is the other end.
+    pub peer: Option<VerifiedPeer>,
+    activity: Activity,
+}
+
+/// When something last moved, and how much is under way.
+#[derive(Debug)]
+struct Activity {
+    started: Instant,
+    moved_ms: AtomicU64,
+    requests: AtomicUsize,
+}
+
+/// Why a connection is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Draining,
+    Age,
+    Idle,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub fn new(shared: Arc<Shared>, worker: Arc<Worker>, remote: SocketAddr, local: SocketAddr, peer: Option<VerifiedPeer>) -> Self {
+        let activity = Activity { started: Instant::now(), moved_ms: AtomicU64::new(0), requests: AtomicUsize::new(0) };
+        Self { shared, worker, remote, local, peer, activity }
+    }
+
+    /// The protection space of challenges: the trust domain.
+    pub fn realm(&self) -> String {
+        self.shared.active().map_or_else(String::new, |active| active.snapshot.identity.trust_domain().to_string())
+    }
+
+    /// Counts a request for as long as it is under way.
+    fn request_begins(self: &Arc<Self>) -> UnderWay {
+        self.activity.requests.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+
+    fn idle_for(&self) -> Duration {
+        if self.activity.requests.load(Ordering::Relaxed) > 0 {
+            return Duration::ZERO;
+        }
+        let moved = Duration::from_millis(self.activity.moved_ms.load(Ordering::Relaxed));
+        self.activity.started.elapsed().saturating_sub(moved)
+    }
+
+    /// Waits until the connection should end by itself: drain, maximum age (between sidecars only), or idleness.
+    async fn ending(&self, limits: &Limits, age: Option<Duration>) -> Ending {
+        let mut draining = self.shared.draining.subscribe();
+        let idle_max = limits.duration(Limit::IdleMs);
+        let aged = async {
+            match age {
+                Some(age) => tokio::time::sleep(age).await,
+                None => std::future::pending().await,
+            }
+        };
+        let idled = async {
+            loop {
+                let idle = self.idle_for();
+                if idle >= idle_max {
+                    return;
+                }
+                tokio::time::sleep((idle_max - idle).max(Duration::from_millis(100))).await;
+            }
+        };
+        tokio::select! {
+            _ = draining.wait_for(|draining| *draining) => Ending::Draining,
+            () = aged => Ending::Age,
+            () = idled => Ending::Idle,
+        }
+    }
+}
+
+/// One request under way.
+struct UnderWay(Arc<Connection>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let activity = &self.0.activity;
+        let moved = u64::try_from(activity.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        activity.moved_ms.store(moved, Ordering::Relaxed);
+        activity.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection from a peer: the handshake makes the principal, ALPN says the protocol.
+pub async fn serve_inbound(stream: TcpStream, remote: SocketAddr, local: SocketAddr, shared: Arc<Shared>, worker: Arc<Worker>) {
+    let (Some(active), Some(credentials)) = (shared.active(), shared.credentials()) else {
+        refuse_connection(&shared, remote, Direction::Inbound, Reason::NotReady, "no configuration or identity yet".into());
+        return;
+    };
+    let Some(listener) = active.inbound_at(local) else { return };
+    let limits = &active.snapshot.limits;
+    let deadline = limits.duration(Limit::HandshakeMs);
+    let first = timeout(deadline, prefixed::first_byte(&stream)).await;
+    if let Ok(Ok(Some(byte))) = first
+        && byte != TLS_HANDSHAKE_RECORD
+    {
+        return refuse_plaintext(stream, remote, &shared, deadline).await;
+    }
+    let shaken = handshake::accept(stream, &credentials, Serves::from(listener.protocol), deadline).await;
+    shared.metrics.handshake("inbound", shaken.as_ref().err().map(HandshakeRefusal::reason));
+    let (stream, peer, alpn) = match shaken {
+        Ok(shaken) => shaken,
+        Err(refusal) => {
+            return refuse_connection(&shared, remote, Direction::Inbound, refusal.reason(), refusal.to_string());
+        }
+    };
+    let protocol = listener.protocol;
+    let connection = Arc::new(Connection::new(shared, worker, remote, local, Some(peer)));
+    match (protocol, alpn) {
+        (Protocol::Tcp, _) => tunnel::inbound(stream, &connection, &active).await,
+        (Protocol::Http, Some(Alpn::Http2)) => serve_http2(stream, connection, &active).await,
+        (Protocol::Http, _) => serve_http1(stream, connection, &active).await,
+    }
+}
+
+/// The first byte of a TLS connection (RFC 8446 §5.1: ContentType handshake).
+const TLS_HANDSHAKE_RECORD: u8 = 0x16;
+
+/// Serves a connection from the application. HTTP/2 is told from HTTP/1 by its preface (RFC 9113 §3.4).
+pub async fn serve_outbound(stream: TcpStream, remote: SocketAddr, local: SocketAddr, shared: Arc<Shared>, worker: Arc<Worker>) {
+    let Some(active) = shared.active() else { return };
+    let Some(upstream) = active.upstream_at(local) else { return };
+    let protocol = upstream.protocol;
+    let limits = &active.snapshot.limits;
+    let connection = Arc::new(Connection::new(shared, worker, remote, local, None));
+    if protocol == Protocol::Tcp {
+        return tunnel::outbound(stream, &connection, &active).await;
+    }
+    // An application may open a connection long before it speaks; only idleness ends that.
+    let Ok(Ok((stream, preface))) = timeout(limits.duration(Limit::IdleMs), prefixed::read_preface(stream)).await else {
+        return;
+    };
+    if preface { serve_http2(stream, connection, &active).await } else { serve_http1(stream, connection, &active).await }
+}
+
+/// The life of an HTTP/1 connection: the framing guard lets only unambiguous messages through to the parser.
+async fn serve_http1<S>(stream: S, connection: Arc<Connection>, active: &Arc<Active>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &active.snapshot.limits;
+    let rules = Rules {
+        head_bytes_max: limits.size(Limit::RequestHeadBytes),
+        headers_max: limits.size(Limit::RequestHeaders),
+        head_deadline: limits.duration(Limit::RequestHeadMs),
+    };
+    let (io, refused) = framing::guard(stream, rules);
+    let mut builder = http1::Builder::new();
+    // The guard bounds the head first; the parser's own bounds lie above it.
+    builder.half_close(true).max_headers(limits.size(Limit::RequestHeaders) + 1).timer(TokioTimer::new());
+    builder.header_read_timeout(None);
+    let mut served = builder.serve_connection(TokioIo::new(io), service_fn(|request| answer(request, Arc::clone(&connection))));
+    let mut ending = pin!(connection.ending(limits, age_of(&connection, active)));
+    let mut asked = None;
+    loop {
+        tokio::select! {
+            _ended = poll_fn(|cx| served.poll_without_shutdown(cx)) => break,
+            why = ending.as_mut(), if asked.is_none() => {
+                asked = Some(why);
+                Pin::new(&mut served).graceful_shutdown();
+            }
+        }
+    }
+    let mut io = served.into_parts().io.into_inner();
+    if let Some(refusal) = refused.take() {
+        let direction = direction_of(&connection);
+        let mut entry = Entry::begin(&connection.shared, "access", direction, connection.remote);
+        entry.principal = connection.peer.as_ref().map(|peer| peer.id().clone());
+        entry.reason = Some(refusal.reason());
+        entry.status = reply::status(refusal.reason()).as_u16();
+        entry.detail = Some(refusal.to_string());
+        entry.revision = active.snapshot.revision;
+        connection.shared.tell_record(refusal.reason(), entry.detail.clone(), entry.status, &entry);
+        let bytes = reply::raw(refusal.reason(), entry.decision, &connection.realm());
+        // The caller may be gone already; the entry tells the refusal in any case.
+        let _sent = timeout(limits.duration(Limit::HandshakeMs), io.write_all(&bytes)).await;
+    }
+    let _closed = timeout(Duration::from_secs(1), io.shutdown()).await;
+}
+
+/// The life of an HTTP/2 connection.
+async fn serve_http2<S>(stream: S, connection: Arc<Connection>, active: &Arc<Active>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &active.snapshot.limits;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(u32::try_from(limits.of(Limit::StreamsPerConnection)).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(limits.of(Limit::RequestHeadBytes)).unwrap_or(u32::MAX))
+        .initial_stream_window_size(1 << 20)
+        // Larger than a stream's, so that one slow stream cannot stop the others.
+        .initial_connection_window_size(4 << 20)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let service = service_fn(|request| answer(request, Arc::clone(&connection)));
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut ending = pin!(connection.ending(limits, age_of(&connection, active)));
+    let mut asked = None;
+    loop {
+        tokio::select! {
+            _ended = served.as_mut() => break,
+            why = ending.as_mut(), if asked.is_none() => {
+                asked = Some(why);
+                served.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// One request, to whichever page of `request` this connection's side says. Never fails: a refusal is an answer.
+async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Body>, Infallible> {
+    let _under_way = connection.request_begins();
+    Ok(match connection.peer {
+        Some(_) => request::inbound(request, Arc::clone(&connection)).await,
+        None => request::outbound(request, Arc::clone(&connection)).await,
+    })
+}
+
+/// Between sidecars a connection has a maximum age, so that a rotated or revoked identity does not live on in it.
+fn age_of(connection: &Connection, active: &Active) -> Option<Duration> {
+    connection.peer.is_some().then_some(active.snapshot.connection_age_max)
+}
+
+const fn direction_of(connection: &Connection) -> Direction {
+    if connection.peer.is_some() { Direction::Inbound } else { Direction::Outbound }
+}
+
+/// Notes a connection that was refused before anything could be answered on it.
+fn refuse_connection(shared: &Arc<Shared>, remote: SocketAddr, direction: Direction, reason: Reason, detail: String) {
+    let mut entry = Entry::begin(shared, "connection", direction, remote);
+    entry.reason = Some(reason);
+    entry.detail = Some(detail.clone());
+    entry.revision = shared.revision();
+    "connect".clone_into(&mut entry.method);
+    shared.tell_record(reason, Some(detail), 0, &entry);
+}
+
+/// Tells a plaintext client in its own language that this port speaks mutual TLS.
+async fn refuse_plaintext(mut stream: TcpStream, remote: SocketAddr, shared: &Arc<Shared>, deadline: Duration) {
+    let reason = Reason::PlaintextRefused;
+    let mut entry = Entry::begin(shared, "connection", Direction::Inbound, remote);
+    entry.reason = Some(reason);
+    entry.status = reply::status(reason).as_u16();
+    entry.revision = shared.revision();
+    "connect".clone_into(&mut entry.method);
+    shared.tell_record(reason, None, entry.status, &entry);
+    let bytes = reply::raw(reason, entry.decision, "");
+    let _sent = timeout(deadline, async {
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await?;
+        // Reads what the client still sends, bounded, so that its kernel does not discard our answer with a reset.
+        prefixed::discard(&mut stream, 64 * 1024).await
+    })
+    .await;
+}

@@ -1,0 +1,170 @@
+//! Listening sockets: bound before a configuration is put in force, and handed to the workers from one accept loop each.
+
+use crate::connection;
+use crate::state::{Active, Shared};
+use crate::telemetry::access_log::{Direction, Entry};
+use crate::workers::Workers;
+use model::{Limit, Reason};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+/// Connections that the kernel keeps before they are accepted.
+const BACKLOG: i32 = 1024;
+/// Pause after an accept error such as a full descriptor table, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A listener could not be bound; the configuration that asks for it is refused.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {address}: {error}")]
+pub struct BindFailure {
+    /// Where.
+    pub address: SocketAddr,
+    /// The operating system's word.
+    pub error: io::Error,
+}
+
+/// The listening sockets of the process, by side and address.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    running: BTreeMap<(bool, SocketAddr), AbortHandle>,
+    open: Arc<[AtomicUsize; 2]>,
+}
+
+/// Sockets that were bound for a configuration that is not in force yet.
+#[derive(Debug)]
+pub struct Bound {
+    new: Vec<(bool, SocketAddr, TcpListener)>,
+    wanted: BTreeSet<(bool, SocketAddr)>,
+}
+
+impl Listeners {
+    /// Binds what a configuration asks for and is not open yet. Nothing is accepted until [`Listeners::switch`].
+    ///
+    /// # Errors
+    /// - [`BindFailure`] naming the first address that cannot be bound; all that were bound for it are closed again.
+    pub fn bind(&self, active: &Active) -> Result<Bound, BindFailure> {
+        let inbound = active.snapshot.inbound.iter().map(|inbound| (true, inbound.listen));
+        let outbound = active.snapshot.upstreams.iter().map(|upstream| (false, upstream.listen));
+        let wanted: BTreeSet<_> = inbound.chain(outbound).collect();
+        let mut new = Vec::new();
+        for &(is_inbound, address) in &wanted {
+            if !self.running.contains_key(&(is_inbound, address)) {
+                let listener = listen(address).map_err(|error| BindFailure { address, error })?;
+                new.push((is_inbound, address, listener));
+            }
+        }
+        Ok(Bound { new, wanted })
+    }
+
+    /// Starts to accept on the new sockets and closes those that are no longer wanted; open connections go on.
+    pub fn switch(&mut self, bound: Bound, shared: &Arc<Shared>, workers: &Arc<Workers>) {
+        self.running.retain(|key, task| {
+            let keep = bound.wanted.contains(key);
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+        for (is_inbound, address, listener) in bound.new {
+            let accepting = accept_loop(listener, address, is_inbound, Arc::clone(shared), Arc::clone(workers), Arc::clone(&self.open));
+            self.running.insert((is_inbound, address), tokio::spawn(accepting).abort_handle());
+        }
+    }
+
+    /// Closes every listening socket.
+    pub fn close(&mut self) {
+        for task in self.running.values() {
+            task.abort();
+        }
+        self.running.clear();
+    }
+}
+
+/// A listening TCP socket that may take over an address in TIME_WAIT.
+///
+/// # Errors
+/// - the operating system's.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn accept_loop(
+    listener: TcpListener,
+    local: SocketAddr,
+    is_inbound: bool,
+    shared: Arc<Shared>,
+    workers: Arc<Workers>,
+    open: Arc<[AtomicUsize; 2]>,
+) {
+    let (direction, limit) = match is_inbound {
+        true => (Direction::Inbound, Limit::InboundConnections),
+        false => (Direction::Outbound, Limit::OutboundConnections),
+    };
+    loop {
+        let accepted = listener.accept().await.and_then(|(stream, remote)| Ok((stream.into_std()?, remote)));
+        let Ok((stream, remote)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let limit_value = shared.active().map_or_else(|| limit.default_value(), |active| active.snapshot.limits.of(limit));
+        let Some(place) = Place::take(&open, is_inbound, limit_value) else {
+            let mut entry = Entry::begin(&shared, "connection", direction, remote);
+            entry.reason = Some(Reason::Overloaded);
+            entry.detail = Some(format!("limit `{}` ({limit_value}) is reached", limit.name()));
+            continue;
+        };
+        let shared = Arc::clone(&shared);
+        workers.spawn(move |worker| async move {
+            let _place = place;
+            // The socket is registered with the runtime of the worker that serves it.
+            let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
+            let _unsupported = stream.set_nodelay(true);
+            if is_inbound {
+                connection::serve_inbound(stream, remote, local, shared, worker).await;
+            } else {
+                connection::serve_outbound(stream, remote, local, shared, worker).await;
+            }
+        });
+    }
+}
+
+/// Counts one open connection of a side.
+struct Place {
+    open: Arc<[AtomicUsize; 2]>,
+    is_inbound: bool,
+}
+
+impl Place {
+    fn take(open: &Arc<[AtomicUsize; 2]>, is_inbound: bool, limit: u64) -> Option<Self> {
+        let place = Self { open: Arc::clone(open), is_inbound };
+        let before = place.counter().fetch_add(1, Ordering::Relaxed);
+        // Dropping the place takes the count back.
+        (u64::try_from(before).unwrap_or(u64::MAX) < limit).then_some(place)
+    }
+
+    fn counter(&self) -> &AtomicUsize {
+        let [inbound, outbound] = &*self.open;
+        if self.is_inbound { inbound } else { outbound }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.counter().fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,201 @@
+//! Refusals as answers. The only file that knows HTTP status codes.
+
+use crate::body::{Body, HeldRefusal};
+use crate::facts::FactsRefusal;
+use crate::telemetry::access_log::Entry;
+use crate::upstream::Failed;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use model::{DecisionId, Reason};
+
+/// The response header that names the decision.
+pub const DECISION_HEADER: HeaderName = HeaderName::from_static("x-rondel-decision");
+/// The response header that says why not.
+pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-rondel-reason");
+
+/// Why a request is not answered by its destination.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The head does not say one thing.
+    #[error("{0}")]
+    Facts(#[from] FactsRefusal),
+    /// The token is not good.
+    #[error("{0}")]
+    Token(#[from] token::Refusal),
+    /// The body that a policy reads did not come whole.
+    #[error("{0}")]
+    Held(#[from] HeldRefusal),
+    /// The body that a policy reads says two things.
+    #[error("{0}")]
+    Body(#[from] policy::BodyRefusal),
+    /// The policies say no.
+    #[error("{}", denied_text(.0))]
+    Denied(Box<policy::Denied>),
+    /// The destination failed.
+    #[error("{0}")]
+    Failed(#[from] Failed),
+    /// There is no configuration for this port.
+    #[error("no configuration was applied for this port yet")]
+    NotReady,
+}
+
+fn denied_text(denied: &policy::Denied) -> String {
+    if denied.errors.is_empty() { "denied by policy".to_owned() } else { denied.errors.join("; ") }
+}
+
+impl Refusal {
+    /// The stable word.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Facts(refusal) => refusal.reason(),
+            Self::Token(refusal) => refusal.reason(),
+            Self::Held(HeldRefusal::TooLarge { .. }) => Reason::BodyTooLarge,
+            Self::Held(HeldRefusal::Timeout { .. } | HeldRefusal::Broken(_)) => Reason::BodyIncomplete,
+            Self::Body(_) => Reason::BodyAmbiguous,
+            Self::Denied(denied) if denied.user_could_be_allowed => Reason::TokenMissing,
+            Self::Denied(denied) => denied.decision.reason.unwrap_or(Reason::NotPermitted),
+            Self::Failed(failed) => failed.reason(),
+            Self::NotReady => Reason::NotReady,
+        }
+    }
+}
+
+/// The status of a refusal (RFC 9110 §15). Total, so that a new reason must be given one.
+pub const fn status(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::RequestMalformed
+        | Reason::FramingAmbiguous
+        | Reason::HostInvalid
+        | Reason::PathInvalid
+        | Reason::BodyIncomplete
+        | Reason::BodyAmbiguous
+        | Reason::PlaintextRefused
+        | Reason::HandshakeFailed
+        | Reason::CallerGone
+        | Reason::IdleTimeout => StatusCode::BAD_REQUEST,
+        Reason::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+        Reason::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Reason::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
+        Reason::TokenMissing
+        | Reason::TokenMalformed
+        | Reason::TokenAlgorithm
+        | Reason::TokenIssuerUnknown
+        | Reason::TokenKeyUnknown
+        | Reason::TokenSignature
+        | Reason::TokenAudience
+        | Reason::TokenExpired
+        | Reason::TokenNotYetValid
+        | Reason::TokenClaim => StatusCode::UNAUTHORIZED,
+        Reason::DeniedByPolicy | Reason::NotPermitted | Reason::PolicyError => StatusCode::FORBIDDEN,
+        Reason::PeerCertificateMissing
+        | Reason::PeerUntrusted
+        | Reason::PeerExpired
+        | Reason::PeerNotYetValid
+        | Reason::PeerProfile
+        | Reason::PeerUnexpected
+        | Reason::HandshakeTimeout
+        | Reason::UpstreamConnect
+        | Reason::UpstreamReset
+        | Reason::UpstreamMalformed
+        | Reason::ApplicationConnect
+        | Reason::ApplicationReset
+        | Reason::ApplicationMalformed => StatusCode::BAD_GATEWAY,
+        Reason::UpstreamTimeout | Reason::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Reason::IssuerUnavailable
+        | Reason::UpstreamNoEndpoint
+        | Reason::NotReady
+        | Reason::Draining
+        | Reason::Overloaded
+        | Reason::ConnectionAge => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The challenge of a 401 (RFC 6750 §3): without an error code where no token came (§3.1), else `invalid_token`.
+fn challenge(reason: Reason, realm: &str) -> Option<String> {
+    if status(reason) != StatusCode::UNAUTHORIZED {
+        return None;
+    }
+    if reason == Reason::TokenMissing {
+        return Some(format!("Bearer realm=\"{realm}\""));
+    }
+    let text = reason.public_text();
+    Some(format!("Bearer realm=\"{realm}\", error=\"invalid_token\", error_description=\"{text}\""))
+}
+
+/// The headers and the body (RFC 9457) of a refusal; nothing in them helps an attacker.
+fn parts(reason: Reason, decision: DecisionId, realm: &str) -> (HeaderMap, String) {
+    let body = serde_json::json!({
+        "type": format!("urn:rondel:reason:{reason}"),
+        "title": reason.public_text(),
+        "status": status(reason).as_u16(),
+        "reason": reason.as_str(),
+        "decision": decision.to_string(),
+    });
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(REASON_HEADER, HeaderValue::from_static(reason.as_str()));
+    if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
+        headers.insert(DECISION_HEADER, value);
+    }
+    if let Some(value) = challenge(reason, realm).and_then(|text| HeaderValue::from_str(&text).ok()) {
+        headers.insert(WWW_AUTHENTICATE, value);
+    }
+    (headers, body.to_string())
+}
+
+/// The answer to a refused request. Notes status and reason in the entry, which ends with the answer's body.
+pub fn refuse(refusal: &Refusal, mut entry: Entry, realm: &str) -> Response<Body> {
+    let reason = refusal.reason();
+    entry.reason = Some(reason);
+    entry.status = status(reason).as_u16();
+    entry.detail = Some(refusal.to_string());
+    let (headers, text) = parts(reason, entry.decision, realm);
+    let mut response = Response::new(Body::answer(Body::full(text), entry, None));
+    *response.status_mut() = status(reason);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The bytes of an HTTP/1.1 answer for a connection on which no HTTP library can answer any more; it is closed after it.
+pub fn raw(reason: Reason, decision: DecisionId, realm: &str) -> Vec<u8> {
+    let (mut headers, body) = parts(reason, decision, realm);
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let mut out = format!("HTTP/1.1 {}\r\n", status(reason)).into_bytes();
+    for (name, value) in &headers {
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body.as_bytes());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_401_carries_a_challenge_and_nothing_else_does() {
+        for reason in Reason::ALL {
+            let challenged = challenge(reason, "bank.example").is_some();
+            assert_eq!(challenged, status(reason) == StatusCode::UNAUTHORIZED, "{reason}");
+            assert!(status(reason).is_client_error() || status(reason).is_server_error(), "{reason}");
+        }
+        assert_eq!(challenge(Reason::TokenMissing, "r").as_deref(), Some("Bearer realm=\"r\""));
+    }
+
+    #[test]
+    fn a_raw_answer_is_a_whole_http_message() {
+        let text = String::from_utf8(raw(Reason::FramingAmbiguous, DecisionId::from_random([1; 16]), "r")).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
+        assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        assert!(head.contains("x-rondel-reason: framing_ambiguous"), "{head}");
+        assert!(head.contains("connection: close"), "{head}");
+    }
+}

@@ -1,0 +1,251 @@
+//! The life of one request, from top to bottom: first to the application ([`inbound`]), then from it ([`outbound`]).
+//!
+//! Nothing is registered elsewhere and nothing runs before or after by configuration. Each step is a plain call; a step that
+//! refuses ends the request in [`reply::refuse`]. The access log line is written when the entry is dropped, exactly once.
+
+use crate::authenticate;
+use crate::body::{self, Body};
+use crate::connection::Connection;
+use crate::facts::{self, Facts, Hop};
+use crate::reply::{self, Refusal};
+use crate::response;
+use crate::state::Active;
+use crate::telemetry::access_log::{Direction, Entry};
+use crate::telemetry::decisions::{Question, Told};
+use crate::upstream;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
+use model::snapshot::CountryHeader;
+use model::{AuthzRequest, Decision, DecisionRecord, Effect, Source};
+use policy::{BodyFacts, Permit};
+use std::sync::Arc;
+
+/// A request from a peer to the application beside this sidecar.
+pub async fn inbound(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
+    let mut entry = Entry::begin(&connection.shared, "access", Direction::Inbound, connection.remote);
+    match permitted(request, &connection, &mut entry).await {
+        Ok((response, lease)) => response::finish(response, entry, lease),
+        Err(refusal) => {
+            connection.shared.tell_refusal(&refusal, &entry);
+            reply::refuse(&refusal, entry, &connection.realm())
+        }
+    }
+}
+
+/// The steps of an inbound request, in the order in which they happen.
+async fn permitted(
+    request: Request<Incoming>,
+    connection: &Connection,
+    entry: &mut Entry,
+) -> Result<response::Received, Refusal> {
+    let shared = &connection.shared;
+    let now = entry.at();
+
+    // One snapshot, taken once: the whole request is decided by one revision.
+    let active = shared.active().ok_or(Refusal::NotReady)?;
+    let listener = active.inbound_at(connection.local).ok_or(Refusal::NotReady)?;
+    let peer = connection.peer.as_ref().ok_or(Refusal::NotReady)?;
+    entry.revision = active.snapshot.revision;
+    entry.principal = Some(peer.id().clone());
+
+    // What the request says, read once; what is decided is what is forwarded.
+    let (mut head, incoming) = request.into_parts();
+    entry.method = head.method.to_string();
+    let facts = facts::collect(&head)?;
+    entry.path.clone_from(&facts.path);
+
+    // Who it is for.
+    let claims = authenticate::user(&head.headers, &active, shared, now).await?;
+    let user = claims.map(|claims| Arc::clone(claims.user()));
+    entry.user = user.as_ref().map(|user| user.subject.clone());
+
+    // What it carries, if a policy asks.
+    let (body, fields) = read_for_policy(&head, incoming, &active).await?;
+    let (fields, body_note) = match fields {
+        Some(BodyFacts::Fields(fields)) => (Some(fields), None),
+        Some(BodyFacts::Absent { why }) => (None, Some(why)),
+        None => (None, None),
+    };
+
+    // May it happen?
+    let question = AuthzRequest {
+        principal: peer.id().clone(),
+        user,
+        action: entry.method.clone(),
+        resource: active.snapshot.service.clone(),
+        path: facts.path.clone(),
+        host: facts.host.clone(),
+        body: fields,
+        body_note,
+        source: Source { address: connection.remote.ip(), country: country(&active, connection, &head) },
+        now,
+    };
+    let permit = decide(question, &active, connection, entry)?;
+
+    // On to the application, with the caller's identity as we verified it and none that the caller claimed.
+    prepare(&mut head, &facts, Hop::Inbound)?;
+    identify(&mut head, &active, connection, entry);
+    let request = Request::from_parts(head, body);
+    entry.upstream = Some(listener.application.to_string());
+    Ok(upstream::send_to_application(permit, request, listener.application, &active, &connection.worker).await?)
+}
+
+/// A request from the application beside this sidecar to an upstream.
+pub async fn outbound(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
+    let mut entry = Entry::begin(&connection.shared, "access", Direction::Outbound, connection.remote);
+    match sent(request, &connection, &mut entry).await {
+        Ok((response, lease)) => response::finish(response, entry, lease),
+        Err(refusal) => {
+            connection.shared.tell_refusal(&refusal, &entry);
+            reply::refuse(&refusal, entry, &connection.realm())
+        }
+    }
+}
+
+/// The steps of an outbound request, in the order in which they happen.
+async fn sent(request: Request<Incoming>, connection: &Connection, entry: &mut Entry) -> Result<response::Received, Refusal> {
+    let shared = &connection.shared;
+    let active = shared.active().ok_or(Refusal::NotReady)?;
+    let upstream = active.upstream_at(connection.local).ok_or(Refusal::NotReady)?;
+    entry.revision = active.snapshot.revision;
+    entry.principal = Some(active.snapshot.identity.clone());
+    entry.upstream = Some(upstream.service.to_string());
+
+    let (mut head, incoming) = request.into_parts();
+    entry.method = head.method.to_string();
+    let facts = facts::collect(&head)?;
+    entry.path.clone_from(&facts.path);
+
+    prepare(&mut head, &facts, Hop::Outbound)?;
+    let request = Request::from_parts(head, Body::Streaming(incoming));
+    Ok(upstream::send_to_peer(request, upstream, &active, shared, &connection.worker).await?)
+}
+
+/// Reads the body if a policy that could apply to this method reads it; otherwise it streams through untouched.
+async fn read_for_policy(head: &Parts, incoming: Incoming, active: &Active) -> Result<(Body, Option<BodyFacts>), Refusal> {
+    let Some(declared) = active.policies.body_fields(head.method.as_str()) else {
+        return Ok((Body::Streaming(incoming), None));
+    };
+    let limits = &active.snapshot.limits;
+    let (bytes, body) = body::hold(incoming, limits).await?;
+    let text = |name: HeaderName| facts::only_value(&head.headers, &name);
+    let content_type = text(http::header::CONTENT_TYPE);
+    let content_encoding = text(http::header::CONTENT_ENCODING);
+    let depth = limits.size(model::Limit::PolicyBodyDepth);
+    let read = policy::read_body(content_type.as_deref(), content_encoding.as_deref(), &bytes, declared, depth)?;
+    Ok((body, Some(read)))
+}
+
+/// Asks the policies and tells the operator's records of it.
+fn decide(question: AuthzRequest, active: &Arc<Active>, connection: &Connection, entry: &Entry) -> Result<Permit, Refusal> {
+    let shared = &connection.shared;
+    let decided = policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision);
+    let (decision, refusal): (&Decision, Option<Refusal>) = match &decided {
+        Ok(permit) => (permit.decision(), None),
+        Err(denied) => (&denied.decision, Some(Refusal::Denied(Box::new(denied.clone())))),
+    };
+    if shared.decisions.wants(decision.effect, question.now.seconds()) {
+        let status = refusal.as_ref().map_or(0, |refusal| reply::status(refusal.reason()).as_u16());
+        let mut record = DecisionRecord::of(decision, &shared.settings.workload, &question, status);
+        if let Some(refusal) = &refusal {
+            record.reason = Some(refusal.reason().as_str().to_owned());
+            record.detail = Some(refusal.to_string());
+        }
+        let decision = decision.clone();
+        let question = Question { active: Arc::clone(active), request: question, decision };
+        shared.tell(Told { record, question: Some(Box::new(question)) });
+    }
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => decided.map_err(|denied| Refusal::Denied(Box::new(denied))),
+    }
+}
+
+/// The call's country: one value of the configured header, believed only from the configured callers.
+fn country(active: &Active, connection: &Connection, head: &Parts) -> Option<String> {
+    let CountryHeader { header, trusted } = active.snapshot.country.as_ref()?;
+    let peer = connection.peer.as_ref()?;
+    let name = HeaderName::from_bytes(header.as_bytes()).ok()?;
+    let value = trusted.contains(peer.id()).then(|| facts::only_value(&head.headers, &name))??;
+    (value.len() == 2 && value.bytes().all(|b| b.is_ascii_uppercase())).then_some(value)
+}
+
+/// Makes the head ready for the next hop: the normalised path, no hop-by-hop headers, no identity that the caller claimed.
+fn prepare(head: &mut Parts, facts: &Facts, hop: Hop) -> Result<(), Refusal> {
+    facts::forward_headers(&mut head.headers, hop);
+    head.uri = facts.target(head.version)?;
+    if head.version != Version::HTTP_2 {
+        // The next hop is spoken to as HTTP/1.1; hyper answers a 1.0 caller as 1.0 by itself.
+        head.version = Version::HTTP_11;
+        if let Ok(host) = HeaderValue::from_str(&facts.authority) {
+            head.headers.insert(http::header::HOST, host);
+        }
+    }
+    Ok(())
+}
+
+/// Tells the application who calls: set after everything of that name was removed.
+fn identify(head: &mut Parts, active: &Active, connection: &Connection, entry: &Entry) {
+    let Some(peer) = &connection.peer else { return };
+    let own = &active.snapshot.identity;
+    let certificate = format!("By={own};Hash={};URI={}", peer.fingerprint_sha256(), peer.id());
+    let decision = entry.decision.to_string();
+    let mut set = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            head.headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    set("x-forwarded-client-cert", &certificate);
+    set("x-rondel-principal", peer.id().as_str());
+    set("x-rondel-decision", &decision);
+    if let Some(user) = &entry.user {
+        set("x-rondel-user", user);
+    }
+    if let Some(CountryHeader { header, trusted }) = &active.snapshot.country
+        && !trusted.contains(peer.id())
+        && let Ok(name) = HeaderName::from_bytes(header.as_bytes())
+    {
+        head.headers.remove(name);
+    }
+}
+
+impl crate::state::Shared {
+    /// Tells the operator's records of a refusal that the policies were not asked about.
+    pub fn tell_refusal(&self, refusal: &Refusal, entry: &Entry) {
+        // A denial by policy was told by `decide`; a failure of the destination is no decision.
+        if matches!(refusal, Refusal::Denied(_) | Refusal::Failed(_)) {
+            return;
+        }
+        let reason = refusal.reason();
+        self.tell_record(reason, Some(refusal.to_string()), reply::status(reason).as_u16(), entry);
+    }
+
+    /// Tells the operator's records of a refused call or connection.
+    pub fn tell_record(&self, reason: model::Reason, detail: Option<String>, status: u16, entry: &Entry) {
+        let Some(active) = self.active() else { return };
+        let mut record = DecisionRecord::refused(
+            entry.decision,
+            entry.at(),
+            &self.settings.workload,
+            &active.snapshot.service,
+            reason,
+            status,
+            active.snapshot.revision,
+        );
+        record.detail = detail;
+        record.principal = entry.principal.as_ref().map(ToString::to_string);
+        record.user.clone_from(&entry.user);
+        record.action.clone_from(&entry.method);
+        record.path.clone_from(&entry.path);
+        self.tell(Told { record, question: None });
+    }
+
+    /// Queues a record; one that finds the queue full is dropped and counted.
+    pub fn tell(&self, told: Told) {
+        debug_assert!(told.question.is_some() || told.record.effect == Effect::Deny);
+        if !self.decisions.tell(told) {
+            self.metrics.decisions_dropped.inc();
+        }
+    }
+}

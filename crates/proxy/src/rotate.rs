@@ -1,0 +1,144 @@
+//! Keeps this workload's SVID fresh. When is `identity::rotation`'s rule; here is the loop that sleeps or acts.
+
+use crate::clock;
+use crate::control_link::{self, Anchor, LinkFailure};
+use crate::state::Shared;
+use identity::credentials::{Credentials, CredentialsError};
+use identity::key::{KeyFailure, PrivateKey};
+use identity::rotation::{self, Step};
+use identity::{bundle::BundleError, bundle::TrustBundles, csr};
+use model::{SpiffeId, Timestamp};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use wire::client::{CallFailure, ControlClient};
+
+/// The longest sleep, so that a machine that was suspended, or a clock that was set, is noticed.
+const SLEEP_MAX: Duration = Duration::from_secs(5);
+/// For one issue call.
+const ISSUE_DEADLINE: Duration = Duration::from_secs(10);
+/// Join tokens are short; a larger file is not one.
+const JOIN_TOKEN_BYTES_MAX: u64 = 4096;
+
+/// Why no SVID could be had.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueFailure {
+    /// No key or CSR could be made.
+    #[error("make a key and its request: {0}")]
+    Key(#[from] KeyFailure),
+    /// The join token's file could not be read.
+    #[error("read the join token `{path}`: {error}")]
+    JoinToken {
+        /// The file.
+        path: String,
+        /// The operating system's word.
+        error: io::Error,
+    },
+    /// The control plane cannot be reached.
+    #[error("{0}")]
+    Link(#[from] LinkFailure),
+    /// The control plane refused.
+    #[error("issue call: {0}")]
+    Call(#[from] CallFailure),
+    /// What it sent is not a bundle.
+    #[error("trust bundle from the control plane: {0}")]
+    Bundle(#[from] BundleError),
+    /// What it sent does not pass as an SVID with any peer.
+    #[error("SVID from the control plane: {0}")]
+    Svid(#[from] CredentialsError),
+    /// It is the SVID of somebody else.
+    #[error("SVID from the control plane is for `{got}`, not for `{wanted}`")]
+    Foreign {
+        /// Who we are.
+        wanted: SpiffeId,
+        /// Who it says we are.
+        got: SpiffeId,
+    },
+}
+
+/// The loop: wait or issue, for as long as the process lives.
+pub async fn run(shared: Arc<Shared>, anchor: Anchor) {
+    let mut failures = 0;
+    let mut last_attempt = None;
+    let mut jitter = jitter();
+    loop {
+        let now = clock::now();
+        let state = shared.rotation_state(failures, last_attempt);
+        let step = match (&state, last_attempt) {
+            // Without any SVID the plan knows nothing to wait for; the back-off still holds.
+            (None, Some(attempt)) if failures > 0 => rotation::retry(now, attempt, failures, jitter),
+            _ => rotation::next(now, state.as_ref(), jitter),
+        };
+        match step {
+            Step::WaitUntil(at) => tokio::time::sleep(at.since(now).clamp(Duration::from_millis(20), SLEEP_MAX)).await,
+            Step::Issue => {
+                last_attempt = Some(now);
+                match issue(&shared, &anchor).await {
+                    Ok(()) => {
+                        if failures > 0 {
+                            tracing::info!(failures, "an SVID was issued again");
+                        }
+                        failures = 0;
+                        jitter = self::jitter();
+                        shared.metrics.svid_rotations.inc();
+                    }
+                    Err(failure) => {
+                        failures += 1;
+                        shared.metrics.svid_failures.inc();
+                        // Once per change of state, then at every tenth, so that a long outage stays visible without filling the disk.
+                        if failures == 1 || failures % 10 == 0 {
+                            tracing::warn!(failures, %failure, "no SVID could be issued");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A share of 0 to 1, so that sidecars that started together do not renew together.
+fn jitter() -> f64 {
+    let bytes: [u8; 4] = identity::random_bytes().unwrap_or([128; 4]);
+    f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
+}
+
+/// One issuance: new key, request, ask, check it as any peer would, put it in force.
+async fn issue(shared: &Shared, anchor: &Anchor) -> Result<(), IssueFailure> {
+    let key = PrivateKey::generate()?;
+    let wanted = shared.active().map(|active| active.snapshot.identity.clone());
+    // The name in a CSR is a courtesy: the control plane takes the identity from the attestation and only the key from here.
+    let named = wanted.clone().unwrap_or_else(|| anchor.control_plane.clone());
+    let request = csr::build(&key, &named)?;
+    let join_token = join_token(shared).await?;
+    let channel = control_link::channel(shared, anchor).await?;
+    let issued = ControlClient::new(channel).issue(request, join_token, ISSUE_DEADLINE).await?;
+    let bundles = Arc::new(TrustBundles::from_model(&issued.bundles)?);
+    let now = clock::now();
+    let credentials = Credentials::build(&key, issued.chain, bundles, now)?;
+    let got = credentials.svid().id().clone();
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != got) {
+        return Err(IssueFailure::Foreign { wanted, got });
+    }
+    tracing::info!(id = %got, serial = credentials.svid().serial(), not_after = %credentials.svid().not_after(), "SVID issued");
+    shared.replace_credentials(Arc::new(credentials), now);
+    Ok(())
+}
+
+/// The join token, where there is no SVID that could speak for us. Read anew each time: a supervisor may have replaced it.
+async fn join_token(shared: &Shared) -> Result<Option<String>, IssueFailure> {
+    if shared.credentials().is_some_and(|credentials| valid(&credentials, clock::now())) {
+        return Ok(None);
+    }
+    let path = &shared.settings.join_token_file;
+    let failed = |error| IssueFailure::JoinToken { path: path.display().to_string(), error };
+    let size = tokio::fs::metadata(path).await.map_err(failed)?.len();
+    if size > JOIN_TOKEN_BYTES_MAX {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, "it is larger than a join token")));
+    }
+    let text = tokio::fs::read_to_string(path).await.map_err(failed)?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+fn valid(credentials: &Credentials, now: Timestamp) -> bool {
+    now < credentials.svid().not_after()
+}

@@ -1,0 +1,107 @@
+//! Start-up as one readable function, and the list of every task of the process.
+
+use crate::control_link::Anchor;
+use crate::settings::Settings;
+use crate::state::Shared;
+use crate::sync::{self, Applier};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::decisions::Decisions;
+use crate::telemetry::metrics::Metrics;
+use crate::workers::Workers;
+use crate::{admin, disk, fetch, rotate};
+use anyhow::{Context, bail};
+use identity::bundle::TrustBundles;
+use model::Limit;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Requests for keys that may wait.
+const KEY_REQUESTS_MAX: usize = 1024;
+/// How often pools are swept of old and idle connections.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Builds the parts in order, runs the tasks, and ends when SIGTERM's drain is over or a task died.
+///
+/// # Errors
+/// - a setting that cannot be used, an address that cannot be bound, or a task that ended by itself.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    identity::install_provider();
+    let anchor = anchor(&settings)?;
+    disk::prepare(&settings.state)?;
+
+    let (decisions, told) = Decisions::queue(Limit::DecisionQueue.default_value().try_into().unwrap_or(1024));
+    let (key_requests, wanted_keys) = mpsc::channel(KEY_REQUESTS_MAX);
+    let access_log = AccessLog::start(settings.access_log)?;
+    let workers = Arc::new(Workers::start(settings.workers).context("start the workers")?);
+    let shared = Arc::new(Shared::new(settings, key_requests, decisions, access_log, Metrics::default()));
+    let admin = admin::bind(&shared)?;
+    tracing::info!(workload = %shared.settings.workload, admin = %shared.settings.admin, "starting");
+
+    let mut applier = Applier::new(Arc::clone(&shared), Arc::clone(&workers));
+    disk::boot(&mut applier, &shared, &anchor);
+
+    // Every task of the process. The death of one ends it.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(admin::run(admin, Arc::clone(&shared)));
+    tasks.spawn(rotate::run(Arc::clone(&shared), anchor.clone()));
+    tasks.spawn(fetch::run(Arc::clone(&shared), wanted_keys));
+    tasks.spawn(sync::report(Arc::clone(&shared), anchor.clone(), told));
+    tasks.spawn(sync::run(applier, anchor));
+    tasks.spawn(sweep(Arc::clone(&shared), Arc::clone(&workers)));
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        ended = tasks.join_next() => {
+            workers.stop();
+            bail!("a task of the process ended: {ended:?}");
+        }
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    drain(&shared, &workers).await;
+    workers.stop();
+    Ok(())
+}
+
+/// Reads the trust bundle that the first call is checked against.
+fn anchor(settings: &Settings) -> anyhow::Result<Anchor> {
+    let path = &settings.trust_bundle;
+    let text = std::fs::read_to_string(path).with_context(|| format!("read the trust bundle `{}`", path.display()))?;
+    let bundles = TrustBundles::from_pem(&text).with_context(|| format!("trust bundle `{}`", path.display()))?;
+    let known = bundles.to_model();
+    let [bundle] = known.as_slice() else {
+        bail!("trust bundle `{}` holds {} trust domains; it must hold that of the mesh alone", path.display(), known.len());
+    };
+    let control_plane = bundle.trust_domain.control_plane();
+    Ok(Anchor { bundles: Arc::new(bundles), control_plane })
+}
+
+/// Tells every connection to end gracefully, and waits for them up to `drainMs`.
+async fn drain(shared: &Shared, workers: &Workers) {
+    let limit = shared.active().map_or_else(model::Limits::default, |active| active.snapshot.limits.clone());
+    let deadline = Instant::now() + limit.duration(Limit::DrainMs);
+    shared.draining.send_replace(true);
+    tracing::info!(connections = workers.connections(), "draining");
+    while workers.connections() > 0 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let left = workers.connections();
+    if left > 0 {
+        tracing::warn!(left, "limit `drainMs` is over; the connections that are left are closed");
+    }
+}
+
+async fn sweep(shared: Arc<Shared>, workers: Arc<Workers>) {
+    loop {
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let idle = shared.active().map_or_else(model::Limits::default, |active| active.snapshot.limits.clone());
+        for worker in workers.each() {
+            worker.pool.sweep(Instant::now(), idle.duration(Limit::IdleMs));
+        }
+    }
+}

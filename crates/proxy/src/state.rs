@@ -1,0 +1,176 @@
+//! What all connections of the process share: three live cells, each replaced whole, and the things that count.
+
+use crate::clock;
+use crate::settings::Settings;
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::decisions::Decisions;
+use crate::telemetry::metrics::Metrics;
+use identity::credentials::Credentials;
+use identity::rotation;
+use model::snapshot::{Inbound, Upstream};
+use model::{Revision, Snapshot, Timestamp};
+use policy::Policies;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use token::{KeySets, TokenCache};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Verified tokens that are remembered per process.
+const TOKENS_REMEMBERED: usize = 10_000;
+
+/// A snapshot together with its compiled policies: what a request works from, taken once per request.
+#[derive(Debug)]
+pub struct Active {
+    /// The configuration.
+    pub snapshot: Snapshot,
+    /// Its policies, compiled.
+    pub policies: Policies,
+}
+
+impl Active {
+    /// The inbound listener at this address.
+    pub fn inbound_at(&self, listen: SocketAddr) -> Option<&Inbound> {
+        self.snapshot.inbound.iter().find(|inbound| inbound.listen == listen)
+    }
+
+    /// The upstream whose local port this address is.
+    pub fn upstream_at(&self, listen: SocketAddr) -> Option<&Upstream> {
+        self.snapshot.upstreams.iter().find(|upstream| upstream.listen == listen)
+    }
+}
+
+/// A request that met a token by an unknown key asks for that issuer's keys to be fetched.
+#[derive(Debug)]
+pub struct KeyRequest {
+    /// The `TokenIssuer`'s name.
+    pub issuer: String,
+    /// Told when a fetch ended or was not due; the request then checks its token once more.
+    pub done: oneshot::Sender<()>,
+}
+
+/// What the process shares. Made once in `start`.
+#[derive(Debug)]
+pub struct Shared {
+    /// What the process was told at its start.
+    pub settings: Settings,
+    /// Live cell: the configuration in force. `None` until the first was applied.
+    pub config: watch::Sender<Option<Arc<Active>>>,
+    /// Live cell: own SVID and trust bundles. `None` until the first was issued.
+    pub credentials: watch::Sender<Option<Arc<Credentials>>>,
+    /// Live cell: the issuers' keys.
+    pub keys: watch::Sender<Arc<KeySets>>,
+    /// Counts every replacement of configuration or keys; whatever is remembered is keyed by it.
+    pub generation: AtomicU64,
+    /// Verified tokens.
+    pub tokens: TokenCache,
+    /// To the task that fetches keys.
+    pub key_requests: mpsc::Sender<KeyRequest>,
+    /// To the task that tells the control plane of decisions.
+    pub decisions: Decisions,
+    /// To the task that writes the access log.
+    pub access_log: AccessLog,
+    /// Counters.
+    pub metrics: Metrics,
+    /// True once SIGTERM came.
+    pub draining: watch::Sender<bool>,
+    /// Whether the configuration stream is up.
+    pub control_connected: AtomicBool,
+    /// When the SVID in use was issued, in milliseconds; 0 before the first.
+    pub issued_at: AtomicU64,
+}
+
+impl Shared {
+    /// Empty cells.
+    pub fn new(
+        settings: Settings,
+        key_requests: mpsc::Sender<KeyRequest>,
+        decisions: Decisions,
+        access_log: AccessLog,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            settings,
+            config: watch::Sender::new(None),
+            credentials: watch::Sender::new(None),
+            keys: watch::Sender::new(Arc::new(KeySets::default())),
+            generation: AtomicU64::new(0),
+            tokens: TokenCache::new(TOKENS_REMEMBERED),
+            key_requests,
+            decisions,
+            access_log,
+            metrics,
+            draining: watch::Sender::new(false),
+            control_connected: AtomicBool::new(false),
+            issued_at: AtomicU64::new(0),
+        }
+    }
+
+    /// The configuration in force.
+    pub fn active(&self) -> Option<Arc<Active>> {
+        self.config.borrow().clone()
+    }
+
+    /// The credentials in force.
+    pub fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.credentials.borrow().clone()
+    }
+
+    /// The revision in force, 0 if none.
+    pub fn revision(&self) -> Revision {
+        self.config.borrow().as_ref().map_or(Revision(0), |active| active.snapshot.revision)
+    }
+
+    /// Puts a configuration in force, whole.
+    pub fn replace_config(&self, active: Arc<Active>) {
+        self.metrics.config_revision.set(i64::try_from(active.snapshot.revision.0).unwrap_or(i64::MAX));
+        self.config.send_replace(Some(active));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Puts key sets in force, whole.
+    pub fn replace_keys(&self, keys: KeySets) {
+        self.keys.send_replace(Arc::new(keys));
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Puts credentials in force, whole: the next handshake takes them.
+    pub fn replace_credentials(&self, credentials: Arc<Credentials>, issued_at: Timestamp) {
+        self.issued_at.store(issued_at.millis(), Ordering::Release);
+        let expires = credentials.svid().not_after().seconds();
+        self.metrics.svid_expires_at_seconds.set(i64::try_from(expires).unwrap_or(i64::MAX));
+        self.credentials.send_replace(Some(credentials));
+    }
+
+    /// The life of the SVID in use, as the rotation plan wants it.
+    pub fn rotation_state(&self, failures: u32, last_attempt: Option<Timestamp>) -> Option<rotation::RotationState> {
+        let credentials = self.credentials()?;
+        let svid = credentials.svid();
+        Some(rotation::RotationState {
+            not_before: svid.not_before(),
+            not_after: svid.not_after(),
+            issued_at: Timestamp::from_millis(self.issued_at.load(Ordering::Acquire)),
+            failures,
+            last_attempt,
+        })
+    }
+
+    /// What is missing before this sidecar may be called ready. Empty means ready.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        if self.active().is_none() {
+            missing.push("configuration: none applied yet");
+        }
+        match self.rotation_state(0, None) {
+            None => missing.push("identity: no SVID issued yet"),
+            Some(state) if !rotation::ready(clock::now(), &state) => {
+                missing.push("identity: the SVID is near its end and was not rotated");
+            }
+            Some(_) => {}
+        }
+        if *self.draining.borrow() {
+            missing.push("draining: SIGTERM received");
+        }
+        missing
+    }
+}

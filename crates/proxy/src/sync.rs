@@ -1,0 +1,246 @@
+//! The configuration stream: receive, apply whole or refuse whole, then say so.
+
+use crate::clock;
+use crate::control_link::{self, Anchor};
+use crate::listener::{BindFailure, Listeners};
+use crate::state::{Active, Shared};
+use crate::telemetry::decisions::Told;
+use crate::workers::Workers;
+use identity::bundle::{BundleError, TrustBundles};
+use identity::credentials::CredentialsError;
+use model::{DecisionRecord, Revision, Snapshot};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use wire::Subscription;
+use wire::client::{ControlClient, Hello};
+
+/// First pause after a lost stream; it doubles up to the maximum.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// For the opening of the stream.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// Records on their way in one report stream.
+const REPORTS_IN_FLIGHT: usize = 64;
+
+/// Why a configuration is refused. The text goes to the control plane as the nack's reason.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyFailure {
+    /// It is the configuration of another workload.
+    #[error("the configuration is for `{got}`, this sidecar stands beside `{wanted}`")]
+    Foreign {
+        /// Who we are.
+        wanted: String,
+        /// Whose it is.
+        got: String,
+    },
+    /// It is older than the one in force.
+    #[error("revision {got} is older than revision {running}, which is in force")]
+    Older {
+        /// The revision in force.
+        running: Revision,
+        /// The offered one.
+        got: Revision,
+    },
+    /// A policy does not compile.
+    #[error("policies: {0}")]
+    Policies(String),
+    /// A bundle cannot be used.
+    #[error("trust bundles: {0}")]
+    Bundles(#[from] BundleError),
+    /// The own SVID does not stand under the new bundles.
+    #[error("own SVID under the new trust bundles: {0}")]
+    Credentials(#[from] CredentialsError),
+    /// A listener cannot be opened.
+    #[error("{0}")]
+    Bind(#[from] BindFailure),
+}
+
+/// Applies configurations. The only owner of the listening sockets.
+#[derive(Debug)]
+pub struct Applier {
+    shared: Arc<Shared>,
+    workers: Arc<Workers>,
+    listeners: Listeners,
+}
+
+impl Applier {
+    /// With nothing applied.
+    pub fn new(shared: Arc<Shared>, workers: Arc<Workers>) -> Self {
+        Self { shared, workers, listeners: Listeners::default() }
+    }
+
+    /// Puts a snapshot in force: everything that can fail happens before the first change.
+    ///
+    /// # Errors
+    /// - [`ApplyFailure`]; what was in force stays in force.
+    pub fn apply(&mut self, snapshot: Snapshot) -> Result<(), ApplyFailure> {
+        let wanted = &self.shared.settings.workload;
+        if snapshot.workload != *wanted {
+            return Err(ApplyFailure::Foreign { wanted: wanted.to_string(), got: snapshot.workload.to_string() });
+        }
+        let credentials = self.shared.credentials();
+        if let Some(own) = credentials.as_ref().map(|credentials| credentials.svid().id())
+            && *own != snapshot.identity
+        {
+            return Err(ApplyFailure::Foreign { wanted: own.to_string(), got: snapshot.identity.to_string() });
+        }
+        let running = self.shared.revision();
+        if snapshot.revision < running {
+            return Err(ApplyFailure::Older { running, got: snapshot.revision });
+        }
+        let policies = policy::compile(&snapshot.policies, &snapshot.issuers).map_err(|errors| {
+            ApplyFailure::Policies(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        })?;
+        let bundles = Arc::new(TrustBundles::from_model(&snapshot.bundles)?);
+        let credentials = credentials.map(|own| own.with_bundles(bundles, clock::now())).transpose()?;
+        let active = Arc::new(Active { snapshot, policies });
+        let bound = self.listeners.bind(&active)?;
+
+        if let Some(credentials) = credentials {
+            let issued_at = model::Timestamp::from_millis(self.shared.issued_at.load(Ordering::Acquire));
+            self.shared.replace_credentials(Arc::new(credentials), issued_at);
+        }
+        self.shared.replace_config(active);
+        self.listeners.switch(bound, &self.shared, &self.workers);
+        Ok(())
+    }
+
+    /// Stops accepting.
+    pub fn close(&mut self) {
+        self.listeners.close();
+    }
+}
+
+/// Keeps the configuration stream open for as long as the process lives.
+pub async fn run(mut applier: Applier, anchor: Anchor) {
+    let shared = Arc::clone(&applier.shared);
+    let mut identities = shared.credentials.subscribe();
+    let mut draining = shared.draining.subscribe();
+    let mut pause = PAUSE_MIN;
+    let mut told = false;
+    loop {
+        if identities.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let ended = tokio::select! {
+            ended = session(&mut applier, &anchor) => ended,
+            _ = draining.wait_for(|draining| *draining) => {
+                applier.close();
+                return std::future::pending().await;
+            }
+        };
+        let was_connected = shared.control_connected.swap(false, Ordering::Relaxed);
+        shared.metrics.control_connected.set(0);
+        if was_connected {
+            pause = PAUSE_MIN;
+            told = false;
+        }
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(cause = ended, "the configuration stream is down; the last good configuration stays in force");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// One stream, from its opening to its end. Returns why it ended.
+async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
+    let shared = Arc::clone(&applier.shared);
+    let channel = match control_link::channel(&shared, anchor).await {
+        Ok(channel) => channel,
+        Err(failure) => return failure.to_string(),
+    };
+    let hello = Hello {
+        workload: shared.settings.workload.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        revision: shared.revision(),
+    };
+    let limits = shared.active().map_or_else(model::Limits::default, |active| active.snapshot.limits.clone());
+    let bytes_max = limits.size(model::Limit::ConfigMessageBytes);
+    let (sender, mut receiver) = match ControlClient::new(channel).config(hello, bytes_max, OPEN_DEADLINE).await {
+        Ok(halves) => halves,
+        Err(failure) => return failure.to_string(),
+    };
+    // A new stream begins with the whole: what an earlier stream had acknowledged is not taken for granted.
+    let mut subscription = Subscription::new();
+    tracing::info!("the configuration stream is up");
+    loop {
+        let update = match receiver.next().await {
+            Ok(Some(update)) => update,
+            Ok(None) => return "the control plane ended the stream".to_owned(),
+            Err(failure) => return failure.to_string(),
+        };
+        shared.control_connected.store(true, Ordering::Relaxed);
+        shared.metrics.control_connected.set(1);
+        let answer = match subscription.receive(update) {
+            Ok(candidate) => match applier.apply(candidate.snapshot.clone()) {
+                Ok(()) => {
+                    tracing::info!(revision = %candidate.snapshot.revision, "configuration in force");
+                    subscription.accept(candidate)
+                }
+                Err(failure) => {
+                    tracing::warn!(revision = %candidate.snapshot.revision, %failure, "configuration refused; the last good one stays");
+                    shared.metrics.config_rejected.inc();
+                    subscription.refuse(candidate, &failure.to_string())
+                }
+            },
+            Err(nack) => {
+                tracing::warn!(reason = %nack, "a message of the control plane cannot be read; the last good configuration stays");
+                shared.metrics.config_rejected.inc();
+                nack.into()
+            }
+        };
+        if let Err(failure) = sender.send(answer).await {
+            return failure.to_string();
+        }
+    }
+}
+
+/// Explains decision records and sends them to the control plane; those that cannot be sent wait in the bounded queue.
+pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receiver<Told>) {
+    let mut unsent: Option<DecisionRecord> = None;
+    let mut connected = shared.credentials.subscribe();
+    loop {
+        if unsent.is_none() {
+            let Some(next) = told.recv().await else { return };
+            unsent = explained(next).await;
+        }
+        if connected.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        if let Ok(channel) = control_link::channel(&shared, &anchor).await {
+            let (sender, receiver) = mpsc::channel(REPORTS_IN_FLIGHT);
+            let mut client = ControlClient::new(channel);
+            let call = client.report(receiver);
+            let feed = feed(&mut told, &mut unsent, sender);
+            // Whichever ends first: a closed stream, or a closed queue at the end of the process.
+            tokio::select! {
+                ended = call => if let Err(failure) = ended {
+                    tracing::debug!(%failure, "the report stream ended");
+                },
+                () = feed => {}
+            }
+        }
+        tokio::time::sleep(PAUSE_MIN).await;
+    }
+}
+
+async fn feed(told: &mut mpsc::Receiver<Told>, unsent: &mut Option<DecisionRecord>, sender: mpsc::Sender<DecisionRecord>) {
+    loop {
+        if unsent.is_none() {
+            let Some(next) = told.recv().await else { return };
+            *unsent = explained(next).await;
+        }
+        let Ok(place) = sender.reserve().await else { return };
+        if let Some(record) = unsent.take() {
+            place.send(record);
+        }
+    }
+}
+
+/// Explaining costs up to milliseconds of CPU: it must not hold up the tasks beside it.
+async fn explained(told: Told) -> Option<DecisionRecord> {
+    tokio::task::spawn_blocking(move || told.explained()).await.ok()
+}

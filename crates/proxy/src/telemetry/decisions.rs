@@ -1,0 +1,89 @@
+//! Decision records on their way to the control plane: queued on the request path, explained off it.
+
+use crate::state::Active;
+use model::{AuthzRequest, Decision, DecisionRecord, Effect};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc;
+
+/// Records of *allowed* calls that are told per second; denials are told without this bound.
+const ALLOWED_PER_SECOND: u64 = 50;
+
+/// A decided question, kept so that it can be explained.
+#[derive(Debug)]
+pub struct Question {
+    /// The configuration that decided.
+    pub active: Arc<Active>,
+    /// What was asked.
+    pub request: AuthzRequest,
+    /// What was answered.
+    pub decision: Decision,
+}
+
+/// One record and, if policies were asked, the question.
+#[derive(Debug)]
+pub struct Told {
+    /// The record, without its explanation.
+    pub record: DecisionRecord,
+    /// What the explanation is made from.
+    pub question: Option<Box<Question>>,
+}
+
+impl Told {
+    /// The record with its explanation. Costs up to a millisecond: call it off the request path.
+    pub fn explained(self) -> DecisionRecord {
+        let mut record = self.record;
+        if let Some(question) = self.question {
+            record.explanation = Some(policy::explain(&question.active.policies, &question.request, &question.decision));
+        }
+        record
+    }
+}
+
+/// The queue's entrance.
+#[derive(Debug)]
+pub struct Decisions {
+    queue: mpsc::Sender<Told>,
+    /// Second of the last allowed record (upper bits) and how many were told in it (lower 16).
+    allowed: AtomicU64,
+}
+
+impl Decisions {
+    /// A queue of `capacity` records and its exit.
+    pub fn queue(capacity: usize) -> (Self, mpsc::Receiver<Told>) {
+        let (queue, receiver) = mpsc::channel(capacity);
+        (Self { queue, allowed: AtomicU64::new(0) }, receiver)
+    }
+
+    /// Whether a record with this effect would be taken now, so that the caller can spare the making of it.
+    pub fn wants(&self, effect: Effect, now_seconds: u64) -> bool {
+        if effect == Effect::Deny {
+            return true;
+        }
+        let next = |word: u64| match (word >> 16 == now_seconds, word & 0xffff) {
+            (true, count) if count >= ALLOWED_PER_SECOND => None,
+            (true, count) => Some(now_seconds << 16 | (count + 1)),
+            (false, _) => Some(now_seconds << 16 | 1),
+        };
+        self.allowed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+
+    /// Queues a record; false if the queue is full. Never waits.
+    pub fn tell(&self, told: Told) -> bool {
+        self.queue.try_send(told).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allowed_records_are_bounded_per_second_and_denials_are_not() {
+        let (decisions, _exit) = Decisions::queue(16);
+        let taken = |second| (0..200).filter(|_| decisions.wants(Effect::Allow, second)).count();
+        assert_eq!(taken(7), 50);
+        assert_eq!(taken(8), 50);
+        assert_eq!((0..200).filter(|_| decisions.wants(Effect::Deny, 8)).count(), 200);
+    }
+}

@@ -1,0 +1,164 @@
+//! Prometheus metrics. Every label is from a closed set or from the configuration, so that the number of series is bounded.
+
+use model::Reason;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use std::time::Duration;
+
+/// Labels of `rondel_requests_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    direction: &'static str,
+    /// First digit of the status and `xx`, or `none`.
+    status: &'static str,
+    reason: &'static str,
+}
+
+/// Labels of `rondel_handshakes_total` and `rondel_connections_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabels {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+/// Labels of metrics by direction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DirectionLabels {
+    direction: &'static str,
+}
+
+/// Labels of metrics by token issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct IssuerLabels {
+    /// The `TokenIssuer`'s name.
+    pub issuer: String,
+}
+
+/// The counters of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    request_seconds: Family<DirectionLabels, Histogram>,
+    handshakes: Family<OutcomeLabels, Counter>,
+    connections: Family<OutcomeLabels, Counter>,
+    /// Seconds since the epoch at which the SVID in use ends.
+    pub svid_expires_at_seconds: Gauge,
+    /// SVIDs obtained since the start.
+    pub svid_rotations: Counter,
+    /// Failed attempts to obtain one.
+    pub svid_failures: Counter,
+    /// The revision in force.
+    pub config_revision: Gauge,
+    /// Configurations refused with a nack.
+    pub config_rejected: Counter,
+    /// 1 while the configuration stream is up.
+    pub control_connected: Gauge,
+    /// Decision records that were dropped because the queue was full.
+    pub decisions_dropped: Counter,
+    /// Access log lines that were dropped because the writer was slower than the traffic.
+    pub access_log_dropped: Counter,
+    /// Seconds since the epoch at which an issuer's key set was fetched.
+    pub keys_fetched_at_seconds: Family<IssuerLabels, Gauge>,
+    /// Failed fetches by issuer.
+    pub keys_fetch_failures: Family<IssuerLabels, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("rondel"),
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 2.0, 18))),
+            handshakes: Family::default(),
+            connections: Family::default(),
+            svid_expires_at_seconds: Gauge::default(),
+            svid_rotations: Counter::default(),
+            svid_failures: Counter::default(),
+            config_revision: Gauge::default(),
+            config_rejected: Counter::default(),
+            control_connected: Gauge::default(),
+            decisions_dropped: Counter::default(),
+            access_log_dropped: Counter::default(),
+            keys_fetched_at_seconds: Family::default(),
+            keys_fetch_failures: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("requests", "Requests by direction, status class and reason", self.requests.clone());
+        registry.register(
+            "request_duration_seconds",
+            "From a request's head to the end of its response",
+            self.request_seconds.clone(),
+        );
+        registry.register("handshakes", "TLS handshakes by direction and reason; `ok` succeeded", self.handshakes.clone());
+        registry.register("connections_closed", "Connections that ended, by direction and reason", self.connections.clone());
+        registry.register(
+            "svid_expires_at_seconds",
+            "When the SVID in use ends, seconds since the epoch",
+            self.svid_expires_at_seconds.clone(),
+        );
+        registry.register("svid_rotations", "SVIDs obtained since the start", self.svid_rotations.clone());
+        registry.register("svid_failures", "Failed attempts to obtain an SVID", self.svid_failures.clone());
+        registry.register("config_revision", "Revision of the configuration in force", self.config_revision.clone());
+        registry.register("config_rejected", "Configurations refused with a nack", self.config_rejected.clone());
+        registry.register("control_connected", "1 while the configuration stream is up", self.control_connected.clone());
+        registry.register("decisions_dropped", "Decision records dropped at a full queue", self.decisions_dropped.clone());
+        registry.register("access_log_dropped", "Access log lines dropped at a full queue", self.access_log_dropped.clone());
+        registry.register(
+            "issuer_keys_fetched_at_seconds",
+            "When an issuer's key set was fetched, seconds since the epoch",
+            self.keys_fetched_at_seconds.clone(),
+        );
+        registry.register(
+            "issuer_keys_fetch_failures",
+            "Failed fetches of an issuer's keys",
+            self.keys_fetch_failures.clone(),
+        );
+    }
+
+    /// Counts one request that ended.
+    pub fn request(&self, direction: &'static str, status: u16, reason: Option<Reason>, took: Duration) {
+        let status = match status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            5 => "5xx",
+            _ => "none",
+        };
+        let reason = reason.map_or("ok", Reason::as_str);
+        self.requests.get_or_create(&RequestLabels { direction, status, reason }).inc();
+        self.request_seconds.get_or_create(&DirectionLabels { direction }).observe(took.as_secs_f64());
+    }
+
+    /// Counts one handshake.
+    pub fn handshake(&self, direction: &'static str, refused: Option<Reason>) {
+        let reason = refused.map_or("ok", Reason::as_str);
+        self.handshakes.get_or_create(&OutcomeLabels { direction, reason }).inc();
+    }
+
+    /// Counts one connection that ended.
+    pub fn connection(&self, direction: &'static str, reason: Option<Reason>) {
+        let reason = reason.map_or("ok", Reason::as_str);
+        self.connections.get_or_create(&OutcomeLabels { direction, reason }).inc();
+    }
+
+    /// The exposition text (OpenMetrics 1.0).
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ok = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,5 @@
+//! What the process tells of itself: access log, metrics, decision records.
+
+pub mod access_log;
+pub mod decisions;
+pub mod metrics;

@@ -1,0 +1,299 @@
+//! Sending a request on: to the application beside us, which takes a [`Permit`], or to a peer whose identity is checked.
+
+pub mod pool;
+
+use crate::body::Body;
+use crate::state::{Active, Shared};
+use crate::workers::Worker;
+use http::{Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use identity::handshake::{self, Alpn, HandshakeRefusal};
+use model::snapshot::{Endpoint, Upstream};
+use model::{Limit, Reason};
+use policy::Permit;
+use pool::{Host, Lease, Sender, Target};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+/// How long a connection to the application may be reused: it is on the same machine and has no identity to lose.
+const APPLICATION_CONNECTION_AGE: Duration = Duration::from_secs(3600);
+
+/// Our side stops using a connection at this share of its maximum age, so that the other side never closes one in use.
+const RETIRE_AT_TENTHS: u32 = 8;
+
+/// What did not work on the way to a target.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The service has no endpoint.
+    #[error("no workload of the service is known")]
+    NoEndpoint,
+    /// The TCP connection failed.
+    #[error("connect to {address}: {detail}")]
+    Connect {
+        /// Where to.
+        address: SocketAddr,
+        /// The operating system's word.
+        detail: String,
+    },
+    /// The connection was not made in time.
+    #[error("connect to {address}: not done within limit `connectMs` ({limit} ms)")]
+    ConnectTimeout {
+        /// Where to.
+        address: SocketAddr,
+        /// The limit.
+        limit: u64,
+    },
+    /// The peer is not who it should be, or does not take us.
+    #[error("handshake with {address}: {refusal}")]
+    Handshake {
+        /// Where to.
+        address: SocketAddr,
+        /// Why.
+        refusal: HandshakeRefusal,
+    },
+    /// Too many connections to the target are open.
+    #[error("limit `connectionsPerEndpoint` ({limit}) is reached")]
+    Full {
+        /// The limit.
+        limit: usize,
+    },
+    /// The connection broke before the response's head.
+    #[error("the connection broke before the answer: {detail}")]
+    Reset {
+        /// What the HTTP library says.
+        detail: String,
+    },
+    /// No response's head in time.
+    #[error("no answer within limit `responseHeadMs` ({limit} ms)")]
+    Timeout {
+        /// The limit.
+        limit: u64,
+    },
+    /// The response could not be read.
+    #[error("the answer could not be read: {detail}")]
+    Malformed {
+        /// What the HTTP library says.
+        detail: String,
+    },
+    /// The caller's own body broke while it was sent on.
+    #[error("the caller's body ended early: {detail}")]
+    CallerBody {
+        /// What the HTTP library says.
+        detail: String,
+    },
+    /// This sidecar has no SVID to call with.
+    #[error("no SVID was issued to this sidecar yet")]
+    NoIdentity,
+}
+
+/// A failure and where it happened.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub struct Failed {
+    /// Whether the application or a peer was being reached.
+    pub application: bool,
+    /// What did not work.
+    pub failure: Failure,
+}
+
+impl Failed {
+    /// The reason, which says the side too.
+    pub const fn reason(&self) -> Reason {
+        match (&self.failure, self.application) {
+            (Failure::NoEndpoint, _) => Reason::UpstreamNoEndpoint,
+            (Failure::Connect { .. } | Failure::ConnectTimeout { .. }, true) => Reason::ApplicationConnect,
+            (Failure::Connect { .. } | Failure::ConnectTimeout { .. }, false) => Reason::UpstreamConnect,
+            (Failure::Handshake { refusal, .. }, _) => refusal.reason(),
+            (Failure::Full { .. }, _) => Reason::Overloaded,
+            (Failure::Reset { .. }, true) => Reason::ApplicationReset,
+            (Failure::Reset { .. }, false) => Reason::UpstreamReset,
+            (Failure::Timeout { .. }, true) => Reason::ApplicationTimeout,
+            (Failure::Timeout { .. }, false) => Reason::UpstreamTimeout,
+            (Failure::Malformed { .. }, true) => Reason::ApplicationMalformed,
+            (Failure::Malformed { .. }, false) => Reason::UpstreamMalformed,
+            (Failure::CallerBody { .. }, _) => Reason::CallerGone,
+            (Failure::NoIdentity, _) => Reason::NotReady,
+        }
+    }
+}
+
+/// Sends a permitted request to the application.
+///
+/// # Errors
+/// - [`Failed`] with `application: true`.
+pub async fn send_to_application(
+    permit: Permit,
+    request: Request<Body>,
+    address: SocketAddr,
+    active: &Active,
+    worker: &Worker,
+) -> Result<(Response<Incoming>, Lease), Failed> {
+    // The permit is spent here: it cannot let a second request through.
+    drop(permit);
+    let host = worker.pool.host(&Target::Application(address));
+    exchange(request, &host, active, None).await.map_err(|failure| Failed { application: true, failure })
+}
+
+/// Sends a request of the application to the least busy endpoint of an upstream, over mutual TLS.
+///
+/// # Errors
+/// - [`Failed`] with `application: false`.
+pub async fn send_to_peer(
+    request: Request<Body>,
+    upstream: &Upstream,
+    active: &Active,
+    shared: &Shared,
+    worker: &Worker,
+) -> Result<(Response<Incoming>, Lease), Failed> {
+    let failed = |failure| Failed { application: false, failure };
+    let host = pick(upstream, worker).ok_or_else(|| failed(Failure::NoEndpoint))?;
+    exchange(request, &host, active, Some(shared)).await.map_err(failed)
+}
+
+/// The endpoint with the fewest requests under way from this worker; the first of equals.
+fn pick(upstream: &Upstream, worker: &Worker) -> Option<Arc<Host>> {
+    let hosts = upstream.endpoints.iter().map(|endpoint| worker.pool.host(&Target::Peer(endpoint.clone())));
+    hosts.min_by_key(|host| host.in_flight())
+}
+
+/// One request and the head of its response. A request of which no byte was sent is tried once more on a new connection.
+async fn exchange(
+    mut request: Request<Body>,
+    host: &Arc<Host>,
+    active: &Active,
+    shared: Option<&Shared>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let limits = &active.snapshot.limits;
+    let deadline = Instant::now() + limits.duration(Limit::ResponseHeadMs);
+    let is_http2 = request.version() == Version::HTTP_2;
+    let mut lease = host.lease();
+    let mut warm = if is_http2 { host.warm_http2() } else { host.warm_http1() };
+    loop {
+        let reused = warm.is_some();
+        let mut sender = match warm.take() {
+            Some(sender) => sender,
+            None => connect(host, is_http2, active, shared).await?,
+        };
+        let sent = tokio::time::timeout_at(deadline, send(&mut sender, request)).await;
+        let outcome = sent.map_err(|_| Failure::Timeout { limit: limits.of(Limit::ResponseHeadMs) })?;
+        match outcome {
+            Ok(response) => {
+                if let Sender::Http1(sender, retire_at) = sender {
+                    lease.keep(sender, retire_at);
+                }
+                return Ok((response, lease));
+            }
+            Err(mut error) => match error.take_message() {
+                Some(unsent) if reused => request = unsent,
+                Some(_) | None => return Err(classify(&error.into_error())),
+            },
+        }
+    }
+}
+
+async fn send(sender: &mut Sender, request: Request<Body>) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+    match sender {
+        Sender::Http1(sender, _) => sender.try_send_request(request).await,
+        Sender::Http2(sender) => sender.try_send_request(request).await,
+    }
+}
+
+fn classify(error: &hyper::Error) -> Failure {
+    let mut detail = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if cause.downcast_ref::<crate::body::BodyError>().is_some() {
+            return Failure::CallerBody { detail: cause.to_string() };
+        }
+        detail = format!("{detail}: {cause}");
+        source = cause.source();
+    }
+    if error.is_parse() { Failure::Malformed { detail } } else { Failure::Reset { detail } }
+}
+
+/// Opens a connection to a target and starts its driver on this worker.
+async fn connect(host: &Arc<Host>, is_http2: bool, active: &Active, shared: Option<&Shared>) -> Result<Sender, Failure> {
+    let limits = &active.snapshot.limits;
+    let place = host.open(limits.size(Limit::ConnectionsPerEndpoint))?;
+    match host.target() {
+        Target::Application(address) => {
+            let stream = connect_tcp(*address, limits).await?;
+            drive(stream, host, is_http2, APPLICATION_CONNECTION_AGE, place).await
+        }
+        Target::Peer(endpoint) => {
+            let shared = shared.ok_or(Failure::NoIdentity)?;
+            let alpn = if is_http2 { Alpn::Http2 } else { Alpn::Http1 };
+            let stream = connect_peer(endpoint, alpn, active, shared).await?;
+            let age = active.snapshot.connection_age_max * RETIRE_AT_TENTHS / 10;
+            drive(stream, host, is_http2, age, place).await
+        }
+    }
+}
+
+/// A TCP connection with `TCP_NODELAY`.
+///
+/// # Errors
+/// - [`Failure::Connect`] or [`Failure::ConnectTimeout`].
+pub async fn connect_tcp(address: SocketAddr, limits: &model::Limits) -> Result<TcpStream, Failure> {
+    let connected = timeout(limits.duration(Limit::ConnectMs), TcpStream::connect(address)).await;
+    let connected = connected.map_err(|_| Failure::ConnectTimeout { address, limit: limits.of(Limit::ConnectMs) })?;
+    let failed = |error: std::io::Error| Failure::Connect { address, detail: error.to_string() };
+    let stream = connected.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    Ok(stream)
+}
+
+/// A mutual TLS connection to a peer whose full SPIFFE ID was checked.
+///
+/// # Errors
+/// - [`Failure`] naming the step that failed.
+pub async fn connect_peer(
+    endpoint: &Endpoint,
+    alpn: Alpn,
+    active: &Active,
+    shared: &Shared,
+) -> Result<identity::ClientStream<TcpStream>, Failure> {
+    let limits = &active.snapshot.limits;
+    let credentials = shared.credentials().ok_or(Failure::NoIdentity)?;
+    let address = endpoint.address;
+    let stream = connect_tcp(address, limits).await?;
+    let expected = std::slice::from_ref(&endpoint.identity);
+    let shaken = handshake::connect(stream, &credentials, expected, alpn, limits.duration(Limit::HandshakeMs)).await;
+    shared.metrics.handshake("outbound", shaken.as_ref().err().map(HandshakeRefusal::reason));
+    let (stream, _peer) = shaken.map_err(|refusal| Failure::Handshake { address, refusal })?;
+    Ok(stream)
+}
+
+async fn drive<S>(stream: S, host: &Arc<Host>, is_http2: bool, age: Duration, place: pool::OpenPlace) -> Result<Sender, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let retire_at = Instant::now() + age;
+    let io = TokioIo::new(stream);
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        builder.keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(10));
+        let (sender, connection) = builder.handshake(io).await.map_err(|error| classify(&error))?;
+        tokio::spawn(async move {
+            let _place = place;
+            // How a pooled connection ends is told by the request that met it.
+            let _ended = connection.await;
+        });
+        host.share(sender.clone(), retire_at);
+        Ok(Sender::Http2(sender))
+    } else {
+        let (sender, connection) = http1::handshake(io).await.map_err(|error| classify(&error))?;
+        tokio::spawn(async move {
+            let _place = place;
+            let _ended = connection.await;
+        });
+        Ok(Sender::Http1(sender, retire_at))
+    }
+}

@@ -1,0 +1,247 @@
+//! What to fetch from an issuer, and when. Fetching itself is the program's: `GET`, no redirects, within limits `jwksFetchMs` and `jwksBytes`.
+
+use crate::json::Json;
+use crate::key_set::document;
+use model::ids::printable;
+use model::snapshot::TokenIssuer;
+use model::{Limit, Limits, Timestamp};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// The first wait after a failed fetch; it doubles with each further one.
+const BACK_OFF_MIN: Duration = Duration::from_secs(1);
+/// The longest wait after a failed fetch.
+const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// Why an issuer's key set cannot be used. The issuer's operator, or who configured it, must mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeySetError {
+    /// The document is larger than limit `jwksBytes`.
+    #[error("the document has {bytes} bytes, more than limit `jwksBytes` ({limit})")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit in force.
+        limit: usize,
+    },
+    /// The document is not an unambiguous JSON object.
+    #[error("the document is not a JSON object: {rule}")]
+    NotJson {
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// The document has no list `keys`.
+    #[error("the document is not a key set: it has no list `keys`")]
+    NotKeySet,
+    /// No key of the set can be used.
+    #[error("the key set has no usable key; {ignored} were left out")]
+    NoUsableKey {
+        /// How many keys were left out.
+        ignored: usize,
+    },
+    /// Two usable keys for the same algorithm have the same id.
+    #[error("the key set has two keys with the id `{id}`")]
+    KeyIdTwice {
+        /// The id, cut to a printable length.
+        id: String,
+    },
+    /// The discovery document speaks for another issuer.
+    #[error("the discovery document is that of issuer `{got}`, not of `{expected}`")]
+    IssuerMismatch {
+        /// The configured issuer.
+        expected: String,
+        /// What the document says, cut to a printable length; empty if it says nothing.
+        got: String,
+    },
+    /// The discovery document does not say where the keys are.
+    #[error("the discovery document has no `jwks_uri`")]
+    AddressMissing,
+    /// An address that must not be fetched from.
+    #[error("`{url}` must not be fetched from: {rule}")]
+    Address {
+        /// The address, cut to a printable length.
+        url: String,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+}
+
+/// Where an issuer's discovery document is (OpenID Connect Discovery §4): below its `iss`, one trailing `/` removed.
+pub fn discovery_url(issuer: &TokenIssuer) -> String {
+    format!("{}/.well-known/openid-configuration", issuer.issuer.strip_suffix('/').unwrap_or(&issuer.issuer))
+}
+
+/// Reads a discovery document and returns where the keys are. That address may be fetched from.
+///
+/// # Errors
+/// - [`KeySetError::TooLarge`], [`KeySetError::NotJson`] as for a key set.
+/// - [`KeySetError::IssuerMismatch`] unless its `issuer` is exactly the configured one (OpenID Connect Discovery §4.3).
+/// - [`KeySetError::AddressMissing`] without `jwks_uri`.
+/// - [`KeySetError::Address`] if [`fetchable`] refuses it, or if it is plaintext although the issuer's own address is not.
+pub fn parse_discovery(json: &[u8], issuer: &TokenIssuer, limits: &Limits) -> Result<String, KeySetError> {
+    let document = document(json, limits)?;
+    let said = document.get("issuer").and_then(Json::text).unwrap_or_default();
+    if said != issuer.issuer {
+        return Err(KeySetError::IssuerMismatch { expected: issuer.issuer.clone(), got: printable(said) });
+    }
+    let url = document.get("jwks_uri").and_then(Json::text).ok_or(KeySetError::AddressMissing)?;
+    fetchable(url)?;
+    // A remote issuer must not point the sidecar at a plaintext port of the sidecar's own machine.
+    if url.starts_with("http://") && !issuer.issuer.starts_with("http://") {
+        return Err(KeySetError::Address { url: printable(url), rule: "it is plaintext, and the issuer's own address is not" });
+    }
+    Ok(url.to_owned())
+}
+
+/// Whether an address may be fetched from: `https` anywhere, `http` only to a literal loopback address or `localhost`, never
+/// to a link-local or metadata address, no user name, no fragment.
+///
+/// What a name resolves to must be held to [`fetchable_address`] when it is connected to.
+///
+/// # Errors
+/// - [`KeySetError::Address`], naming the rule that the address breaks.
+pub fn fetchable(url: &str) -> Result<(), KeySetError> {
+    check_address(url).map_err(|rule| KeySetError::Address { url: printable(url), rule })
+}
+
+/// Whether a resolved address may be fetched from: not link-local, multicast, unspecified, nor where a cloud's machines ask for
+/// their own credentials.
+pub fn fetchable_address(ip: IpAddr) -> bool {
+    // Outside the link-local range, where most clouds have theirs: Azure's, Alibaba's, and Amazon's over IPv6.
+    const METADATA: [IpAddr; 3] = [
+        IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    ];
+    let ip = ip.to_canonical();
+    let is_special = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !is_special && !ip.is_unspecified() && !ip.is_multicast() && !METADATA.contains(&ip)
+}
+
+fn check_address(url: &str) -> Result<(), &'static str> {
+    let (is_tls, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (None, Some(rest)) => (false, rest),
+        (None, None) => return Err("it begins with neither `https://` nor `http://`"),
+    };
+    if !url.bytes().all(|b| b.is_ascii_graphic() && b != b'\\' && b != b'#') {
+        return Err("it has a space, a backslash, a fragment, or a character that is not ASCII");
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err("it has a user name");
+    }
+    let host = host_of(authority).ok_or("its host or port is not valid")?;
+    let is_loopback = match host {
+        Host::Address(ip) if !fetchable_address(ip) => return Err("it is a link-local, metadata or other special address"),
+        Host::Address(ip) => ip.to_canonical().is_loopback(),
+        Host::Name(name) if is_metadata_name(name) => return Err("it is a link-local, metadata or other special address"),
+        Host::Name(name) => name.eq_ignore_ascii_case("localhost"),
+    };
+    if is_tls || is_loopback { Ok(()) } else { Err("it is plaintext, and not to this machine") }
+}
+
+fn is_metadata_name(name: &str) -> bool {
+    ["metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"]
+        .iter()
+        .any(|each| name.eq_ignore_ascii_case(each))
+}
+
+enum Host<'a> {
+    Address(IpAddr),
+    Name(&'a str),
+}
+
+/// The host of `host[:port]`; `None` if either is malformed.
+fn host_of(authority: &str) -> Option<Host<'_>> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (inside, after) = rest.split_once(']')?;
+            (Host::Address(IpAddr::V6(inside.parse().ok()?)), after)
+        }
+        None => {
+            let end = authority.find(':').unwrap_or(authority.len());
+            let (name, after) = authority.split_at_checked(end)?;
+            (name_or_ipv4(name)?, after)
+        }
+    };
+    if port.is_empty() {
+        return Some(host);
+    }
+    let digits = port.strip_prefix(':')?;
+    let is_port = digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok_and(|number| number > 0);
+    is_port.then_some(host)
+}
+
+fn name_or_ipv4(name: &str) -> Option<Host<'_>> {
+    if let Ok(ip) = name.parse::<Ipv4Addr>() {
+        return Some(Host::Address(IpAddr::V4(ip)));
+    }
+    let is_label = |label: &str| {
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    // `2130706433`, `127.1` and `0x7f.1` are addresses to a resolver: a name that ends in a number is not a name.
+    let last = name.rsplit('.').next()?;
+    let is_number = last.bytes().next().is_some_and(|first| first.is_ascii_digit());
+    (name.len() <= 253 && name.split('.').all(is_label) && !is_number).then_some(Host::Name(name))
+}
+
+/// What is known of the fetches for one issuer. A new issuer starts with the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchState {
+    /// When the key set in use came.
+    pub fetched_at: Option<Timestamp>,
+    /// When the last fetch began, whatever became of it.
+    pub attempted_at: Option<Timestamp>,
+    /// How many fetches failed since the last that did not.
+    pub failures: u32,
+    /// When a token asked for a key that is not there.
+    pub wanted_at: Option<Timestamp>,
+}
+
+/// What to do for one issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchStep {
+    /// Fetch now.
+    Fetch,
+    /// Nothing before this moment, unless a token asks for an unknown key.
+    WaitUntil(Timestamp),
+}
+
+/// Says whether an issuer's keys are to be fetched.
+///
+/// At once if they never were; again after limit `jwksRefreshMs`, but in good time before `jwksMaxAgeMs`; earlier if a token asked
+/// for an unknown key, with limit `jwksRefetchFloorMs` between two fetches. After a failure the wait is 1 s and doubles up to 1 min.
+pub fn next(state: &FetchState, limits: &Limits, now: Timestamp) -> FetchStep {
+    let Some(attempted_at) = state.attempted_at else {
+        return FetchStep::Fetch;
+    };
+    // The clock was set back: a memory from the future would hold fetches up for as long as it was set back.
+    if attempted_at > now {
+        return FetchStep::Fetch;
+    }
+    let refresh = limits.duration(Limit::JwksRefreshMs).min(limits.duration(Limit::JwksMaxAgeMs) / 2);
+    let scheduled = state.fetched_at.map_or(attempted_at, |at| at.min(now).plus(refresh));
+    // An ask from before the last attempt has had its answer.
+    let wanted = state.wanted_at.filter(|at| *at >= attempted_at);
+    let floored = wanted.map(|_| attempted_at.plus(limits.duration(Limit::JwksRefetchFloorMs)));
+    let due = floored.map_or(scheduled, |at| at.min(scheduled));
+    let earliest = attempted_at.plus(back_off(state));
+    let due = due.max(earliest);
+    if now >= due { FetchStep::Fetch } else { FetchStep::WaitUntil(due) }
+}
+
+/// The shortest wait since the last attempt. A first fetch whose end was never noted counts as failed.
+fn back_off(state: &FetchState) -> Duration {
+    let failures = if state.fetched_at.is_none() { state.failures.max(1) } else { state.failures };
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => BACK_OFF_MIN.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(BACK_OFF_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests;

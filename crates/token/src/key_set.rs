@@ -1,0 +1,228 @@
+//! An issuer's public keys (RFC 7517, RFC 7518 §6, RFC 8037), each pinned to its one algorithm when it is read.
+
+use crate::header;
+use crate::json::{self, Json, JsonFault, Object};
+use crate::jwks::KeySetError;
+use crate::refusal::Refusal;
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use model::ids::printable;
+use model::snapshot::{JwtAlgorithm, TokenIssuer};
+use model::{Limit, Limits, Timestamp};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// The keys by which one issuer's tokens are checked. Never empty, never symmetric.
+pub struct KeySet {
+    keys: Vec<VerificationKey>,
+    fetched_at: Timestamp,
+    ignored: usize,
+}
+
+/// One public key, parsed and checked once.
+pub(crate) struct VerificationKey {
+    id: Option<String>,
+    algorithm: JwtAlgorithm,
+    key: ParsedPublicKey,
+}
+
+impl KeySet {
+    /// Reads a JWK set.
+    ///
+    /// - `json`: the document as fetched
+    /// - `issuer`: whose keys they are; its list of algorithms decides which can be used
+    /// - `fetched_at`: when the document came
+    ///
+    /// A key that cannot be used is left out and counted: symmetric (`oct`), not for signatures (`use`, `key_ops`), for an
+    /// algorithm that the issuer may not use, malformed or too weak, or with its private half published.
+    ///
+    /// # Errors
+    /// - [`KeySetError::TooLarge`] beyond limit `jwksBytes`.
+    /// - [`KeySetError::NotJson`], [`KeySetError::NotKeySet`] if it is not a JWK set, or has a key twice in an object.
+    /// - [`KeySetError::KeyIdTwice`] if two usable keys cannot be told apart.
+    /// - [`KeySetError::NoUsableKey`] if none is left.
+    pub fn parse(json: &[u8], issuer: &TokenIssuer, fetched_at: Timestamp, limits: &Limits) -> Result<Self, KeySetError> {
+        let document = document(json, limits)?;
+        let Some(Json::List(entries)) = document.get("keys") else {
+            return Err(KeySetError::NotKeySet);
+        };
+        let mut keys: Vec<VerificationKey> = Vec::new();
+        for key in entries.iter().filter_map(|entry| usable(entry, issuer)) {
+            let same = |other: &VerificationKey| other.id == key.id && other.algorithm == key.algorithm;
+            // RFC 7517 §4.5 wants ids distinct: with two keys of one id, which of them a token means is anybody's guess.
+            if let Some(id) = key.id.as_deref().filter(|_| keys.iter().any(same)) {
+                return Err(KeySetError::KeyIdTwice { id: printable(id) });
+            }
+            keys.push(key);
+        }
+        let ignored = entries.len().saturating_sub(keys.len());
+        if keys.is_empty() {
+            return Err(KeySetError::NoUsableKey { ignored });
+        }
+        Ok(Self { keys, fetched_at, ignored })
+    }
+
+    /// The ids of the usable keys, in the document's order. A key without an id is not among them.
+    pub fn key_ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(|key| key.id.as_deref())
+    }
+
+    /// When the document came.
+    pub fn fetched_at(&self) -> Timestamp {
+        self.fetched_at
+    }
+
+    /// How many keys of the document cannot be used.
+    pub fn ignored(&self) -> usize {
+        self.ignored
+    }
+
+    /// The one key that a token means.
+    pub(crate) fn find(&self, id: Option<&str>, algorithm: JwtAlgorithm, issuer: &str) -> Result<&VerificationKey, Refusal> {
+        let unknown = || Refusal::KeyUnknown { issuer: issuer.to_owned() };
+        let mut named = self.keys.iter().filter(|key| id.is_none() || key.id.as_deref() == id).peekable();
+        if named.peek().is_none() {
+            return Err(unknown());
+        }
+        let fitting: Vec<&VerificationKey> = named.filter(|key| key.algorithm == algorithm).collect();
+        match (fitting.as_slice(), id) {
+            ([one], _) => Ok(one),
+            ([], Some(_)) => Err(Refusal::KeyAlgorithm { issuer: issuer.to_owned(), algorithm }),
+            ([], None) => Err(unknown()),
+            (several, _) => Err(Refusal::KeyAmbiguous { issuer: issuer.to_owned(), fitting: several.len() }),
+        }
+    }
+}
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeySet")
+            .field("keys", &self.keys.len())
+            .field("fetched_at", &self.fetched_at)
+            .field("ignored", &self.ignored)
+            .finish()
+    }
+}
+
+impl VerificationKey {
+    /// Whether `signature` is this key's over `signed`. An ECDSA signature is the two numbers, 64 bytes (RFC 7518 §3.4), never DER.
+    pub(crate) fn check(&self, signed: &str, signature: &[u8]) -> Result<(), Unspecified> {
+        self.key.verify_sig(signed.as_bytes(), signature)
+    }
+}
+
+/// Parses a bounded JSON object that an issuer sent.
+pub(crate) fn document(json: &[u8], limits: &Limits) -> Result<Object, KeySetError> {
+    let limit = limits.size(Limit::JwksBytes);
+    if json.len() > limit {
+        return Err(KeySetError::TooLarge { bytes: json.len(), limit });
+    }
+    match json::parse(json) {
+        Ok(Json::Object(object)) => Ok(object),
+        Ok(_) => Err(KeySetError::NotJson { rule: "it is not an object" }),
+        Err(JsonFault::Syntax) => Err(KeySetError::NotJson { rule: "it does not parse" }),
+        Err(JsonFault::DuplicateKey) => Err(KeySetError::NotJson { rule: "a key stands twice in an object" }),
+    }
+}
+
+/// The key of one JWK, if the issuer's tokens can be checked by it.
+fn usable(entry: &Json, issuer: &TokenIssuer) -> Option<VerificationKey> {
+    let Json::Object(jwk) = entry else { return None };
+    let text = |name: &str| jwk.get(name).and_then(Json::text);
+    let is_for_signatures = match jwk.get("use") {
+        None => true,
+        Some(word) => word.text() == Some("sig"),
+    };
+    let may_verify = match jwk.get("key_ops") {
+        None => true,
+        Some(operations) => operations.texts().is_some_and(|words| words.contains(&"verify")),
+    };
+    // A private key that everybody can fetch vouches for nobody.
+    if !is_for_signatures || !may_verify || jwk.contains_key("d") {
+        return None;
+    }
+    let (algorithm, key) = match text("kty")? {
+        "RSA" => (JwtAlgorithm::Rs256, rsa(&number(jwk, "n")?, &number(jwk, "e")?)?),
+        "EC" if text("crv") == Some("P-256") => (JwtAlgorithm::Es256, p256(&number(jwk, "x")?, &number(jwk, "y")?)?),
+        "OKP" if text("crv") == Some("Ed25519") => (JwtAlgorithm::EdDsa, ed25519(&number(jwk, "x")?)?),
+        _ => return None,
+    };
+    let agrees = match jwk.get("alg") {
+        None => true,
+        Some(word) => word.text().and_then(header::algorithm) == Some(algorithm),
+    };
+    if !agrees || !issuer.algorithms.contains(&algorithm) {
+        return None;
+    }
+    let id = match jwk.get("kid") {
+        None => None,
+        Some(kid) => Some(kid.text()?.to_owned()),
+    };
+    Some(VerificationKey { id, algorithm, key })
+}
+
+/// A parameter in base64url.
+fn number(jwk: &Object, name: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(jwk.get(name)?.text()?).ok()
+}
+
+/// RFC 7518 §3.3 demands 2048 bits or more; above 8192 a check would cost an attacker's issuer too little and us too much.
+fn rsa(n: &[u8], e: &[u8]) -> Option<ParsedPublicKey> {
+    let bits = n.len().saturating_mul(8).saturating_sub(usize::try_from(n.first()?.leading_zeros()).ok()?);
+    let is_odd = e.last().is_some_and(|last| last % 2 == 1);
+    if !(2048..=8192).contains(&bits) || !is_odd || e == [1] || e.len() > 4 {
+        return None;
+    }
+    RsaPublicKeyComponents { n, e }.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).ok()
+}
+
+/// RFC 7518 §6.2.1: both coordinates in full length; the library checks that the point is on the curve.
+fn p256(x: &[u8], y: &[u8]) -> Option<ParsedPublicKey> {
+    if x.len() != 32 || y.len() != 32 {
+        return None;
+    }
+    let point = [&[4], x, y].concat();
+    ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()
+}
+
+fn ed25519(x: &[u8]) -> Option<ParsedPublicKey> {
+    if x.len() != 32 {
+        return None;
+    }
+    ParsedPublicKey::new(&ED25519, x).ok()
+}
+
+/// The key sets of all issuers, by the `TokenIssuer`'s name. Immutable: a change is a new value. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct KeySets {
+    sets: BTreeMap<String, Arc<KeySet>>,
+}
+
+impl KeySets {
+    /// These, with one issuer's replaced or added.
+    #[must_use]
+    pub fn with(&self, issuer: &str, keys: Arc<KeySet>) -> Self {
+        let mut sets = self.sets.clone();
+        sets.insert(issuer.to_owned(), keys);
+        Self { sets }
+    }
+
+    /// One issuer's.
+    pub fn get(&self, issuer: &str) -> Option<&Arc<KeySet>> {
+        self.sets.get(issuer)
+    }
+
+    /// These, without the issuers whose name `keep` does not accept.
+    #[must_use]
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) -> Self {
+        Self { sets: self.sets.iter().filter(|(name, _)| keep(name)).map(|(name, set)| (name.clone(), Arc::clone(set))).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! The repository's own rules, each failure with file, line and what to do.
+
+#![expect(clippy::panic, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may use whom among ours (docs/architecture.md, "Direction"). A new edge is a decision: write a record in docs/decisions.
+const DIRECTION: [(&str, &[&str]); 12] = [
+    ("model", &[]),
+    ("config", &["model", "policy"]),
+    ("identity", &["model"]),
+    ("token", &["model"]),
+    ("policy", &["model"]),
+    ("wire", &["model"]),
+    ("proxy", &["identity", "model", "policy", "token", "wire"]),
+    ("control", &["config", "identity", "model", "policy", "wire"]),
+    ("cli", &["config", "model", "policy", "wire"]),
+    ("testkit", &["identity", "model"]),
+    ("bank", &["config", "identity", "model", "testkit"]),
+    ("scenarios", &["config", "identity", "model", "policy", "testkit", "token", "wire"]),
+];
+
+/// Heavy libraries and the crates that may name them.
+const KEEPERS: [(&str, &[&str]); 9] = [
+    ("rustls", &["identity", "testkit"]),
+    ("tokio-rustls", &["identity", "testkit"]),
+    ("rustls-webpki", &["identity"]),
+    ("rcgen", &["identity", "testkit"]),
+    ("x509-parser", &["identity"]),
+    ("cedar-policy", &["policy"]),
+    ("prost", &["wire"]),
+    ("serde-saphyr", &["config"]),
+    ("redb", &["control"]),
+];
+
+/// Type names that say nothing (docs/style.md).
+const EMPTY_WORDS: [&str; 9] = ["Manager", "Helper", "Util", "Utils", "Common", "Info", "Wrapper", "Impl", "Processor"];
+
+/// Files and functions that are longer than the rule; the list may only shrink.
+const LONGER: [&str; 0] = [];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Every tracked-looking file below the root with one of these endings, without build output.
+fn files(endings: &[&str]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("folder").flatten() {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if !matches!(name.as_str(), "target" | ".git" | ".rondel") {
+                    folders.push(path);
+                }
+            } else if endings.iter().any(|ending| name.ends_with(ending)) {
+                let relative = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+                found.push((relative, fs::read_to_string(&path).expect("text file")));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn complain(wrong: &[String]) {
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// The dependencies of one manifest: normal and build ones; test-only ones are free.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let mut section = "";
+    let mut names = Vec::new();
+    for line in manifest.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        } else if matches!(section, "[dependencies]" | "[build-dependencies]")
+            && let Some((name, _)) = line.split_once(['=', '.'])
+        {
+            names.push(name.trim().to_owned());
+        }
+    }
+    names
+}
+
+fn package(manifest: &str) -> String {
+    let line = manifest.lines().find(|line| line.starts_with("name = ")).expect("package name");
+    line.trim_start_matches("name = ").trim_matches('"').to_owned()
+}
+
+#[test]
+fn crates_depend_only_in_the_direction_that_the_architecture_says() {
+    let allowed: BTreeMap<&str, &[&str]> = DIRECTION.into_iter().collect();
+    let mut wrong = Vec::new();
+    for (file, text) in files(&["Cargo.toml"]).into_iter().filter(|(file, _)| file != "Cargo.toml") {
+        let name = package(&text);
+        let Some(may) = allowed.get(name.as_str()) else {
+            wrong.push(format!("{file}: crate `{name}` is not in the table of tests/tidy.rs"));
+            continue;
+        };
+        for used in dependencies(&text) {
+            if allowed.contains_key(used.as_str()) && !may.contains(&used.as_str()) {
+                wrong.push(format!("{file}: `{name}` must not use `{used}`; see docs/architecture.md"));
+            }
+            if let Some((_, keepers)) = KEEPERS.iter().find(|(library, _)| *library == used)
+                && !keepers.contains(&name.as_str())
+            {
+                wrong.push(format!("{file}: only {keepers:?} may name `{used}`"));
+            }
+        }
+    }
+    complain(&wrong);
+}
+
+/// The product part of a source file: what stands before its test module.
+fn product(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
+}
+
+fn is_test_file(file: &str) -> bool {
+    file.ends_with("/tests.rs") || file.contains("/tests/") || file.starts_with("tests/") || file.contains("testkit/")
+}
+
+#[test]
+fn files_and_functions_are_short_enough_to_read() {
+    let mut wrong = Vec::new();
+    for (file, text) in files(&[".rs"]).into_iter().filter(|(file, _)| !is_test_file(file)) {
+        let product = product(&text);
+        let lines = product.lines().count();
+        if lines > 600 && !LONGER.contains(&file.as_str()) {
+            wrong.push(format!("{file}: {lines} lines; split it by what a reader looks for (600 at most)"));
+        }
+        let mut began: Option<(usize, usize, String)> = None;
+        for (number, line) in product.lines().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let trimmed = line.trim_start();
+            let is_function = ["fn ", "pub fn ", "pub(crate) fn ", "async fn ", "pub async fn ", "const fn ", "pub const fn "];
+            if began.is_none() && is_function.iter().any(|start| trimmed.starts_with(start)) && !trimmed.ends_with(';') {
+                began = Some((number, indent, trimmed.to_owned()));
+            }
+            if let Some((start, at, name)) = &began
+                && indent == *at
+                && (trimmed.starts_with('}') || trimmed.ends_with('}'))
+            {
+                let long = number - start + 1;
+                // A table of one row per variant is read like a table, not like code.
+                let is_table = name.contains("fn row(");
+                if long > 70 && !is_table && !LONGER.contains(&file.as_str()) {
+                    wrong.push(format!("{file}:{}: `{name}` has {long} lines (70 at most)", start + 1));
+                }
+                began = None;
+            }
+        }
+    }
+    complain(&wrong);
+}
+
+#[test]
+fn names_say_something() {
+    let mut wrong = Vec::new();
+    for (file, text) in files(&[".rs"]) {
+        for (number, line) in text.lines().enumerate() {
+            let declared = ["struct ", "enum ", "trait ", "type "].iter().find_map(|kind| {
+                let rest = line.trim_start().trim_start_matches("pub ").strip_prefix(kind)?;
+                Some(rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned())
+            });
+            if let Some(name) = declared
+                && EMPTY_WORDS.iter().any(|word| name.ends_with(word))
+            {
+                wrong.push(format!("{file}:{}: `{name}` says nothing about its job", number + 1));
+            }
+        }
+    }
+    complain(&wrong);
+}
+
+#[test]
+fn unfinished_work_is_not_committed() {
+    let words = [concat!("FIX", "ME"), concat!("dbg", "!("), concat!("to", "do!("), concat!("unimplemented", "!("), concat!("#[ig", "nore")];
+    let mut wrong = Vec::new();
+    for (file, text) in files(&[".rs", ".sh", ".yaml", ".md", ".proto"]) {
+        for (number, line) in text.lines().enumerate() {
+            if let Some(word) = words.iter().find(|word| line.contains(*word)) {
+                wrong.push(format!("{file}:{}: `{word}` is unfinished work", number + 1));
+            }
+        }
+    }
+    complain(&wrong);
+}
+
+#[test]
+fn every_invariant_of_the_architecture_names_a_test_that_exists() {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).expect("docs/architecture.md");
+    let sources: String = files(&[".rs"]).into_iter().map(|(_, text)| text).collect();
+    let invariants: Vec<&str> = text.lines().filter(|line| line.starts_with("**Invariant")).collect();
+    assert!(invariants.len() >= 10, "docs/architecture.md lists {} invariants", invariants.len());
+    let mut wrong = Vec::new();
+    for line in invariants {
+        let names: Vec<&str> = line.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && !name.contains([' ', '(', '.', ':'])).collect();
+        let tests: Vec<&&str> = names.iter().filter(|name| sources.contains(&format!("fn {name}("))).collect();
+        if tests.is_empty() {
+            wrong.push(format!("docs/architecture.md: no existing test is named by: {line}"));
+        }
+    }
+    complain(&wrong);
+}
+
+#[test]
+fn every_path_that_the_documents_name_exists() {
+    let mut wrong = Vec::new();
+    for (file, text) in files(&[".md"]) {
+        for (number, line) in text.lines().enumerate() {
+            for word in line.split('`').skip(1).step_by(2) {
+                let is_path = ["crates/", "docs/", "deploy/", "proto/", "tests/"].iter().any(|start| word.starts_with(start))
+                    && !word.contains(['*', ' ', '<', '{', '…']);
+                let path = word.split(':').next().unwrap_or(word);
+                if is_path && !root().join(path).exists() {
+                    wrong.push(format!("{file}:{}: `{word}` does not exist", number + 1));
+                }
+            }
+        }
+    }
+    complain(&wrong);
+}
+
+#[test]
+fn the_generated_pages_are_what_the_code_says() {
+    let mut wrong = Vec::new();
+    for (file, text) in [("docs/limits.md", limits_page()), ("docs/reasons.md", reasons_page())] {
+        let path = root().join(file);
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, &text).expect("write the page");
+        } else if fs::read_to_string(&path).unwrap_or_default() != text {
+            wrong.push(format!("{file}: not what the code says; run `make doc`"));
+        }
+    }
+    complain(&wrong);
+}
+
+fn limits_page() -> String {
+    let mut page = String::from(
+        "# Limits\n\nMade from `crates/model/src/limits.rs` by `make doc`.\nEach is set in `MeshConfig` under `spec.limits` by its name; an error that a limit causes says the name and the value.\n\n| name | default | least | most | what it bounds |\n| --- | ---: | ---: | ---: | --- |\n",
+    );
+    for limit in model::Limit::ALL {
+        let (least, most) = limit.range();
+        let _ok = writeln!(page, "| `{}` | {} | {least} | {most} | {} |", limit.name(), limit.default_value(), limit.about());
+    }
+    page
+}
+
+fn reasons_page() -> String {
+    let mut page = String::from(
+        "# Reasons\n\nMade from `crates/model/src/reason.rs` by `make doc`.\nThe same word stands in the access log, in the metrics, in the response header `x-rondel-reason` and in decision records.\n\n| reason | side at fault | what the caller is told | what mends it |\n| --- | --- | --- | --- |\n",
+    );
+    for reason in model::Reason::ALL {
+        let _ok = writeln!(page, "| `{reason}` | {} | {} | {} |", reason.side().as_str(), reason.public_text(), reason.fix());
+    }
+    page
+}
