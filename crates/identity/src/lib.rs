@@ -38,6 +38,14 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N], KeyFailure> {
     Ok(bytes)
 }
 
+/// The SHA-256 digest of `bytes` (FIPS 180-4).
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    out
+}
+
 /// Lower-case hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;

@@ -7,6 +7,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
+/// LIMIT: where the JSON parser's own bound would take over, and call the body no JSON.
+const DEPTH_MAX: usize = 126;
+
 /// What policies may know of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyFacts {
@@ -57,7 +60,7 @@ impl BodyRefusal {
 /// Reads the declared fields of a JSON body.
 ///
 /// `content_type` and `content_encoding`: the headers' values. `bytes`: the whole body, already bounded. `declared`: from
-/// [`crate::Policies::body_fields`]. `depth_max`: how many objects and arrays may be open at once, at most 127. A `Long`
+/// [`crate::Policies::body_fields`]. `depth_max`: how many objects and arrays may be open at once; more than 126 means 126. A `Long`
 /// is a JSON integer (RFC 8259 §6) without fraction or exponent that fits 64 bits, signed, and not `-0`.
 ///
 /// # Errors
@@ -79,7 +82,7 @@ pub fn read_body(
     }
     let Ok(text) = std::str::from_utf8(bytes) else { return absent("the body is not UTF-8") };
     let refusal = RefCell::new(None);
-    let reading = Reading { declared, depth_max, refusal: &refusal };
+    let reading = Reading { declared, depth_max: depth_max.min(DEPTH_MAX), refusal: &refusal };
     let mut json = serde_json::Deserializer::from_str(text);
     let top = Node { reading: &reading, depth: 0, path: None }.deserialize(&mut json);
     if let Some(refusal) = refusal.into_inner() {

@@ -5,10 +5,10 @@ use crate::facts::Names;
 use crate::reads::Reads;
 use crate::slice::{BODY, Slice, admits};
 pub use crate::text::TEXT_BYTES_MAX;
-use crate::text::{place, survey};
+use crate::text::{Places, survey};
 use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
 use cedar_policy::ffi::DetailedError;
-use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, Validator, pst};
+use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, ValidationWarning, Validator, pst};
 use model::authz::AttributeType;
 use model::ids::PolicyId;
 use model::snapshot::{AuthorizationPolicy, TokenIssuer};
@@ -17,6 +17,12 @@ use std::sync::{Arc, OnceLock};
 
 /// The longest `@id` in characters.
 const ID_CHARACTERS_MAX: usize = 128;
+
+/// LIMIT: errors that are reported of one resource.
+const ERRORS_MAX: usize = 20;
+
+/// LIMIT: reports of the validator that are looked at. It repeats itself for every action that a policy admits.
+const REPORTS_MAX: usize = 400;
 
 /// Why a policy cannot be enforced as it is written. Who wrote it must mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +49,8 @@ pub(crate) struct Rule {
     pub(crate) resource: String,
     /// `file:line` of its first word.
     pub(crate) position: String,
+    /// The byte offset of its first word in the resource's text.
+    start: usize,
     /// As Cedar evaluates it.
     pub(crate) policy: Policy,
     /// As a tree.
@@ -122,14 +130,14 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Res
     let mut validators = BTreeMap::new();
     let mut resources = HashSet::new();
     for resource in policies {
-        let reading = Reading { resource, vocabulary: &vocabulary };
+        let reading = Reading::of(resource, &vocabulary);
         if !resources.insert(resource.name.as_str()) {
             errors.push(reading.error(0, None, format!("authorization policy `{}` stands twice", resource.name)));
             continue;
         }
         match reading.rules(&mut validators) {
             Ok(found) => rules.extend(found),
-            Err(found) => errors.extend(found),
+            Err(found) => errors.extend(reading.bounded(found)),
         }
     }
     if !errors.is_empty() {
@@ -139,7 +147,7 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Res
         let resource = rules.get(conflict.rule).and_then(|rule| policies.iter().find(|each| each.name == rule.resource));
         resource.map_or_else(
             || at_first(conflict.message.clone()),
-            |resource| vec![Reading { resource, vocabulary: &vocabulary }.error(0, None, conflict.message.clone())],
+            |resource| vec![Reading::of(resource, &vocabulary).error(0, None, conflict.message.clone())],
         )
     })?;
     Ok(Policies { rules, actions, attributes: vocabulary.attributes, names, authorizer: Authorizer::new() })
@@ -167,55 +175,62 @@ fn cut(rules: &[Rule], names: &Names) -> Result<HashMap<&'static str, ActionSlic
 struct Reading<'a> {
     resource: &'a AuthorizationPolicy,
     vocabulary: &'a Vocabulary,
+    places: Places<'a>,
 }
 
 impl<'a> Reading<'a> {
+    fn of(resource: &'a AuthorizationPolicy, vocabulary: &'a Vocabulary) -> Self {
+        Self { resource, vocabulary, places: Places::of(&resource.text) }
+    }
+
+    /// At most [`ERRORS_MAX`], and one that says that there are more.
+    fn bounded(&self, mut errors: Vec<PolicyError>) -> Vec<PolicyError> {
+        if errors.len() > ERRORS_MAX {
+            errors.truncate(ERRORS_MAX);
+            errors.push(self.error(0, None, "this resource has more errors than are listed".to_owned()));
+        }
+        errors
+    }
+
     fn error(&self, offset: usize, policy: Option<PolicyId>, message: String) -> PolicyError {
-        let (line, column) = place(&self.resource.text, offset);
+        let (line, column) = self.places.place(offset);
         let line = self.resource.line.saturating_add(line).saturating_sub(1);
         PolicyError { file: self.resource.file.clone(), line, column, policy, message }
     }
 
     fn rules(&self, validators: &mut BTreeMap<&'a BodyShape, Validator>) -> Result<Vec<Rule>, Vec<PolicyError>> {
         let text = &self.resource.text;
-        let starts = survey(text).map_err(|oversize| vec![self.error(oversize.offset, None, oversize.message)])?;
-        let parsed: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| self.syntax(&errors))?;
-        let mut errors = Vec::new();
-        for template in parsed.templates() {
-            let start = starts.get(position_of(template.id().as_ref())).copied().unwrap_or(0);
-            errors.push(self.error(start, None, "a template (`?principal`, `?resource`) cannot be used here".to_owned()));
-        }
-        let mut policies: Vec<(usize, &Policy)> =
-            parsed.policies().map(|policy| (position_of(policy.id().as_ref()), policy)).collect();
-        policies.sort_by_key(|(position, _)| *position);
+        let ranges = survey(text).map_err(|oversize| vec![self.error(oversize.offset, None, oversize.message)])?;
         let shape = Arc::new(self.resource.body.clone());
-        let mut rules: Vec<Rule> = Vec::new();
+        let (mut rules, mut errors) = (Vec::new(), Vec::new());
         let mut ids = BTreeSet::new();
-        for (position, policy) in policies {
-            let start = starts.get(position).copied().unwrap_or(0);
-            match self.rule(position, start, policy, &shape) {
-                Ok(rule) if !ids.insert(rule.id.clone()) => {
-                    let message = format!("policy id `{}` stands twice", rule.id);
-                    errors.push(self.error(start, Some(rule.id), message));
-                }
-                Ok(rule) => rules.push(rule),
-                Err(error) => errors.push(error),
+        for (position, range) in ranges.into_iter().enumerate() {
+            let start = range.start;
+            // Each policy is parsed by itself: Cedar's reports hold, and hash, the whole source that they are about.
+            match Policy::parse(None, text.get(range).unwrap_or("")) {
+                Err(found) => errors
+                    .extend(found.iter().take(REPORTS_MAX).map(|error| self.report(&DetailedError::from(error), start, None))),
+                Ok(policy) => match self.rule(position, start, &policy, &shape) {
+                    Err(error) => errors.push(error),
+                    Ok(rule) if !ids.insert(rule.id.clone()) => {
+                        errors.push(self.error(start, Some(rule.id.clone()), format!("policy id `{}` stands twice", rule.id)));
+                    }
+                    Ok(rule) => rules.push(rule),
+                },
+            }
+            if errors.len() > ERRORS_MAX {
+                return Err(errors);
             }
         }
         if errors.is_empty() {
-            errors = self.validate(&rules, &starts, validators);
+            errors = self.validate(&rules, validators);
         }
         if errors.is_empty() { Ok(rules) } else { Err(errors) }
     }
 
-    fn syntax(&self, errors: &cedar_policy::ParseErrors) -> Vec<PolicyError> {
-        let report = |error| self.report(&DetailedError::from(error), 0, None);
-        errors.iter().map(report).collect()
-    }
-
-    /// Cedar's own report, at the place that it points to or else at `fallback`.
-    fn report(&self, detail: &DetailedError, fallback: usize, policy: Option<PolicyId>) -> PolicyError {
-        let offset = detail.source_locations.first().map_or(fallback, |label| label.loc.start);
+    /// Cedar's own report on the policy that begins at `start`, at the place that it points to.
+    fn report(&self, detail: &DetailedError, start: usize, policy: Option<PolicyId>) -> PolicyError {
+        let offset = start + detail.source_locations.first().map_or(0, |label| label.loc.start);
         let help = detail.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
         self.error(offset, policy, format!("{}{help}", detail.message).replace(['\n', '\r'], " "))
     }
@@ -253,6 +268,7 @@ impl<'a> Reading<'a> {
             effect: policy.effect(),
             resource: self.resource.name.clone(),
             position: format!("{}:{line}", self.resource.file),
+            start,
             policy,
             body,
             reads,
@@ -283,12 +299,7 @@ impl<'a> Reading<'a> {
 
     /// Validates strictly. A warning refuses too: a policy that can never apply, or that reads differently than it looks,
     /// is not enforced as it is written.
-    fn validate(
-        &self,
-        rules: &[Rule],
-        starts: &[usize],
-        validators: &mut BTreeMap<&'a BodyShape, Validator>,
-    ) -> Vec<PolicyError> {
+    fn validate(&self, rules: &[Rule], validators: &mut BTreeMap<&'a BodyShape, Validator>) -> Vec<PolicyError> {
         let body = &self.resource.body;
         let validator = match validators.entry(body) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
@@ -302,23 +313,26 @@ impl<'a> Reading<'a> {
             Err(error) => return vec![self.error(0, None, error.to_string())],
         };
         let result = validator.validate(&policies, ValidationMode::Strict);
-        let found = |id: &cedar_policy::PolicyId, detail: &DetailedError| {
-            let at = rules.iter().position(|rule| rule.id.as_str() == id.as_ref() as &str);
-            let start = at.and_then(|at| starts.get(at)).copied().unwrap_or(0);
-            self.report(detail, start, at.and_then(|at| rules.get(at)).map(|rule| rule.id.clone()))
+        let found = |(id, detail): (&cedar_policy::PolicyId, DetailedError)| {
+            let rule = rules.iter().find(|rule| rule.id.as_str() == AsRef::<str>::as_ref(id));
+            self.report(&detail, rule.map_or(0, |rule| rule.start), rule.map(|rule| rule.id.clone()))
         };
-        let errors = result.validation_errors().map(|error| found(error.policy_id(), &DetailedError::from(error)));
-        let warnings = result.validation_warnings().map(|warning| found(warning.policy_id(), &DetailedError::from(warning)));
-        let mut all: Vec<PolicyError> = errors.chain(warnings).collect();
-        all.sort_by_key(|error| (error.line, error.column));
-        all.dedup();
+        let errors = result.validation_errors().map(|error| (error.policy_id(), DetailedError::from(error)));
+        let warnings = result.validation_warnings().filter(|warning| refuses(warning));
+        let warnings = warnings.map(|warning| (warning.policy_id(), DetailedError::from(warning)));
+        let mut all: Vec<PolicyError> = errors.chain(warnings).take(REPORTS_MAX).map(found).collect();
+        all.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
+        // The same mistake once for every action: the first tells it.
+        all.dedup_by(|a, b| (a.line, a.column) == (b.line, b.column));
         all
     }
 }
 
-/// The position that Cedar's parser numbers a policy with: `policy3` is 3.
-fn position_of(id: &str) -> usize {
-    id.strip_prefix("policy").and_then(|digits| digits.parse().ok()).unwrap_or(usize::MAX)
+/// Whether the validator's warning refuses the policy. Scripts may be mixed in a string unless one of them has letters that
+/// look like Latin ones: `tеller` with a Cyrillic `е` is another role than it seems.
+fn refuses(warning: &ValidationWarning) -> bool {
+    let looks_latin = |c| matches!(c, '\u{370}'..='\u{58f}' | '\u{13a0}'..='\u{13ff}' | '\u{ff21}'..='\u{ff5a}');
+    !matches!(warning, ValidationWarning::MixedScriptString(mixed) if !mixed.to_string().chars().any(looks_latin))
 }
 
 #[cfg(test)]

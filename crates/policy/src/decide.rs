@@ -118,3 +118,6 @@ impl Findings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,16 @@
 //! What is known about a policy text before Cedar reads it: how large it is, how deep, and where each policy begins.
 
+use std::ops::Range;
+
 /// LIMIT: bytes of one resource's policies. Parsing and validating this much takes well under a second.
 pub const TEXT_BYTES_MAX: usize = 256 * 1024;
 
-/// LIMIT: open brackets of one policy. Cedar's parser and evaluator recurse once or more per bracket.
-pub(crate) const NESTING_MAX: usize = 32;
+/// LIMIT: depth of one policy's tree. Cedar's parser, validator and printer recurse once or more per level, and a stack that
+/// overflows ends the process. A chain such as `a || b || c` is a tree as deep as the chain is long.
+pub(crate) const DEPTH_MAX: usize = 100;
 
-/// LIMIT: operators, attribute accesses and clauses of one policy. A chain of them is a tree as deep as the chain is long.
-pub(crate) const OPERATORS_MAX: usize = 400;
+/// How many levels a bracket counts for: the parser walks through every operator's precedence for each.
+const BRACKET_LEVELS: usize = 3;
 
 /// Why a text is not given to Cedar at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,49 +21,100 @@ pub(crate) struct Oversize {
     pub(crate) message: String,
 }
 
-/// Gives the byte offset at which each policy (with its annotations) begins, in order.
+/// Cuts a text into its policies, each with its annotations and its `;`. Gives their byte ranges, in order.
 ///
 /// Only strings, comments, brackets and `;` are told apart; whether the text is Cedar is for Cedar to say.
 ///
 /// # Errors
-/// - [`Oversize`] if the text is longer than [`TEXT_BYTES_MAX`], or one policy is nested or chained beyond its bound.
-pub(crate) fn survey(text: &str) -> Result<Vec<usize>, Oversize> {
+/// - [`Oversize`] if the text is longer than [`TEXT_BYTES_MAX`], or one policy is deeper than [`DEPTH_MAX`].
+pub(crate) fn survey(text: &str) -> Result<Vec<Range<usize>>, Oversize> {
     if text.len() > TEXT_BYTES_MAX {
         let message = format!("the policies are {} bytes long, more than {TEXT_BYTES_MAX}", text.len());
         return Err(Oversize { offset: 0, message });
     }
-    let mut starts = Vec::new();
-    let mut inside = false;
-    let (mut nesting, mut operators) = (0_usize, 0_usize);
+    let mut policies: Vec<Range<usize>> = Vec::new();
+    let mut open: Option<(usize, Depth)> = None;
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let offset = text.len() - rest.len();
-        let token = token_length(rest, first);
-        let (token, after) = rest.split_at_checked(token).unwrap_or((rest, ""));
+        let (token, after) = rest.split_at_checked(token_length(rest, first)).unwrap_or((rest, ""));
         rest = after;
         if first.is_whitespace() || token.starts_with("//") {
             continue;
         }
-        if !inside {
-            (inside, nesting, operators) = (true, 0, 0);
-            starts.push(offset);
-        }
-        match token {
-            ";" => inside = false,
-            "(" | "[" | "{" => nesting += 1,
-            ")" | "]" | "}" => nesting = nesting.saturating_sub(1),
-            "&&" | "||" | "+" | "-" | "*" | "." | "!" | "if" | "when" | "unless" => operators += 1,
-            _ => {}
-        }
-        if nesting > NESTING_MAX {
-            return Err(Oversize { offset, message: format!("the policy has more than {NESTING_MAX} open brackets") });
-        }
-        if operators > OPERATORS_MAX {
-            let message = format!("the policy has more than {OPERATORS_MAX} operators and attribute accesses; split it");
+        let (start, depth) = open.get_or_insert_with(|| (offset, Depth::default()));
+        depth.take(token);
+        if depth.total() > DEPTH_MAX {
+            let message = format!("the policy is a tree deeper than {DEPTH_MAX}; split it, or compare with a set");
             return Err(Oversize { offset, message });
         }
+        if token == ";" {
+            policies.push(*start..offset + 1);
+            open = None;
+        }
     }
-    Ok(starts)
+    policies.extend(open.map(|(start, _)| start..text.len()));
+    Ok(policies)
+}
+
+/// An upper bound of how deep the tree of one policy is, kept up while its tokens go by.
+#[derive(Default)]
+struct Depth {
+    current: Level,
+    /// The brackets that are open around `current`, outermost first.
+    around: Vec<Level>,
+    /// The sum of `around`.
+    around_total: usize,
+}
+
+/// The tokens between two brackets.
+#[derive(Clone, Copy, Default)]
+struct Level {
+    /// Operators with two operands since the last comma: each is one level of a left-leaning tree.
+    binary: usize,
+    /// Attribute accesses and signs since the last such operator.
+    run: usize,
+    /// The longest such run since the last comma.
+    run_max: usize,
+    /// The deepest bracket that has been closed since the last comma.
+    inner_max: usize,
+    /// The deepest element before the last comma.
+    element_max: usize,
+}
+
+impl Level {
+    fn total(&self) -> usize {
+        self.element_max.max(self.binary + self.run_max + self.inner_max)
+    }
+}
+
+impl Depth {
+    fn take(&mut self, token: &str) {
+        let level = &mut self.current;
+        match token {
+            "&&" | "||" | "+" | "*" | "if" | "when" | "unless" => (level.binary, level.run) = (level.binary + 1, 0),
+            // A minus is a sign or an operator: it is counted as both.
+            "-" => (level.binary, level.run) = (level.binary + 1, level.run + 1),
+            "." | "!" => level.run += 1,
+            "," => *level = Level { element_max: level.total(), ..Level::default() },
+            "(" | "[" | "{" => {
+                self.around_total += level.total() + BRACKET_LEVELS;
+                self.around.push(std::mem::take(level));
+            }
+            ")" | "]" | "}" => {
+                let inner = level.total() + BRACKET_LEVELS;
+                *level = self.around.pop().unwrap_or_default();
+                self.around_total = self.around_total.saturating_sub(level.total() + BRACKET_LEVELS);
+                level.inner_max = level.inner_max.max(inner);
+            }
+            _ => {}
+        }
+        self.current.run_max = self.current.run_max.max(self.current.run);
+    }
+
+    fn total(&self) -> usize {
+        self.around_total + self.current.total()
+    }
 }
 
 /// The bytes of the token at the beginning of `rest`: a comment, a string, a word, `&&`, `||`, or one character.
@@ -90,12 +144,27 @@ fn string_length(rest: &str) -> usize {
     rest.len()
 }
 
-/// The line and column of a byte offset, both from 1; columns count characters.
-pub(crate) fn place(text: &str, offset: usize) -> (u32, u32) {
-    let before = text.get(..offset.min(text.len())).unwrap_or(text);
-    let line = before.matches('\n').count();
-    let column = before.rsplit('\n').next().unwrap_or("").chars().count();
-    (u32::try_from(line + 1).unwrap_or(u32::MAX), u32::try_from(column + 1).unwrap_or(u32::MAX))
+/// Turns byte offsets of a text into lines and columns.
+pub(crate) struct Places<'a> {
+    text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
+}
+
+impl<'a> Places<'a> {
+    pub(crate) fn of(text: &'a str) -> Self {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, lines }
+    }
+
+    /// The line and column of a byte offset, both from 1; columns count characters.
+    pub(crate) fn place(&self, offset: usize) -> (u32, u32) {
+        let line = self.lines.partition_point(|&start| start <= offset);
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let before = self.text.get(start..offset.min(self.text.len())).unwrap_or("");
+        let column = before.chars().count() + 1;
+        (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
+    }
 }
 
 #[cfg(test)]
@@ -108,33 +177,56 @@ mod tests {
             ("", vec![]),
             ("  // only a comment; nothing\n", vec![]),
             ("permit(principal,action,resource);", vec![0]),
-            ("\n // a;b\n@id(\"x;\\\"y\") permit(a); forbid(b);", vec![9, 31]),
+            ("\n // a;b\n@id(\"x;\\\"y\") permit(a); forbid(b);", vec![9, 33]),
             ("@id(\"a\\\\\"); b;", vec![0, 12]),
             ("\"open", vec![0]),
         ] {
-            assert_eq!(survey(text), Ok(expected), "{text}");
+            let starts: Vec<usize> = survey(text).expect(text).iter().map(|policy| policy.start).collect();
+            assert_eq!(starts, expected, "{text}");
         }
     }
 
     #[test]
-    fn size_nesting_and_length_are_bounded_at_the_bound_and_not_before() {
+    fn size_and_depth_are_bounded_at_the_bound_and_not_before() {
         assert!(survey(&" ".repeat(TEXT_BYTES_MAX)).is_ok());
         assert!(survey(&" ".repeat(TEXT_BYTES_MAX + 1)).is_err());
-        assert!(survey(&"(".repeat(NESTING_MAX)).is_ok());
-        assert_eq!(survey(&"(".repeat(NESTING_MAX + 1)).expect_err("deep").offset, NESTING_MAX);
-        assert!(survey(&"!".repeat(OPERATORS_MAX)).is_ok());
-        for operator in ["&&", "||", "!", "-", "+", "*", ".", " if ", " when ", " unless "] {
-            assert!(survey(&operator.repeat(OPERATORS_MAX + 1)).is_err(), "{operator}");
+        for bracket in ["(", "[", "{"] {
+            assert!(survey(&bracket.repeat(DEPTH_MAX / BRACKET_LEVELS)).is_ok(), "{bracket}");
+            assert!(survey(&bracket.repeat(DEPTH_MAX / BRACKET_LEVELS + 1)).is_err(), "{bracket}");
         }
-        assert!(survey(&format!("\"{}\"", "(".repeat(500))).is_ok(), "brackets in a string");
-        assert!(survey(&"a.b.c;".repeat(1000)).is_ok(), "the bounds are per policy");
+        for step in ["!", ".a", " && a", " || a", " + a", " * a", " if ", " when ", " unless "] {
+            assert!(survey(&step.repeat(DEPTH_MAX)).is_ok(), "{step}");
+            let deep = survey(&step.repeat(DEPTH_MAX + 1)).expect_err(step);
+            assert!(deep.offset >= DEPTH_MAX * step.trim().len(), "{step}");
+        }
+        assert!(survey(&"-".repeat(DEPTH_MAX)).is_err());
+    }
+
+    #[test]
+    fn width_is_not_depth() {
+        let wide = "a".to_owned() + &", b.c.d + 1".repeat(1000);
+        for text in [
+            format!("\"{}\"", "(".repeat(500)),
+            format!("// {}", "(".repeat(500)),
+            "a.b.c;".repeat(1000),
+            format!("x in [{wide}]"),
+            format!("f({wide}).g({wide})"),
+            "a && (b || c.d) && ".repeat(20),
+        ] {
+            assert_eq!(survey(&text).err(), None, "{text}");
+        }
+        // Depth inside brackets counts on top of what stands before and after them.
+        let half = DEPTH_MAX / 2;
+        assert!(survey(&format!("{}({}b)", "a || ".repeat(half - BRACKET_LEVELS), "a || ".repeat(half))).is_ok());
+        assert!(survey(&format!("{}({}b)", "a || ".repeat(half), "a || ".repeat(half))).is_err());
+        assert!(survey(&format!("({}b){}", "a || ".repeat(half), " || a".repeat(half))).is_err());
     }
 
     #[test]
     fn a_place_counts_lines_and_characters_from_one() {
         let text = "ab\nçd\n\nx";
         for (offset, expected) in [(0, (1, 1)), (2, (1, 3)), (3, (2, 1)), (5, (2, 2)), (8, (4, 1)), (99, (4, 2))] {
-            assert_eq!(place(text, offset), expected, "{offset}");
+            assert_eq!(Places::of(text).place(offset), expected, "{offset}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::body::Body;
 use crate::framing::{self, Rules};
-use crate::prefixed::{self, Prefixed};
+use crate::prefixed;
 use crate::reply;
 use crate::request;
 use crate::state::{Active, Shared};
@@ -20,7 +20,7 @@ use model::{Limit, Limits, Reason};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -88,7 +88,7 @@ impl Connection {
 
     /// Waits until the connection should end by itself: drain, maximum age (between sidecars only), or idleness.
     async fn ending(&self, limits: &Limits, age: Option<Duration>) -> Ending {
-        let mut draining = self.shared.draining.subscribe();
+        let drained = self.shared.drained();
         let idle_max = limits.duration(Limit::IdleMs);
         let aged = async {
             match age {
@@ -106,7 +106,7 @@ impl Connection {
             }
         };
         tokio::select! {
-            _ = draining.wait_for(|draining| *draining) => Ending::Draining,
+            () = drained => Ending::Draining,
             () = aged => Ending::Age,
             () = idled => Ending::Idle,
         }
@@ -193,7 +193,7 @@ where
     // The guard bounds the head first; the parser's own bounds lie above it.
     builder.half_close(true).max_headers(limits.size(Limit::RequestHeaders) + 1).timer(TokioTimer::new());
     builder.header_read_timeout(None);
-    let mut served = builder.serve_connection(TokioIo::new(io), service_fn(|request| answer(request, Arc::clone(&connection))));
+    let mut served = builder.serve_connection(TokioIo::new(io), service_fn(|request| Box::pin(answer(request, Arc::clone(&connection)))));
     let mut ending = pin!(connection.ending(limits, age_of(&connection, active)));
     let mut asked = None;
     loop {

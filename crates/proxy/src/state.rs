@@ -155,6 +155,13 @@ impl Shared {
         })
     }
 
+    /// Waits until SIGTERM came.
+    pub async fn drained(&self) {
+        let mut draining = self.draining.subscribe();
+        // The sender lives as long as `self`, so that this can only end with the word.
+        let _told = draining.wait_for(|draining| *draining).await.is_ok();
+    }
+
     /// What is missing before this sidecar may be called ready. Empty means ready.
     pub fn missing(&self) -> Vec<&'static str> {
         let mut missing = Vec::new();

@@ -1,6 +1,7 @@
 //! The configuration stream: receive, apply whole or refuse whole, then say so.
 
 use crate::clock;
+use crate::disk::{self, DiskFailure};
 use crate::control_link::{self, Anchor};
 use crate::listener::{BindFailure, Listeners};
 use crate::state::{Active, Shared};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use wire::Subscription;
+use wire::{Candidate, Subscription};
 use wire::client::{ControlClient, Hello};
 
 /// First pause after a lost stream; it doubles up to the maximum.
@@ -55,6 +56,9 @@ pub enum ApplyFailure {
     /// A listener cannot be opened.
     #[error("{0}")]
     Bind(#[from] BindFailure),
+    /// The control plane's signature is not one over this configuration.
+    #[error("signature: {0}")]
+    Signature(#[from] DiskFailure),
 }
 
 /// Applies configurations. The only owner of the listening sockets.
@@ -117,7 +121,6 @@ impl Applier {
 pub async fn run(mut applier: Applier, anchor: Anchor) {
     let shared = Arc::clone(&applier.shared);
     let mut identities = shared.credentials.subscribe();
-    let mut draining = shared.draining.subscribe();
     let mut pause = PAUSE_MIN;
     let mut told = false;
     loop {
@@ -126,7 +129,7 @@ pub async fn run(mut applier: Applier, anchor: Anchor) {
         }
         let ended = tokio::select! {
             ended = session(&mut applier, &anchor) => ended,
-            _ = draining.wait_for(|draining| *draining) => {
+            () = shared.drained() => {
                 applier.close();
                 return std::future::pending().await;
             }
@@ -175,7 +178,7 @@ async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
         shared.control_connected.store(true, Ordering::Relaxed);
         shared.metrics.control_connected.set(1);
         let answer = match subscription.receive(update) {
-            Ok(candidate) => match applier.apply(candidate.snapshot.clone()) {
+            Ok(candidate) => match put_in_force(applier, &candidate, anchor) {
                 Ok(()) => {
                     tracing::info!(revision = %candidate.snapshot.revision, "configuration in force");
                     subscription.accept(candidate)
@@ -198,6 +201,16 @@ async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
     }
 }
 
+/// Checks, applies and keeps one snapshot. That it cannot be kept on disk is logged, not refused: it is in force.
+fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) -> Result<(), ApplyFailure> {
+    disk::check(&candidate.snapshot, &candidate.signature, anchor)?;
+    applier.apply(candidate.snapshot.clone())?;
+    if let Err(failure) = disk::save(&applier.shared.settings.state, &candidate.snapshot, &candidate.signature) {
+        tracing::warn!(%failure, "the configuration in force could not be kept on disk");
+    }
+    Ok(())
+}
+
 /// Explains decision records and sends them to the control plane; those that cannot be sent wait in the bounded queue.
 pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receiver<Told>) {
     let mut unsent: Option<DecisionRecord> = None;
@@ -212,7 +225,7 @@ pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receive
         }
         if let Ok(channel) = control_link::channel(&shared, &anchor).await {
             let (sender, receiver) = mpsc::channel(REPORTS_IN_FLIGHT);
-            let mut client = ControlClient::new(channel);
+            let client = ControlClient::new(channel);
             let call = client.report(receiver);
             let feed = feed(&mut told, &mut unsent, sender);
             // Whichever ends first: a closed stream, or a closed queue at the end of the process.

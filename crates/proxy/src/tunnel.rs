@@ -144,8 +144,7 @@ async fn ending(connection: &Connection, active: &Arc<Active>, started: Instant,
     let limits = &active.snapshot.limits;
     let idle_max = limits.duration(Limit::IdleMs);
     let drained = async {
-        let mut draining = connection.shared.draining.subscribe();
-        let _ended = draining.wait_for(|draining| *draining).await;
+        connection.shared.drained().await;
         tokio::time::sleep(limits.duration(Limit::DrainMs)).await;
     };
     let idled = async {

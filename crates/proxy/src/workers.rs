@@ -37,7 +37,9 @@ impl Workers {
             let mut stopped = stop.subscribe();
             std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 // The sender lives in `Workers`; its end and its word both mean stop.
-                let _ended = runtime.block_on(stopped.wait_for(|stop| *stop));
+                runtime.block_on(async {
+                    let _told = stopped.wait_for(|stop| *stop).await.is_ok();
+                });
             })?;
             workers.push(Arc::new(Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default() }));
         }

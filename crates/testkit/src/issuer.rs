@@ -144,9 +144,7 @@ impl Pair {
     fn generate(algorithm: JwtAlgorithm) -> Self {
         match algorithm {
             JwtAlgorithm::Rs256 => Self::Rs256(RsaKeyPair::generate(KeySize::Rsa2048).expect("an RSA key")),
-            JwtAlgorithm::Es256 => {
-                Self::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a P-256 key"))
-            }
+            JwtAlgorithm::Es256 => Self::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a P-256 key")),
             JwtAlgorithm::EdDsa => Self::EdDsa(Ed25519KeyPair::generate().expect("an Ed25519 key")),
         }
     }
@@ -208,3 +206,6 @@ impl Pair {
 fn base64url(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
 //! For tests and the demo only: a test PKI, a token issuer, and peers without manners.
 
-pub mod pki;
 pub mod issuer;
+pub mod pki;

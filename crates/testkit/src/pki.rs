@@ -253,7 +253,7 @@ impl TestAuthority {
         let uris = leaf.uris.iter().map(|uri| SanType::URI(uri.as_str().try_into().expect("ASCII")));
         let dns = leaf.dns.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect("ASCII")));
         params.subject_alt_names = uris.chain(dns).collect();
-        params.is_ca = leaf.ca.clone();
+        params.is_ca = leaf.ca;
         params.key_usages = leaf.usages.clone();
         params.extended_key_usages = leaf.purposes.clone();
         params.custom_extensions = leaf.extensions.clone();

@@ -36,8 +36,7 @@ pub fn bearer<'a>(mut authorization_values: impl Iterator<Item = &'a [u8]>) -> R
 /// RFC 9110 §11.2 `token68`: also what RFC 6750 §2.1 allows.
 fn is_token68(text: &str) -> bool {
     let body = text.trim_end_matches('=');
-    !body.is_empty()
-        && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/'))
+    !body.is_empty() && body.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/'))
 }
 
 #[cfg(test)]
@@ -74,6 +73,7 @@ mod tests {
             "Bearer ä",
             "Basic dXNlcjpwYXNz",
             "DPoP a.b.c",
+            "Digest a.b.c",
             "a.b.c",
             " Bearer a.b.c",
         ] {

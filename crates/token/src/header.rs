@@ -24,7 +24,8 @@ impl<'a> Parts<'a> {
             // Five parts are an encrypted token (RFC 7516 §3.1), which we have no key for.
             return Err(malformed("it has not three parts"));
         }
-        let header = object(header, "its header is not base64url", "its header is not a JSON object", "its header has a key twice")?;
+        let header =
+            object(header, "its header is not base64url", "its header is not a JSON object", "its header has a key twice")?;
         let payload =
             object(payload, "its payload is not base64url", "its payload is not a JSON object", "its payload has a claim twice")?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed("its signature is not base64url"))?;

@@ -224,7 +224,8 @@ pub fn next(state: &FetchState, limits: &Limits, now: Timestamp) -> FetchStep {
         return FetchStep::Fetch;
     }
     let refresh = limits.duration(Limit::JwksRefreshMs).min(limits.duration(Limit::JwksMaxAgeMs) / 2);
-    let scheduled = state.fetched_at.map_or(attempted_at, |at| at.min(now).plus(refresh));
+    // A key set from the future says nothing about its age: fetch, as if there were none.
+    let scheduled = state.fetched_at.filter(|at| *at <= now).map_or(attempted_at, |at| at.plus(refresh));
     // An ask from before the last attempt has had its answer.
     let wanted = state.wanted_at.filter(|at| *at >= attempted_at);
     let floored = wanted.map(|_| attempted_at.plus(limits.duration(Limit::JwksRefetchFloorMs)));

@@ -220,7 +220,9 @@ impl KeySets {
     /// These, without the issuers whose name `keep` does not accept.
     #[must_use]
     pub fn retain(&self, keep: impl Fn(&str) -> bool) -> Self {
-        Self { sets: self.sets.iter().filter(|(name, _)| keep(name)).map(|(name, set)| (name.clone(), Arc::clone(set))).collect() }
+        Self {
+            sets: self.sets.iter().filter(|(name, _)| keep(name)).map(|(name, set)| (name.clone(), Arc::clone(set))).collect(),
+        }
     }
 }
 

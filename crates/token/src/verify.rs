@@ -50,7 +50,10 @@ impl VerifiedClaims {
 
 impl fmt::Debug for VerifiedClaims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VerifiedClaims").field("issuer", &self.issuer()).field("expires_at", &self.0.expires_at).finish_non_exhaustive()
+        f.debug_struct("VerifiedClaims")
+            .field("issuer", &self.issuer())
+            .field("expires_at", &self.0.expires_at)
+            .finish_non_exhaustive()
     }
 }
 

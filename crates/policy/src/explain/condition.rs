@@ -1,6 +1,6 @@
 //! A policy taken apart: each part of its scope and each of its conditions as something to evaluate and to speak of.
 
-use super::path_text;
+use super::{path_text, shorten};
 use crate::conjuncts::conjuncts;
 use crate::reads::{Path, Reads, path_of};
 use crate::slice::USER;
@@ -107,7 +107,7 @@ impl Condition {
         let text = conjunct.to_string();
         Self {
             whole: Expression::from_str(&text).ok(),
-            text,
+            text: shorten(&text),
             // The paths that are read first are the ones whose absence is the cause.
             reads: reads.asked.into_iter().filter(|path| path.len() > 2).map(parent).chain(reads.values).collect(),
             form: form_of(stated),

@@ -14,6 +14,7 @@ use cedar_policy::{AuthorizationError, Entity, EvalResult, Expression, PolicySet
 use condition::{Condition, Holding};
 use model::authz::{AttributeType, AuthzRequest};
 use model::decision::{Decision, Explanation, Outcome, PolicyOutcome};
+use model::ids::printable;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -22,7 +23,9 @@ const POLICIES_MAX: usize = 200;
 /// LIMIT: attributes of one explanation.
 const ATTRIBUTES_MAX: usize = 200;
 /// LIMIT: characters of one value. A path or a claim can be long.
-const VALUE_CHARACTERS_MAX: usize = 160;
+const VALUE_CHARACTERS_MAX: usize = 300;
+/// LIMIT: role names of one list.
+const NAMES_MAX: usize = 12;
 
 /// Explains a decision that [`crate::decide`] made with these policies for this request.
 ///
@@ -70,11 +73,12 @@ struct Finding<'a> {
 
 impl Finding<'_> {
     fn outcome(&self, views: &Views<'_>) -> PolicyOutcome {
+        let unknown = (!views.knows_action()).then(|| format!("the method `{}` is not known", printable(&views.request.action)));
         let unmet = self.scope.iter().chain(&self.conditions).filter(|(_, holding)| *holding != Holding::Held);
         let failed = match (self.outcome, &self.error) {
             (Outcome::Applied, _) => Vec::new(),
             (Outcome::Errored, Some(error)) => vec![error.clone()],
-            _ => unmet.map(|(condition, holding)| views.line(self.rule, condition, holding)).collect(),
+            _ => unknown.into_iter().chain(unmet.map(|(condition, holding)| views.line(self.rule, condition, holding))).collect(),
         };
         PolicyOutcome {
             id: self.rule.id.clone(),
@@ -110,6 +114,11 @@ impl<'a> Views<'a> {
         Self { policies, request, by_shape }
     }
 
+    /// Whether the action is one that policies can allow.
+    fn knows_action(&self) -> bool {
+        self.policies.actions.contains_key(self.request.action.as_str())
+    }
+
     /// What the policy sees; the error if a fact could not be expressed.
     fn facts(&self, rule: &Rule) -> Result<&Facts, &str> {
         match self.by_shape.get(&*rule.shape) {
@@ -130,9 +139,8 @@ impl<'a> Views<'a> {
 
     /// The policy as a whole, as the decision evaluated it.
     fn evaluate(&self, rule: &Rule) -> (Outcome, Option<String>) {
-        let known = self.policies.actions.contains_key(self.request.action.as_str());
         let facts = match self.facts(rule) {
-            Ok(facts) if known => facts,
+            Ok(facts) if self.knows_action() => facts,
             Ok(_) => return (Outcome::NotApplied, None),
             Err(error) => return (Outcome::Errored, Some(error.to_owned())),
         };
@@ -197,9 +205,10 @@ impl<'a> Views<'a> {
     }
 
     fn with_roles(&self, user: String) -> String {
-        match self.request.user {
-            Some(_) => format!("{user} ({})", self.roles()),
+        match self.request.user.as_deref().map(|user| user.roles.as_slice()) {
             None => user,
+            Some([]) => format!("{user} without roles"),
+            Some(roles) => format!("{user} with the roles {}", listed(roles)),
         }
     }
 
@@ -207,10 +216,7 @@ impl<'a> Views<'a> {
     fn roles(&self) -> String {
         match self.request.user.as_deref().map(|user| user.roles.as_slice()) {
             None | Some([]) => "it has none".to_owned(),
-            Some(roles) => shorten(&format!(
-                "it has: {}",
-                roles.iter().map(|role| role.escape_debug().to_string()).collect::<Vec<_>>().join(", ")
-            )),
+            Some(roles) => format!("it has: {}", listed(roles)),
         }
     }
 
@@ -243,6 +249,13 @@ fn path_text(path: &[String]) -> String {
         }
     }
     text
+}
+
+/// Names that a token or a policy says, printable.
+fn listed(names: &[String]) -> String {
+    let printed: Vec<String> = names.iter().take(NAMES_MAX).map(|name| printable(name)).collect();
+    let more = if names.len() > NAMES_MAX { ", …" } else { "" };
+    format!("{}{more}", printed.join(", "))
 }
 
 fn shorten(text: &str) -> String {

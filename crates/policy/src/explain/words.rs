@@ -1,12 +1,13 @@
 //! The explanation in words.
 
 use super::condition::{Condition, Form, Holding, Operator};
-use super::{Finding, Views, path_text};
+use super::{Finding, Views, listed, path_text};
 use crate::compile::Rule;
 use crate::slice::{BODY, USER};
 use crate::vocabulary::ACTIONS;
 use cedar_policy::Effect;
 use model::decision::{Decision, Effect as Verdict, Outcome};
+use model::ids::printable;
 use model::reason::Reason;
 
 /// LIMIT: conditions that one sentence names; the others are counted.
@@ -54,9 +55,9 @@ fn failed(findings: &[Finding<'_>]) -> String {
 /// speaks of another call.
 fn nearest_permit(views: &Views<'_>, findings: &[Finding<'_>]) -> String {
     let action = &views.request.action;
-    if !ACTIONS.iter().any(|(known, _)| known == action) {
+    if !views.knows_action() {
         let known: Vec<&str> = ACTIONS.iter().map(|(known, _)| *known).collect();
-        return format!("the method `{}` is none that policies can allow: {}", model::ids::printable(action), known.join(", "));
+        return format!("the method `{}` is none that policies can allow: {}", printable(action), known.join(", "));
     }
     let permits = findings.iter().filter(|found| found.rule.effect == Effect::Permit && found.outcome != Outcome::Applied);
     let unmet = |part: &[(&Condition, Holding)]| part.iter().filter(|(_, holding)| *holding != Holding::Held).count();
@@ -101,7 +102,7 @@ impl Views<'_> {
             (Holding::Absent(path), _) => format!("{text}: {path} is absent"),
             (Holding::Errored(error), _) => format!("{text}: {error}"),
             (_, Form::Principal(_)) => format!("{text}: it is {}", self.request.principal),
-            (_, Form::Action(_)) => format!("{text}: it is {}", model::ids::printable(&self.request.action)),
+            (_, Form::Action(_)) => format!("{text}: it is {}", printable(&self.request.action)),
             (_, Form::Resource(_)) => format!("{text}: it is {}", self.request.resource),
             (_, Form::Role(_)) => format!("{text}: {}", self.roles()),
             (_, Form::Has(path)) if truth => format!("{text}: {} is there", path_text(path)),
@@ -130,7 +131,7 @@ impl Views<'_> {
         match &condition.form {
             Form::Principal(id) => format!("the caller were {id} (it is {})", request.principal),
             Form::Action(ids) => {
-                format!("the method were {} (it is {})", or(&methods(ids)), model::ids::printable(&request.action))
+                format!("the method were {} (it is {})", or(&methods(ids)), printable(&request.action))
             }
             Form::Resource(id) => format!("the called service were {id} (it is {})", request.resource),
             Form::Role(roles) => self.role_wish(roles, condition.negated),
@@ -154,11 +155,10 @@ impl Views<'_> {
     }
 
     fn role_wish(&self, roles: &[String], negated: bool) -> String {
-        let named: Vec<String> = roles.iter().map(|role| role.escape_debug().to_string()).collect();
         let verb = if negated { "did not have" } else { "had" };
-        let roles = match named.as_slice() {
-            [one] => format!("the role {one}"),
-            more => format!("one of the roles {}", more.join(", ")),
+        let roles = match roles {
+            [one] => format!("the role {}", printable(one)),
+            more => format!("one of the roles {}", listed(more)),
         };
         match self.request.user {
             Some(_) => format!("the user {verb} {roles} ({})", self.roles()),
@@ -197,15 +197,15 @@ fn methods(ids: &[String]) -> Vec<String> {
 }
 
 fn and(parts: &[String]) -> String {
-    listed(parts, " and ")
+    enumerated(parts, " and ")
 }
 
 fn or(parts: &[String]) -> String {
-    listed(parts, " or ")
+    enumerated(parts, " or ")
 }
 
 /// `a, b and c`.
-fn listed(parts: &[String], last: &str) -> String {
+fn enumerated(parts: &[String], last: &str) -> String {
     match parts.split_last() {
         Some((end, [])) => end.clone(),
         Some((end, before)) => format!("{}{last}{end}", before.join(", ")),

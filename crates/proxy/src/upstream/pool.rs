@@ -113,7 +113,7 @@ impl Host {
     }
 
     /// Where the connections lead.
-    pub const fn target(&self) -> &Target {
+    pub fn target(&self) -> &Target {
         &self.target
     }
 
@@ -180,7 +180,7 @@ impl Lease {
     }
 
     /// What to call it when the response breaks.
-    pub const fn reset(&self) -> Reason {
+    pub fn reset(&self) -> Reason {
         self.host.target.reset()
     }
 

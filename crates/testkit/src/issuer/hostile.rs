@@ -3,7 +3,7 @@
 use super::{Issuer, Pair, base64url};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use model::snapshot::JwtAlgorithm;
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ pub enum Hostile {
     FiveParts,
     /// A good token with a space at its end.
     TrailingSpace,
-    /// The claim `sub` twice: `admin`, then what it should be.
+    /// The claim `sub` twice: what it should be, then `admin`.
     ClaimTwice,
     /// A key twice inside a nested claim.
     NestedClaimTwice,
@@ -184,7 +184,7 @@ fn with(object: &Value, name: &str, value: impl Into<Value>) -> Value {
 /// `object` as text with one member more at its end, even if that name is there already.
 fn text_with(object: &Value, member: &str) -> String {
     let text = object.to_string();
-    format!("{},{member}}}", text.trim_end_matches('}'))
+    format!("{},{member}}}", text.strip_suffix('}').unwrap_or(&text))
 }
 
 fn unsigned(header: &Value, claims: &Value) -> String {
@@ -260,7 +260,7 @@ fn foreign_key(issuer: &Issuer, hostile: Hostile, claims: &Value) -> String {
 fn other_bytes(issuer: &Issuer, hostile: Hostile, claims: &Value) -> String {
     let good = issuer.mint(claims);
     let (signed, signature) = good.rsplit_once('.').unwrap_or_default();
-    let raw = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
+    let raw = URL_SAFE_NO_PAD.decode(signature).unwrap_or_default();
     match hostile {
         Hostile::Truncated => good.get(..good.len().saturating_sub(10)).unwrap_or_default().to_owned(),
         Hostile::SignatureStripped => format!("{signed}."),
@@ -316,7 +316,8 @@ fn other_content(issuer: &Issuer, hostile: Hostile, claims: &Value) -> String {
         Hostile::NestedClaimTwice => issuer.mint_text(&header.to_string(), &text_with(claims, r#""x":{"a":1,"a":2}"#)),
         Hostile::HeaderTwice => issuer.mint_text(&text_with(&header, r#""alg":"none""#), &claims.to_string()),
         Hostile::Crit => {
-            let header = with(&with(&header, "crit", json!(["http://example.com/UNDEFINED"])), "http://example.com/UNDEFINED", true);
+            let header =
+                with(&with(&header, "crit", json!(["http://example.com/UNDEFINED"])), "http://example.com/UNDEFINED", true);
             issuer.mint_with_header(&header, claims)
         }
         Hostile::PayloadUnencoded => issuer.mint_with_header(&with(&header, "b64", false), claims),

@@ -1,0 +1,118 @@
+//! Which headers are forwarded (RFC 9110 §7.6.1), and which are ours alone.
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Which way a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// A request from a peer to the application.
+    Inbound,
+    /// A request from the application to a peer.
+    Outbound,
+    /// A response, on its way back. The decision and reason that a sidecar further on told stay in it.
+    Response,
+}
+
+/// Headers that we decide or frame by: `Connection` may not make them vanish on the way.
+const DECIDED_BY: [HeaderName; 6] = [AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST];
+
+/// Removes what was meant for this hop only, and every claim to an identity that the sender had no right to make. In every
+/// spelling: names are compared in lower case, and `_` is taken for `-`, as applications do that read headers as CGI variables.
+///
+/// Call it before headers of our own are set.
+pub fn forward_headers(headers: &mut HeaderMap, hop: Hop) {
+    let trailers_welcome = hop != Hop::Response && headers.get_all(TE).iter().flat_map(elements).any(is_trailers);
+    let announced = announced_trailers(headers);
+    let mut unwanted: Vec<HeaderName> = nominated(headers).filter(|name| !DECIDED_BY.contains(name)).collect();
+    // A response to an application that reads it may name the decision; nothing else of ours comes from outside.
+    let told = |name: &str| hop == Hop::Response && matches!(name, "x-rondel-decision" | "x-rondel-reason");
+    let ours = |name: &HeaderName| claims_identity(name.as_str()) && !told(name.as_str());
+    unwanted.extend(headers.keys().filter(|name| is_hop_by_hop(name, hop) || ours(name)).cloned());
+    for name in unwanted {
+        headers.remove(name);
+    }
+    if trailers_welcome {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(announced) = announced {
+        headers.insert(TRAILER, announced);
+    }
+}
+
+/// Removes from trailers what may only stand in a head (RFC 9110 §6.5.1) or is ours alone. Some applications merge trailers into
+/// the headers, so that a claim made here would be believed there.
+pub fn forward_trailers(trailers: &mut HeaderMap) {
+    let unwanted: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
+    for name in unwanted {
+        trailers.remove(name);
+    }
+}
+
+/// The header that `Connection` names although a decision rests on it.
+pub(super) fn nominated_in_vain(headers: &HeaderMap) -> Option<&'static str> {
+    let vain = nominated(headers).find(|name| DECIDED_BY.contains(name))?;
+    ["authorization", "content-encoding", "content-length", "content-type", "cookie", "host"]
+        .into_iter()
+        .find(|name| vain == *name)
+}
+
+/// The one value of a header, if there is exactly one and it is visible ASCII. White space around it is not part of it.
+pub fn only_value(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok().map(|text| text.trim_matches([' ', '\t']).to_owned()),
+        _ => None,
+    }
+}
+
+/// The header names that `Connection` lists. What is no header name is skipped: it can name no header.
+fn nominated(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
+    let lists = headers.get_all(CONNECTION).iter().flat_map(elements);
+    lists.filter_map(|element| HeaderName::from_bytes(element).ok())
+}
+
+fn elements(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+}
+
+fn is_trailers(element: &[u8]) -> bool {
+    element.eq_ignore_ascii_case(b"trailers")
+}
+
+/// `Trailer` with only the names that may trail. It is kept because the HTTP library sends no trailer that is not announced.
+fn announced_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
+    let names = headers.get_all(TRAILER).iter().flat_map(elements);
+    let names = names.filter_map(|element| HeaderName::from_bytes(element).ok()).filter(may_trail);
+    let list = names.map(|name| name.as_str().to_owned()).collect::<Vec<_>>().join(", ");
+    if list.is_empty() { None } else { HeaderValue::from_str(&list).ok() }
+}
+
+fn may_trail(name: &HeaderName) -> bool {
+    !is_hop_by_hop(name, Hop::Inbound) && !claims_identity(name.as_str()) && !DECIDED_BY.contains(name)
+}
+
+fn is_hop_by_hop(name: &HeaderName, hop: Hop) -> bool {
+    if [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name) {
+        return true;
+    }
+    match name.as_str() {
+        "keep-alive" | "http2-settings" => true,
+        // A request header of this name becomes the proxy setting of a CGI program.
+        "proxy" => hop != Hop::Response,
+        // RFC 9209: meant for everybody.
+        "proxy-status" => false,
+        name => name.starts_with("proxy-"),
+    }
+}
+
+/// Whether a header of this name, in lower case, is set by sidecars only.
+fn claims_identity(name: &str) -> bool {
+    const PREFIX: &str = "x-rondel-";
+    const CERTIFICATE: &str = "x-forwarded-client-cert";
+    let folded = |length: usize| name.bytes().take(length).map(|byte| if byte == b'_' { b'-' } else { byte });
+    folded(PREFIX.len()).eq(PREFIX.bytes()) || folded(usize::MAX).eq(CERTIFICATE.bytes())
+}

@@ -1,0 +1,348 @@
+//! Snapshots as named, content-addressed resources.
+
+use super::{ConvertError, Parts};
+use crate::proto;
+use model::authz::AttributeType;
+use model::snapshot::{
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer, TrustBundle,
+    Upstream,
+};
+use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
+use proto::resource::Body;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+type Result<T> = std::result::Result<T, ConvertError>;
+
+/// The key of the one workload resource.
+const WORKLOAD: &str = "workload/self";
+
+/// `kind/name` of a resource.
+pub(super) fn key(resource: &proto::Resource) -> Result<String> {
+    let kind = match &resource.body {
+        Some(Body::Workload(_)) => "workload",
+        Some(Body::Upstream(_)) => "upstream",
+        Some(Body::Issuer(_)) => "issuer",
+        Some(Body::Policy(_)) => "policy",
+        Some(Body::Bundle(_)) => "bundle",
+        None => return Err(ConvertError::new(resource.name.clone(), "a resource of a kind that this version does not know")),
+    };
+    Ok(format!("{kind}/{}", resource.name))
+}
+
+/// The key of a resource that was received.
+///
+/// # Errors
+/// - [`ConvertError`] if its kind is not known.
+pub(crate) fn key_of(resource: &proto::Resource) -> Result<String> {
+    key(resource)
+}
+
+/// The parts of a snapshot by key.
+pub fn resources(snapshot: &Snapshot) -> Parts {
+    let mut parts = Parts::new();
+    let mut put = |kind: &str, name: String, body: Body| {
+        parts.insert(format!("{kind}/{name}"), proto::Resource { name, body: Some(body) });
+    };
+    put("workload", "self".to_owned(), Body::Workload(workload_to_wire(snapshot)));
+    for upstream in &snapshot.upstreams {
+        put("upstream", format!("{}@{}", upstream.service, upstream.listen), Body::Upstream(upstream_to_wire(upstream)));
+    }
+    for issuer in &snapshot.issuers {
+        put("issuer", issuer.name.clone(), Body::Issuer(issuer_to_wire(issuer)));
+    }
+    for policy in &snapshot.policies {
+        put("policy", policy.name.clone(), Body::Policy(policy_to_wire(policy)));
+    }
+    for bundle in &snapshot.bundles {
+        put("bundle", bundle.trust_domain.to_string(), Body::Bundle(bundle_to_wire(bundle)));
+    }
+    parts
+}
+
+/// Puts a snapshot together from its parts.
+///
+/// # Errors
+/// - [`ConvertError`] naming the field: malformed, missing, dangling or superfluous.
+pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
+    let Some(Body::Workload(workload)) = parts.get(WORKLOAD).and_then(|resource| resource.body.as_ref()) else {
+        return Err(ConvertError::new(WORKLOAD, "missing"));
+    };
+    let mut snapshot = workload_from_wire(workload).map_err(|error| error.within(WORKLOAD))?;
+    snapshot.revision = Revision(revision);
+    let mut policies = BTreeMap::new();
+    for (key, resource) in parts {
+        let within = |error: ConvertError| error.within(key);
+        match &resource.body {
+            Some(Body::Workload(_)) if key == WORKLOAD => {}
+            Some(Body::Workload(_)) => return Err(ConvertError::new(key.clone(), "a second workload")),
+            Some(Body::Upstream(upstream)) => snapshot.upstreams.push(upstream_from_wire(upstream).map_err(within)?),
+            Some(Body::Issuer(issuer)) => snapshot.issuers.push(issuer_from_wire(issuer).map_err(within)?),
+            Some(Body::Bundle(bundle)) => snapshot.bundles.push(bundle_from_wire(bundle).map_err(within)?),
+            Some(Body::Policy(policy)) => {
+                policies.insert(key.clone(), policy_from_wire(policy).map_err(within)?);
+            }
+            None => return Err(ConvertError::new(key.clone(), "a resource of a kind that this version does not know")),
+        }
+    }
+    for (index, key) in workload.policy_order.iter().enumerate() {
+        let path = || format!("{WORKLOAD}.policy_order[{index}]");
+        let policy = policies.remove(key).ok_or_else(|| ConvertError::new(path(), format!("no policy `{key}`")))?;
+        snapshot.policies.push(policy);
+    }
+    if let Some(key) = policies.keys().next() {
+        return Err(ConvertError::new(key.clone(), format!("a policy that `{WORKLOAD}.policy_order` does not name")));
+    }
+    let own = snapshot.identity.trust_domain();
+    if !snapshot.bundles.iter().any(|bundle| bundle.trust_domain == *own) {
+        return Err(ConvertError::new(format!("bundle/{own}"), "missing: the bundle of the workload's own trust domain"));
+    }
+    Ok(snapshot)
+}
+
+fn parsed<T, E: Display>(path: &str, outcome: std::result::Result<T, E>) -> Result<T> {
+    outcome.map_err(|error| ConvertError::new(path, error))
+}
+
+fn address(path: &str, text: &str) -> Result<SocketAddr> {
+    parsed(path, text.parse().map_err(|_| format!("`{}` is not an address with a port", model::ids::printable(text))))
+}
+
+fn filled<T>(path: &str, list: Vec<T>) -> Result<Vec<T>> {
+    if list.is_empty() { Err(ConvertError::new(path, "empty")) } else { Ok(list) }
+}
+
+fn text(path: &str, value: &str) -> Result<String> {
+    if value.is_empty() { Err(ConvertError::new(path, "empty")) } else { Ok(value.to_owned()) }
+}
+
+fn workload_to_wire(snapshot: &Snapshot) -> proto::Workload {
+    let defaults = Limits::default();
+    let limits = Limit::ALL.into_iter().filter(|limit| snapshot.limits.of(*limit) != defaults.of(*limit));
+    proto::Workload {
+        name: snapshot.workload.to_string(),
+        identity: snapshot.identity.to_string(),
+        service: snapshot.service.to_string(),
+        inbound: snapshot.inbound.iter().map(inbound_to_wire).collect(),
+        connection_age_max_ms: u64::try_from(snapshot.connection_age_max.as_millis()).unwrap_or(u64::MAX),
+        country: snapshot.country.as_ref().map(|country| proto::CountryHeader {
+            header: country.header.clone(),
+            trusted: country.trusted.iter().map(ToString::to_string).collect(),
+        }),
+        limits: limits.map(|limit| proto::LimitValue { name: limit.name().to_owned(), value: snapshot.limits.of(limit) }).collect(),
+        policy_order: snapshot.policies.iter().map(|policy| format!("policy/{}", policy.name)).collect(),
+    }
+}
+
+/// The workload's own part; the rest of the snapshot is still empty.
+fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
+    let mut limits = Limits::default();
+    for (index, value) in wire.limits.iter().enumerate() {
+        let path = format!("limits[{index}]");
+        let limit = Limit::named(&value.name).ok_or_else(|| ConvertError::new(&path, "no limit of this name"))?;
+        parsed(&path, limits.set(limit, value.value))?;
+    }
+    if wire.connection_age_max_ms == 0 {
+        return Err(ConvertError::new("connection_age_max_ms", "0"));
+    }
+    let country = wire.country.as_ref().map(|country| -> Result<CountryHeader> {
+        let id = |(index, text): (usize, &String)| parsed(&format!("country.trusted[{index}]"), SpiffeId::parse(text));
+        let trusted = country.trusted.iter().enumerate().map(id).collect::<Result<_>>()?;
+        Ok(CountryHeader { header: self::text("country.header", &country.header)?, trusted })
+    });
+    let inbound = wire.inbound.iter().enumerate();
+    Ok(Snapshot {
+        revision: Revision(0),
+        workload: parsed("name", WorkloadName::parse(&wire.name))?,
+        identity: parsed("identity", SpiffeId::parse(&wire.identity))?,
+        service: parsed("service", ServiceName::parse(&wire.service))?,
+        bundles: Vec::new(),
+        inbound: inbound.map(|(index, wire)| inbound_from_wire(wire).map_err(|error| error.within(&format!("inbound[{index}]")))).collect::<Result<_>>()?,
+        upstreams: Vec::new(),
+        issuers: Vec::new(),
+        policies: Vec::new(),
+        country: country.transpose()?,
+        connection_age_max: Duration::from_millis(wire.connection_age_max_ms),
+        limits,
+    })
+}
+
+fn inbound_to_wire(inbound: &Inbound) -> proto::Inbound {
+    proto::Inbound {
+        listen: inbound.listen.to_string(),
+        application: inbound.application.to_string(),
+        protocol: protocol_to_wire(inbound.protocol).into(),
+    }
+}
+
+fn inbound_from_wire(wire: &proto::Inbound) -> Result<Inbound> {
+    Ok(Inbound {
+        listen: address("listen", &wire.listen)?,
+        application: address("application", &wire.application)?,
+        protocol: protocol_from_wire(wire.protocol)?,
+    })
+}
+
+const fn protocol_to_wire(protocol: Protocol) -> proto::Protocol {
+    match protocol {
+        Protocol::Http => proto::Protocol::Http,
+        Protocol::Tcp => proto::Protocol::Tcp,
+    }
+}
+
+fn protocol_from_wire(value: i32) -> Result<Protocol> {
+    match proto::Protocol::try_from(value) {
+        Ok(proto::Protocol::Http) => Ok(Protocol::Http),
+        Ok(proto::Protocol::Tcp) => Ok(Protocol::Tcp),
+        Ok(proto::Protocol::Unspecified) | Err(_) => Err(ConvertError::new("protocol", format!("unknown value {value}"))),
+    }
+}
+
+fn upstream_to_wire(upstream: &Upstream) -> proto::Upstream {
+    let endpoint = |endpoint: &Endpoint| proto::Endpoint { address: endpoint.address.to_string(), identity: endpoint.identity.to_string() };
+    proto::Upstream {
+        service: upstream.service.to_string(),
+        listen: upstream.listen.to_string(),
+        protocol: protocol_to_wire(upstream.protocol).into(),
+        endpoints: upstream.endpoints.iter().map(endpoint).collect(),
+    }
+}
+
+fn upstream_from_wire(wire: &proto::Upstream) -> Result<Upstream> {
+    let endpoint = |(index, endpoint): (usize, &proto::Endpoint)| -> Result<Endpoint> {
+        Ok(Endpoint {
+            address: address(&format!("endpoints[{index}].address"), &endpoint.address)?,
+            identity: parsed(&format!("endpoints[{index}].identity"), SpiffeId::parse(&endpoint.identity))?,
+        })
+    };
+    let listen = address("listen", &wire.listen)?;
+    if !listen.ip().is_loopback() {
+        return Err(ConvertError::new("listen", "not a loopback address: whoever reaches it speaks with this workload's identity"));
+    }
+    Ok(Upstream {
+        service: parsed("service", ServiceName::parse(&wire.service))?,
+        listen,
+        protocol: protocol_from_wire(wire.protocol)?,
+        endpoints: wire.endpoints.iter().enumerate().map(endpoint).collect::<Result<_>>()?,
+    })
+}
+
+fn issuer_to_wire(issuer: &TokenIssuer) -> proto::TokenIssuer {
+    let algorithm = |algorithm: &JwtAlgorithm| match algorithm {
+        JwtAlgorithm::Rs256 => proto::JwtAlgorithm::Rs256.into(),
+        JwtAlgorithm::Es256 => proto::JwtAlgorithm::Es256.into(),
+        JwtAlgorithm::EdDsa => proto::JwtAlgorithm::Eddsa.into(),
+    };
+    let mapping = |(attribute, mapping): (&String, &ClaimMapping)| proto::ClaimMapping {
+        attribute: attribute.clone(),
+        claim: mapping.claim.clone(),
+        r#type: type_to_wire(mapping.kind).into(),
+    };
+    proto::TokenIssuer {
+        name: issuer.name.clone(),
+        issuer: issuer.issuer.clone(),
+        audiences: issuer.audiences.clone(),
+        jwks_uri: match &issuer.keys {
+            KeySource::Discovery => String::new(),
+            KeySource::JwksUri(uri) => uri.clone(),
+        },
+        algorithms: issuer.algorithms.iter().map(algorithm).collect(),
+        roles_claim: issuer.roles_claim.clone().unwrap_or_default(),
+        attributes: issuer.attributes.iter().map(mapping).collect(),
+    }
+}
+
+fn issuer_from_wire(wire: &proto::TokenIssuer) -> Result<TokenIssuer> {
+    let algorithm = |(index, value): (usize, &i32)| match proto::JwtAlgorithm::try_from(*value) {
+        Ok(proto::JwtAlgorithm::Rs256) => Ok(JwtAlgorithm::Rs256),
+        Ok(proto::JwtAlgorithm::Es256) => Ok(JwtAlgorithm::Es256),
+        Ok(proto::JwtAlgorithm::Eddsa) => Ok(JwtAlgorithm::EdDsa),
+        Ok(proto::JwtAlgorithm::Unspecified) | Err(_) => {
+            Err(ConvertError::new(format!("algorithms[{index}]"), format!("unknown value {value}")))
+        }
+    };
+    let mut attributes = BTreeMap::new();
+    for (index, mapping) in wire.attributes.iter().enumerate() {
+        let path = format!("attributes[{index}]");
+        let kind = type_from_wire(mapping.r#type).map_err(|error| error.within(&path))?;
+        let mapped = ClaimMapping { claim: text(&format!("{path}.claim"), &mapping.claim)?, kind };
+        if attributes.insert(text(&format!("{path}.attribute"), &mapping.attribute)?, mapped).is_some() {
+            return Err(ConvertError::new(path, "the attribute stands twice"));
+        }
+    }
+    Ok(TokenIssuer {
+        name: text("name", &wire.name)?,
+        issuer: text("issuer", &wire.issuer)?,
+        audiences: filled("audiences", wire.audiences.clone())?,
+        keys: if wire.jwks_uri.is_empty() { KeySource::Discovery } else { KeySource::JwksUri(wire.jwks_uri.clone()) },
+        algorithms: filled("algorithms", wire.algorithms.iter().enumerate().map(algorithm).collect::<Result<_>>()?)?,
+        roles_claim: (!wire.roles_claim.is_empty()).then(|| wire.roles_claim.clone()),
+        attributes,
+    })
+}
+
+const fn type_to_wire(kind: AttributeType) -> proto::AttributeType {
+    match kind {
+        AttributeType::Long => proto::AttributeType::Long,
+        AttributeType::String => proto::AttributeType::String,
+        AttributeType::Boolean => proto::AttributeType::Boolean,
+        AttributeType::StringSet => proto::AttributeType::StringSet,
+    }
+}
+
+fn type_from_wire(value: i32) -> Result<AttributeType> {
+    match proto::AttributeType::try_from(value) {
+        Ok(proto::AttributeType::Long) => Ok(AttributeType::Long),
+        Ok(proto::AttributeType::String) => Ok(AttributeType::String),
+        Ok(proto::AttributeType::Boolean) => Ok(AttributeType::Boolean),
+        Ok(proto::AttributeType::StringSet) => Ok(AttributeType::StringSet),
+        Ok(proto::AttributeType::Unspecified) | Err(_) => Err(ConvertError::new("type", format!("unknown value {value}"))),
+    }
+}
+
+fn policy_to_wire(policy: &AuthorizationPolicy) -> proto::AuthorizationPolicy {
+    let field = |(name, kind): (&String, &AttributeType)| proto::BodyField { name: name.clone(), r#type: type_to_wire(*kind).into() };
+    proto::AuthorizationPolicy {
+        name: policy.name.clone(),
+        file: policy.file.clone(),
+        line: policy.line,
+        text: policy.text.clone(),
+        body: policy.body.iter().map(field).collect(),
+    }
+}
+
+fn policy_from_wire(wire: &proto::AuthorizationPolicy) -> Result<AuthorizationPolicy> {
+    let mut body = BTreeMap::new();
+    for (index, field) in wire.body.iter().enumerate() {
+        let path = format!("body[{index}]");
+        let kind = type_from_wire(field.r#type).map_err(|error| error.within(&path))?;
+        if body.insert(text(&format!("{path}.name"), &field.name)?, kind).is_some() {
+            return Err(ConvertError::new(path, "the field stands twice"));
+        }
+    }
+    Ok(AuthorizationPolicy {
+        name: text("name", &wire.name)?,
+        file: wire.file.clone(),
+        line: wire.line,
+        text: wire.text.clone(),
+        body,
+    })
+}
+
+/// A trust bundle as it travels.
+pub fn bundle_to_wire(bundle: &TrustBundle) -> proto::TrustBundle {
+    proto::TrustBundle { trust_domain: bundle.trust_domain.to_string(), authorities: bundle.authorities.clone() }
+}
+
+/// A trust bundle that was received.
+///
+/// # Errors
+/// - [`ConvertError`] naming the field.
+pub fn bundle_from_wire(wire: &proto::TrustBundle) -> Result<TrustBundle> {
+    Ok(TrustBundle {
+        trust_domain: parsed("trust_domain", TrustDomain::parse(&wire.trust_domain))?,
+        authorities: filled("authorities", wire.authorities.clone())?,
+    })
+}
