@@ -1,1 +1,15 @@
-//! stub
+//! What a user writes: a directory of YAML, read strictly, resolved into a mesh, planned into one snapshot per workload.
+//!
+//! Read [`parse`] and [`Mesh`] first. A resource that cannot be enforced exactly as written is refused here with file, line
+//! and what to write instead; nothing is accepted and ignored. Alone in this workspace, this crate names the YAML parser.
+
+mod build;
+mod error;
+mod mesh;
+mod source;
+mod yaml;
+
+pub use build::parse;
+pub use error::ConfigError;
+pub use mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
+pub use source::{Source, read};

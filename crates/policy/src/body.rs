@@ -318,3 +318,6 @@ impl Reading<'_> {
 fn fold(text: &str) -> String {
     text.to_uppercase().to_lowercase()
 }
+
+#[cfg(test)]
+mod tests;

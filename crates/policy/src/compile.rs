@@ -261,6 +261,11 @@ impl<'a> Reading<'a> {
             let (pst::Clause::When(condition) | pst::Clause::Unless(condition)) = clause;
             reads.add(condition);
         }
+        if let pst::ActionConstraint::Eq(uid) = &body.action
+            && ACTIONS.iter().any(|(_, group)| *group == Some(uid.eid.as_str()))
+        {
+            return Err(wrong(format!("{uid} is a group of methods: write `action in {uid}`")));
+        }
         self.check_reads(&reads).map_err(wrong)?;
         let line = self.error(start, None, String::new()).line;
         Ok(Rule {
@@ -318,7 +323,11 @@ impl<'a> Reading<'a> {
             self.report(&detail, rule.map_or(0, |rule| rule.start), rule.map(|rule| rule.id.clone()))
         };
         let errors = result.validation_errors().map(|error| (error.policy_id(), DetailedError::from(error)));
-        let warnings = result.validation_warnings().filter(|warning| refuses(warning));
+        // A policy with an error is mostly also one that can never apply; the error says why.
+        let broken: HashSet<&str> = result.validation_errors().map(|error| error.policy_id().as_ref()).collect();
+        let telling =
+            |warning: &&ValidationWarning| refuses(warning) && !broken.contains(AsRef::<str>::as_ref(warning.policy_id()));
+        let warnings = result.validation_warnings().filter(telling);
         let warnings = warnings.map(|warning| (warning.policy_id(), DetailedError::from(warning)));
         let mut all: Vec<PolicyError> = errors.chain(warnings).take(REPORTS_MAX).map(found).collect();
         all.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
@@ -331,7 +340,7 @@ impl<'a> Reading<'a> {
 /// Whether the validator's warning refuses the policy. Scripts may be mixed in a string unless one of them has letters that
 /// look like Latin ones: `tеller` with a Cyrillic `е` is another role than it seems.
 fn refuses(warning: &ValidationWarning) -> bool {
-    let looks_latin = |c| matches!(c, '\u{370}'..='\u{58f}' | '\u{13a0}'..='\u{13ff}' | '\u{ff21}'..='\u{ff5a}');
+    let looks_latin = |c| matches!(c, '\u{370}'..='\u{58f}' | '\u{13a0}'..='\u{13ff}');
     !matches!(warning, ValidationWarning::MixedScriptString(mixed) if !mixed.to_string().chars().any(looks_latin))
 }
 

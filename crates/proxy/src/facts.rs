@@ -13,7 +13,7 @@ use host::Host;
 use http::header::{HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Uri, Version};
+use http::{HeaderMap, HeaderName, Method, Uri, Version};
 use model::Reason;
 use model::ids::printable;
 
@@ -91,7 +91,7 @@ pub enum FactsRefusal {
     #[error("`Connection` names `{header}`")]
     Nominated {
         /// The header.
-        header: &'static str,
+        header: HeaderName,
     },
 }
 

@@ -229,6 +229,7 @@ impl<T: AsyncRead + Unpin> GuardedIo<T> {
                 Poll::Ready(Ok(true))
             }
             Poll::Ready(read) => Poll::Ready(read.map(|_| true)),
+            Poll::Pending if head.is_blank() => Poll::Pending,
             Poll::Pending => {
                 let limit = self.framing.rules.head_deadline;
                 let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
@@ -319,11 +320,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
     }
 
     // Without these two the HTTP library would copy every write into one buffer.
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 

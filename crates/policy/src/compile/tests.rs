@@ -96,7 +96,11 @@ fn what_cannot_be_enforced_as_written_is_refused() {
         ),
         ("never true", when("context.request.path == \"a\" && false").leak(), "policy is impossible"),
         ("a forbid that never applies", "forbid (principal is User, action, resource);", "impossible"),
-        ("an action group as an action", "permit (principal, action == Action::\"write\", resource);", "action"),
+        (
+            "an action group as an action",
+            "permit (principal, action == Action::\"write\", resource);",
+            "write `action in Action::",
+        ),
         ("a group that workloads are not in", "permit (principal in Namespace::\"bank\", action, resource);", "impossible"),
         (
             "a misspelt attribute behind `has`",
@@ -120,7 +124,6 @@ fn what_cannot_be_enforced_as_written_is_refused() {
         ("a wrong address", when("context.source.address.isInRange(ip(\"10.0.0.0/99\"))").leak(), "10.0.0.0/99"),
         ("a Cyrillic letter in a role", when("context has user && context.user in Role::\"t\u{435}ller\"").leak(), "script"),
         ("a turned writing direction", when("context.request.path == \"/a\u{202e}b\"").leak(), "BIDI"),
-        ("a full-width letter", when("context.request.path == \"/\u{ff41}dmin\"").leak(), "script"),
     ] {
         let found = printed(text);
         assert!(found.iter().any(|error| error.contains(expected)), "{name}: {text}\n{found:#?}");

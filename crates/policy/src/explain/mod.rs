@@ -258,11 +258,21 @@ fn listed(names: &[String]) -> String {
     format!("{}{more}", printed.join(", "))
 }
 
+/// Cuts a text to what one reads, with control characters escaped.
 fn shorten(text: &str) -> String {
-    match text.char_indices().nth(VALUE_CHARACTERS_MAX) {
-        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or("")),
-        None => text.to_owned(),
+    let mut short = String::new();
+    for (at, c) in text.chars().enumerate() {
+        match c {
+            _ if at == VALUE_CHARACTERS_MAX => {
+                short.push('…');
+                break;
+            }
+            c if c.is_control() => short.extend(c.escape_debug()),
+            c => short.push(c),
+        }
     }
+    short
 }
+
 #[cfg(test)]
 mod tests;

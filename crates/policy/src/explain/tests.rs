@@ -1,36 +1,320 @@
 use super::*;
 use crate::fixture::*;
+use model::authz::{AttributeType::Long, AttributeValue, User};
 use std::sync::Arc;
 
+const AMOUNT: [(&str, AttributeType); 1] = [("amount", Long)];
+
+fn payments() -> Policies {
+    compiled(&[resource("payments", PAYMENTS, &AMOUNT)]).expect("sound")
+}
+
+fn explained(policies: &Policies, request: &AuthzRequest) -> Explanation {
+    let decision = match decided(policies, request) {
+        Ok(permit) => permit.decision().clone(),
+        Err(denied) => denied.decision,
+    };
+    explain(policies, request, &decision)
+}
+
+fn nearest(policies: &Policies, request: &AuthzRequest) -> String {
+    explained(policies, request).nearest_miss.unwrap_or_default()
+}
+
+fn as_user(roles: &[&str], change: impl FnOnce(&mut User)) -> AuthzRequest {
+    let mut alice = user(roles);
+    change(&mut alice);
+    changed(|request| request.user = Some(Arc::new(alice)))
+}
+
+/// A permit for everyone with this condition.
+fn when(condition: &str) -> Policies {
+    policies(&format!("@id(\"it\") permit (principal, action, resource) when {{ {condition} }};"))
+}
+
 #[test]
-fn peek() {
-    let p = compiled(&[resource("payments", PAYMENTS, &[("amount", AttributeType::Long)])]).unwrap_or_else(|e| panic!("{e:#?}"));
-    for request in [
-        transfer(),
-        changed(|r| amount(r, 5000)),
-        changed(|r| r.user = None),
-        changed(|r| r.user = Some(Arc::new(user(&["auditor"])))),
-        changed(|r| {
-            let mut u = user(&[]);
-            u.attributes.clear();
-            r.user = Some(Arc::new(u));
-            r.source.country = None;
-            r.body = None;
-            r.body_note = Some("the content type is not JSON".into())
-        }),
-        changed(|r| {
-            r.principal = id("fraud");
-            r.action = "GET".into()
-        }),
-        changed(|r| r.action = "PURGE".into()),
+fn the_nearest_miss_is_told_in_words() {
+    let transfer = "would be allowed by bank/payments/transfer-within-limit if";
+    let audit = "would be allowed by bank/payments/audit if";
+    for (request, expected) in [
+        (transfer_of(5000), format!("{transfer} context.request.body.amount <= context.user.limit (5000 <= 1000)")),
+        (transfer_of(0), format!("{transfer} context.request.body.amount > 0 (0 > 0)")),
+        (as_user(&["auditor"], |_| ()), format!("{transfer} the user had the role teller (it has: auditor)")),
+        (as_user(&["clerk", "auditor"], |_| ()), format!("{transfer} the user had the role teller (it has: clerk, auditor)")),
+        (as_user(&[], |_| ()), format!("{transfer} the user had the role teller (it has none)")),
+        (
+            as_user(&["auditor"], |user| user.attributes.clear()),
+            format!(
+                "{transfer} the user had the role teller (it has: auditor), the user had the attribute `limit`, \
+                 the user had the attribute `country` and 2 more conditions held"
+            ),
+        ),
+        (
+            changed(|r| r.user = None),
+            format!("{transfer} the call carried a user's token, the user had the role teller and 4 more conditions held"),
+        ),
+        (
+            changed(|r| r.source.country = Some("DE".into())),
+            format!("{transfer} context.source.country == context.user.country (\"DE\" == \"CH\")"),
+        ),
+        (
+            changed(|r| r.source.country = None),
+            format!("{transfer} the country of the call were known and 1 more condition held"),
+        ),
+        (
+            changed(|r| (r.body, r.body_note) = (None, Some("the content type is not JSON in UTF-8".into()))),
+            format!(
+                "{transfer} the request had a body that can be read (the content type is not JSON in UTF-8) and 2 more conditions held"
+            ),
+        ),
+        (
+            changed(|r| r.body = Some(BTreeMap::from([("amount".into(), AttributeValue::String("5".into()))]))),
+            format!(
+                "{transfer} the request had a body that can be read (the body has no `amount` of type Long) and 2 more conditions held"
+            ),
+        ),
+        (
+            changed(|r| r.path = "/transfers/1".into()),
+            format!("{transfer} context.request.path == \"/transfers\" (\"/transfers/1\" == \"/transfers\")"),
+        ),
+        (
+            changed(|r| r.principal = id("fraud")),
+            format!(
+                "{transfer} the caller were spiffe://bank.example/ns/bank/sa/web (it is spiffe://bank.example/ns/bank/sa/fraud)"
+            ),
+        ),
+        (changed(|r| r.action = "PUT".into()), format!("{transfer} the method were POST (it is PUT)")),
+        (changed(|r| r.action = "GET".into()), format!("{audit} the user had the role auditor (it has: teller)")),
+        (
+            changed(|r| r.action = "BREW".into()),
+            "the method `BREW` is none that policies can allow: GET, HEAD, OPTIONS, POST, PUT, PATCH, DELETE, connect".into(),
+        ),
     ] {
-        let d = match decided(&p, &request) {
-            Ok(p) => p.decision().clone(),
-            Err(d) => {
-                println!("{} {:?}", d.user_could_be_allowed, d.errors);
-                d.decision
-            }
-        };
-        println!("{d:?}\n{:#?}", explain(&p, &request, &d));
+        assert_eq!(nearest(&payments(), &request), expected, "{request:#?}");
     }
+}
+
+fn transfer_of(money: i64) -> AuthzRequest {
+    changed(|request| amount(request, money))
+}
+
+#[test]
+fn each_condition_that_did_not_hold_is_listed_with_its_values() {
+    let request = as_user(&["auditor"], |user| drop(user.attributes.remove("limit")));
+    let explanation = explained(&payments(), &request);
+    let [transfer, audit] = explanation.policies.as_slice() else { panic!("{explanation:#?}") };
+    assert_eq!((transfer.kind.as_str(), transfer.position.as_str()), ("permit", "policies/payments.yaml:11"));
+    assert_eq!(transfer.outcome, Outcome::NotApplied);
+    assert_eq!(
+        transfer.failed,
+        [
+            "context.user in Role::\"teller\": it has: auditor",
+            "context.user has limit: context.user.limit is absent",
+            "context.request.body.amount <= context.user.limit: context.user.limit is absent",
+        ]
+    );
+    assert_eq!(audit.failed, ["action in Action::\"read\": it is POST"]);
+    let value = |path: &str| explanation.attributes.iter().find(|(known, _)| known == path).map(|(_, value)| value.as_str());
+    for (path, expected) in [
+        ("context.user", "User::\"bank-login#alice\" with the roles auditor"),
+        ("context.user.limit", "(absent)"),
+        ("context.user.country", "\"CH\""),
+        ("context.request.path", "\"/transfers\""),
+        ("context.request.body.amount", "500"),
+        ("context.source.country", "\"CH\""),
+    ] {
+        assert_eq!(value(path), Some(expected), "{path}");
+    }
+    let paths: Vec<&String> = explanation.attributes.iter().map(|(path, _)| path).collect();
+    assert!(paths.is_sorted(), "{paths:?}");
+}
+
+#[test]
+fn every_form_of_condition_is_explained() {
+    for (condition, line, wish) in [
+        (
+            "context.request.path != \"/transfers\"",
+            "\"/transfers\" != \"/transfers\" is false",
+            "(\"/transfers\" != \"/transfers\")",
+        ),
+        (
+            "context.request.path like \"/x*\"",
+            "context.request.path = \"/transfers\" is false",
+            "(context.request.path = \"/transfers\")",
+        ),
+        (
+            "[\"/a\", \"/b\"].contains(context.request.path)",
+            "[\"/a\", \"/b\"].contains(\"/transfers\") is false",
+            ".contains(\"/transfers\"))",
+        ),
+        ("context.source.address.isInRange(ip(\"192.0.2.0/24\"))", ".isInRange(", "isInRange"),
+        ("context.now < datetime(\"2026-01-01\")", "2026-11-24", "2026-01-01"),
+        ("context has user && context.user.scopes.contains(\"pay\")", "[\"openid\"].contains(\"pay\") is false", "(["),
+        (
+            "context has user && !(context.user in Role::\"teller\")",
+            "it has: teller",
+            "the user did not have the role teller (it has: teller)",
+        ),
+        (
+            "context has user && context.user in [Role::\"a\", Role::\"b\"]",
+            "it has: teller",
+            "the user had one of the roles a, b (it has: teller)",
+        ),
+        ("!(context has user)", "context.user is there", "context.user were absent"),
+        (
+            "!(context.request.path == \"/transfers\")",
+            "\"/transfers\" == \"/transfers\" is true",
+            "!(context.request.path == \"/transfers\") (\"/transfers\" == \"/transfers\")",
+        ),
+        ("principal has namespace && principal.namespace == \"shop\"", "\"bank\" == \"shop\" is false", "(\"bank\" == \"shop\")"),
+        ("action in Action::\"read\"", "Action::\"POST\" in Action::\"read\" is false", "(Action::\"POST\" in Action::\"read\")"),
+        (
+            "context.request.path == \"/a\" || context.request.host == \"b\"",
+            "context.request.host = \"payments\", context.request.path = \"/transfers\" is false",
+            "(context.request.path == \"/a\") || (context.request.host == \"b\") (context.request.host = ",
+        ),
+        (
+            "if context.request.path == \"/a\" then true else false",
+            "context.request.path = \"/transfers\" is false",
+            "context.request.path = \"/transfers\"",
+        ),
+        (
+            "context has user && context.user has staff && context.user.staff",
+            "context.user.staff is absent",
+            "the user had the attribute `staff`",
+        ),
+        ("principal is Workload && context.request.host == \"x\"", "\"payments\" == \"x\"", "(\"payments\" == \"x\")"),
+    ] {
+        let explanation = explained(&when(condition), &transfer());
+        let failed = &explanation.policies[0].failed;
+        assert!(failed.iter().any(|found| found.contains(line)), "{condition}\n{failed:#?}");
+        let nearest = explanation.nearest_miss.unwrap_or_default();
+        assert!(nearest.starts_with("would be allowed by bank/p/it if ") && nearest.contains(wish), "{condition}\n{nearest}");
+    }
+}
+
+#[test]
+fn unless_is_explained_as_what_must_not_be() {
+    let text = "permit (principal, action, resource) unless { context.request.path == \"/transfers\" || context.request.host == \"x\" };";
+    let explanation = explained(&policies(text), &transfer());
+    assert_eq!(
+        explanation.policies[0].failed,
+        ["!(context.request.path == \"/transfers\"): \"/transfers\" == \"/transfers\" is true"]
+    );
+}
+
+#[test]
+fn a_forbid_is_named_with_its_conditions() {
+    let text = "permit (principal, action, resource);
+        @id(\"high\") forbid (principal, action, resource) when { context.request has body && context.request.body.amount > 100 };
+        @id(\"closed\") forbid (principal, action == Action::\"POST\", resource);
+        @id(\"other\") forbid (principal, action == Action::\"GET\", resource);";
+    let explanation = explained(&policies(text), &transfer());
+    assert_eq!(
+        explanation.nearest_miss.as_deref(),
+        Some(
+            "forbidden by bank/p/high (policies/p.yaml:11) because context.request has body and \
+             context.request.body.amount > 100 (500 > 100); by bank/p/closed (policies/p.yaml:12) because it has no conditions"
+        )
+    );
+    let outcomes: Vec<Outcome> = explanation.policies.iter().map(|policy| policy.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Applied, Outcome::Applied, Outcome::Applied, Outcome::NotApplied]);
+    assert_eq!(explanation.policies[3].failed, ["action == Action::\"GET\": it is POST"]);
+}
+
+#[test]
+fn a_failed_policy_is_named_with_its_error() {
+    let text = "permit (principal, action, resource);
+        forbid (principal, action, resource) when { context.request has body && context.request.body.amount + 9223372036854775807 > 0 };";
+    let explanation = explained(&policies(text), &transfer());
+    let nearest = explanation.nearest_miss.clone().unwrap_or_default();
+    assert!(nearest.starts_with("denied because bank/p/policy1 (policies/p.yaml:11) failed: "), "{nearest}");
+    assert!(nearest.contains("overflow"), "{nearest}");
+    assert_eq!(explanation.policies[1].outcome, Outcome::Errored);
+    assert!(explanation.policies[1].failed[0].contains("overflow"), "{explanation:#?}");
+
+    let stale = as_user(&["teller"], |user| drop(user.attributes.insert("limit".into(), AttributeValue::Boolean(true))));
+    let nearest = nearest_of_stale(&stale);
+    assert!(nearest.contains("user attribute `limit` is Boolean, and the policies were checked with Long"), "{nearest}");
+}
+
+fn nearest_of_stale(request: &AuthzRequest) -> String {
+    nearest(&payments(), request)
+}
+
+#[test]
+fn without_a_permit_there_is_nothing_near() {
+    for text in ["", "forbid (principal, action == Action::\"GET\", resource);"] {
+        assert_eq!(nearest(&policies(text), &transfer()), "no permit policy selects this workload");
+    }
+    let allowed = explained(&payments(), &transfer());
+    assert_eq!(allowed.nearest_miss, None);
+    assert_eq!(allowed.policies[0].outcome, Outcome::Applied);
+    assert_eq!(allowed.policies[0].failed, [""; 0]);
+}
+
+#[test]
+fn the_nearest_permit_is_for_this_call_before_it_is_nearly_met() {
+    let text = "@id(\"far\") permit (principal, action == Action::\"GET\", resource);
+        @id(\"two\") permit (principal, action, resource) when { context.request.path == \"/a\" && context.request.host == \"b\" };
+        @id(\"one\") permit (principal, action, resource) when { context.request.path == \"/a\" };
+        @id(\"also\") permit (principal, action, resource) when { context.request.path == \"/b\" };";
+    let found = nearest(&policies(text), &transfer());
+    assert!(found.starts_with("would be allowed by bank/p/one if"), "{found}");
+}
+
+#[test]
+fn an_explanation_is_bounded_and_printable() {
+    let text: String = (0..300)
+        .map(|at| format!("@id(\"p{at}\") permit (principal, action == Action::\"{}\", resource) when {{ context.request.path == \"/{at}\" }};", if at % 2 == 0 { "GET" } else { "POST" }))
+        .collect();
+    let text = format!("{text} @id(\"last\") forbid (principal, action, resource);");
+    let explanation = explained(&policies(&text), &transfer());
+    assert_eq!(explanation.policies.len(), POLICIES_MAX);
+    let posts = explanation.policies.iter().filter(|policy| policy.failed.len() == 1).count();
+    assert_eq!(posts, 150, "those that admit the action come before the others");
+    assert_eq!(explanation.policies[POLICIES_MAX - 1].id.as_str(), "bank/p/last", "the determining one is kept, in its place");
+
+    let long = changed(|r| {
+        r.path = format!("/{}\n\u{1b}[31m", "x".repeat(10_000));
+        let mut alice = user(&["a\nb"; 100]);
+        alice.subject = "\u{202e}evil\r\n".repeat(1000);
+        r.user = Some(Arc::new(alice));
+        r.body_note = Some("why\n".repeat(1000));
+        r.body = None;
+    });
+    let wide = format!("[{}].contains(context.request.path)", "\"/a\",".repeat(5000));
+    for policies in [payments(), when(&wide), when("context.request has body")] {
+        let explanation = explained(&policies, &long);
+        let texts = explanation.policies.iter().flat_map(|policy| policy.failed.iter());
+        let values = explanation.attributes.iter().map(|(_, value)| value);
+        for text in texts.chain(values).chain(&explanation.nearest_miss) {
+            assert!(text.chars().count() < 4000, "{} characters", text.chars().count());
+            assert!(!text.chars().any(char::is_control), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn a_path_is_written_as_cedar_reads_it() {
+    for (path, expected) in [
+        (vec!["context", "user"], "context.user"),
+        (vec!["context", "request", "body", "the \"amount\""], "context.request.body[\"the \\\"amount\\\"\"]"),
+        (vec!["context", "if"], "context[\"if\"]"),
+        (vec!["context", "1st"], "context[\"1st\"]"),
+        (vec!["context", ""], "context[\"\"]"),
+    ] {
+        let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
+        assert_eq!(path_text(&path), expected);
+        assert!(Expression::from_str(expected).is_ok(), "{expected}");
+    }
+}
+
+#[test]
+fn a_field_with_an_odd_name_is_explained_too() {
+    let text =
+        "permit (principal, action, resource) when { context.request has body && context.request.body[\"the amount\"] > 7 };";
+    let policies = compiled(&[resource("p", text, &[("the amount", Long)])]).expect("sound");
+    let request = changed(|r| r.body = Some(BTreeMap::from([("the amount".to_owned(), AttributeValue::Long(5))])));
+    assert_eq!(explained(&policies, &request).policies[0].failed, ["context.request.body[\"the amount\"] > 7: 5 > 7 is false"]);
 }

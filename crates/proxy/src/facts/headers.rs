@@ -53,11 +53,8 @@ pub fn forward_trailers(trailers: &mut HeaderMap) {
 }
 
 /// The header that `Connection` names although a decision rests on it.
-pub(super) fn nominated_in_vain(headers: &HeaderMap) -> Option<&'static str> {
-    let vain = nominated(headers).find(|name| DECIDED_BY.contains(name))?;
-    ["authorization", "content-encoding", "content-length", "content-type", "cookie", "host"]
-        .into_iter()
-        .find(|name| vain == *name)
+pub(super) fn nominated_in_vain(headers: &HeaderMap) -> Option<HeaderName> {
+    nominated(headers).find(|name| DECIDED_BY.contains(name))
 }
 
 /// The one value of a header, if there is exactly one and it is visible ASCII. White space around it is not part of it.

@@ -100,7 +100,9 @@ impl Chunked {
             (Stage::DataCr, b'\r') => Stage::DataLf,
             (Stage::DataLf, b'\n') => Stage::Size,
             (Stage::SizeLf, _) => return Err("a chunk size line that does not end in CRLF"),
-            (Stage::DataCr | Stage::DataLf | Stage::Data | Stage::Trailers, _) => return Err("a chunk that does not end in CRLF"),
+            (Stage::DataCr | Stage::DataLf | Stage::Data | Stage::Trailers, _) => {
+                return Err("a chunk that does not end in CRLF");
+            }
         };
         Ok(())
     }

@@ -110,7 +110,12 @@ impl Head {
                     return Err(FramingRefusal::Malformed { rule: "a request target of more than 65534 bytes" });
                 }
                 match bytes.get(self.at) {
-                    Some(b' ') if self.at > self.part => self.enter(Stage::Version, 1),
+                    Some(b' ') if self.at > self.part => {
+                        if !is_readable(bytes.get(self.part..self.at).unwrap_or_default()) {
+                            return Err(FramingRefusal::Malformed { rule: "the request target is no URI" });
+                        }
+                        self.enter(Stage::Version, 1);
+                    }
                     Some(&byte) => return Err(unexpected(byte, LINE)),
                     None => {}
                 }
@@ -369,6 +374,11 @@ const fn is_token(byte: u8) -> bool {
 /// A character of a request target. A fragment, which some readers cut off, and the delimiters of RFC 3986 are not among them.
 const fn is_target(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~') && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'`')
+}
+
+/// Whether the HTTP library behind can read a request target. One that begins with `/` is readable because of its characters.
+fn is_readable(target: &[u8]) -> bool {
+    target.starts_with(b"/") || http::Uri::try_from(target).is_ok()
 }
 
 /// A character of a header value (RFC 9110 §5.5).

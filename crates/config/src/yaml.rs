@@ -1,0 +1,227 @@
+//! The resources as they are written, and the strict reading of one document.
+
+use crate::error::{ConfigError, suggestion};
+use crate::source::Document;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_saphyr::{Location, Options, Spanned};
+use std::collections::BTreeMap;
+
+/// The one version of the resources.
+const API_VERSION: &str = "rondel.dev/v1alpha1";
+/// The kinds that this version enforces.
+const KINDS: [&str; 4] = ["MeshConfig", "Workload", "TokenIssuer", "AuthorizationPolicy"];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: Spanned<String>,
+    kind: Spanned<String>,
+    #[serde(rename = "metadata")]
+    _metadata: IgnoredAny,
+    #[serde(rename = "spec")]
+    _spec: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Whole<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    metadata: Metadata,
+    spec: S,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Metadata {
+    pub(crate) name: Spanned<String>,
+    pub(crate) namespace: Option<Spanned<String>>,
+}
+
+/// One resource and where it was written.
+#[derive(Debug)]
+pub(crate) struct Written<'a, S> {
+    pub(crate) document: Document<'a>,
+    pub(crate) metadata: Metadata,
+    pub(crate) spec: S,
+}
+
+#[derive(Debug)]
+pub(crate) enum Resource<'a> {
+    Mesh(Box<Written<'a, MeshSpec>>),
+    Workload(Box<Written<'a, WorkloadSpec>>),
+    Issuer(Box<Written<'a, IssuerSpec>>),
+    Policy(Box<Written<'a, PolicySpec>>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct MeshSpec {
+    pub(crate) trust_domain: Spanned<String>,
+    #[serde(default)]
+    pub(crate) certificates: Certificates,
+    pub(crate) country: Option<Country>,
+    #[serde(default)]
+    pub(crate) limits: BTreeMap<String, Spanned<u64>>,
+    #[serde(default)]
+    pub(crate) processes: Vec<ProcessSpec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Certificates {
+    pub(crate) lifetime: Option<Spanned<String>>,
+    pub(crate) authority_lifetime: Option<Spanned<String>>,
+    pub(crate) connection_age: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Country {
+    pub(crate) header: Spanned<String>,
+    pub(crate) trusted: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProcessSpec {
+    pub(crate) name: Spanned<String>,
+    pub(crate) command: Spanned<Vec<String>>,
+    #[serde(default)]
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WorkloadSpec {
+    pub(crate) account: Option<Spanned<String>>,
+    pub(crate) admin: Spanned<String>,
+    #[serde(default)]
+    pub(crate) inbound: Vec<InboundSpec>,
+    #[serde(default)]
+    pub(crate) upstreams: Vec<UpstreamSpec>,
+    pub(crate) run: Option<RunSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InboundSpec {
+    pub(crate) listen: Spanned<String>,
+    pub(crate) application: Spanned<String>,
+    pub(crate) protocol: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpstreamSpec {
+    pub(crate) service: Spanned<String>,
+    pub(crate) listen: Spanned<String>,
+    pub(crate) protocol: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RunSpec {
+    pub(crate) command: Spanned<Vec<String>>,
+    #[serde(default)]
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct IssuerSpec {
+    pub(crate) issuer: Spanned<String>,
+    pub(crate) audiences: Spanned<Vec<String>>,
+    pub(crate) algorithms: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(crate) jwks_uri: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) claims: Claims,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Claims {
+    pub(crate) roles: Option<String>,
+    #[serde(default)]
+    pub(crate) attributes: BTreeMap<String, Claim>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Claim {
+    pub(crate) claim: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicySpec {
+    pub(crate) selector: Option<Selector>,
+    #[serde(default)]
+    pub(crate) body: BTreeMap<String, Spanned<String>>,
+    pub(crate) policies: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Selector {
+    pub(crate) account: Spanned<String>,
+}
+
+/// Reads one document: its kind first, then all of it as that kind says, unknown fields being errors.
+pub(crate) fn resource(document: Document<'_>) -> Result<Resource<'_>, ConfigError> {
+    let head: Head = from_yaml(document)?;
+    if head.api_version.value != API_VERSION {
+        let message = format!("`apiVersion: {}` is not known; write `{API_VERSION}`", model::ids::printable(&head.api_version.value));
+        return Err(at(document, head.api_version.defined, message));
+    }
+    match head.kind.value.as_str() {
+        "MeshConfig" => whole(document).map(Box::new).map(Resource::Mesh),
+        "Workload" => whole(document).map(Box::new).map(Resource::Workload),
+        "TokenIssuer" => whole(document).map(Box::new).map(Resource::Issuer),
+        "AuthorizationPolicy" => whole(document).map(Box::new).map(Resource::Policy),
+        other => {
+            let near = suggestion(other, KINDS);
+            let message = format!("`kind: {}` is not one of {}{near}", model::ids::printable(other), KINDS.join(", "));
+            Err(at(document, head.kind.defined, message))
+        }
+    }
+}
+
+fn whole<S: DeserializeOwned>(document: Document<'_>) -> Result<Written<'_, S>, ConfigError> {
+    let whole: Whole<S> = from_yaml(document)?;
+    Ok(Written { document, metadata: whole.metadata, spec: whole.spec })
+}
+
+fn from_yaml<T: DeserializeOwned>(document: Document<'_>) -> Result<T, ConfigError> {
+    // The default options bound depth, aliases and size, and refuse keys that stand twice.
+    serde_saphyr::from_str_with_options(document.text, Options::default()).map_err(|error| {
+        let location = error.location().unwrap_or_default();
+        at(document, location, plain(&error))
+    })
+}
+
+/// An error at a place of a document.
+pub(crate) fn at(document: Document<'_>, location: Location, message: String) -> ConfigError {
+    let line = u32::try_from(location.line()).unwrap_or(u32::MAX).max(1).saturating_add(document.lines_before);
+    let column = u32::try_from(location.column()).unwrap_or(u32::MAX).max(1);
+    ConfigError { file: document.file.to_owned(), line, column, message }
+}
+
+/// The parser's message in one line, without its own place, with the nearest known word where a field is unknown.
+fn plain(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let first = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
+    let first = first.trim_start_matches("error: ").trim_end_matches([':', ' ']);
+    if !first.contains("unknown field") {
+        return first.to_owned();
+    }
+    let mut words = first.split('`').skip(1).step_by(2);
+    let wrong = words.next().unwrap_or_default().to_owned();
+    format!("{first}{}", suggestion(&wrong, words))
+}

@@ -1,0 +1,150 @@
+//! The configuration stream: one task per sidecar, one update under way at a time.
+
+use super::{Plane, proven};
+use crate::clock;
+use crate::desired::Desired;
+use identity::signed;
+use model::{Snapshot, WorkloadName};
+use proto::config_request::Message;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::{Publication, proto};
+
+/// For a sidecar to say hello.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// For a sidecar to answer an update, compilation included.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// Updates that wait for the transport; there is one at a time.
+const UPDATES_MAX: usize = 2;
+/// Must be the same in the sidecar, which checks it (`proxy::disk`).
+const SIGNATURE_PURPOSE: &str = "rondel snapshot 1";
+
+type Updates = mpsc::Sender<Result<proto::ConfigUpdate, Status>>;
+
+#[tonic::async_trait]
+impl proto::config_server::Config for Plane {
+    type StreamStream = ReceiverStream<Result<proto::ConfigUpdate, Status>>;
+
+    async fn stream(&self, request: Request<Streaming<proto::ConfigRequest>>) -> Result<Response<Self::StreamStream>, Status> {
+        let peer = proven(&request)?;
+        let mut answers = request.into_inner();
+        let first = timeout(HELLO_DEADLINE, answers.message()).await.map_err(|_| Status::deadline_exceeded("no hello"))??;
+        let Some(Message::Hello(hello)) = first.and_then(|request| request.message) else {
+            return Err(Status::invalid_argument("the first message must be `hello`"));
+        };
+        let workload = WorkloadName::parse(&hello.workload).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let desired = self.board.current();
+        // The same words for a workload that does not exist and for one of somebody else: a sidecar learns of no other.
+        let own = desired.mesh.workloads.iter().any(|each| each.name == workload && each.identity == *peer.id());
+        if !own {
+            return Err(Status::permission_denied(format!("`{}` has no workload `{workload}`", peer.id())));
+        }
+        let (updates, stream) = mpsc::channel(UPDATES_MAX);
+        let session = self.rollout.connected(&workload);
+        tracing::info!(%workload, version = hello.version, runs = hello.revision, "sidecar connected");
+        let plane = self.clone();
+        tokio::spawn(async move {
+            let ended = plane.serve(&workload, session, answers, &updates).await;
+            plane.rollout.disconnected(&workload, session);
+            tracing::info!(%workload, cause = ended.message(), "sidecar disconnected");
+            // The stream may be gone already.
+            let _told = updates.try_send(Err(ended));
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl Plane {
+    /// The life of one stream; returns why it ended.
+    async fn serve(&self, workload: &WorkloadName, session: u64, mut answers: Streaming<proto::ConfigRequest>, updates: &Updates) -> Status {
+        let mut revisions = self.board.subscribe();
+        let mut publication = Publication::new();
+        let mut look_again = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            let desired = Arc::clone(&revisions.borrow_and_update());
+            let Some(snapshot) = self.snapshot(workload, &desired) else {
+                return Status::permission_denied(format!("workload `{workload}` is no longer configured"));
+            };
+            let signature = || self.sign(&snapshot);
+            let mut deadline = None;
+            if let Some(update) = publication.next(&snapshot, signature) {
+                if updates.send(Ok(update)).await.is_err() {
+                    return Status::cancelled("the sidecar is gone");
+                }
+                deadline = Some(tokio::time::Instant::now() + ANSWER_DEADLINE);
+            }
+            // With an update under way only its answer counts; otherwise whatever comes first.
+            let answer = match deadline {
+                Some(deadline) => match tokio::time::timeout_at(deadline, answers.message()).await {
+                    Ok(answer) => answer,
+                    Err(_) => return Status::deadline_exceeded("the sidecar did not answer an update"),
+                },
+                None => tokio::select! {
+                    answer = answers.message() => answer,
+                    changed = revisions.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return Status::unavailable("the control plane ends"),
+                    },
+                    _ = look_again.tick() => {
+                        if self.rollout.is_replaced(workload, session) {
+                            return Status::aborted("a later stream of this workload took over");
+                        }
+                        continue;
+                    }
+                },
+            };
+            match answer {
+                Ok(Some(request)) => {
+                    if let Err(status) = self.answered(workload, &mut publication, request, &desired) {
+                        return status;
+                    }
+                }
+                Ok(None) => return Status::ok("the sidecar ended the stream"),
+                Err(status) => return status,
+            }
+        }
+    }
+
+    fn answered(
+        &self,
+        workload: &WorkloadName,
+        publication: &mut Publication,
+        request: proto::ConfigRequest,
+        desired: &Desired,
+    ) -> Result<(), Status> {
+        let wrong = |error: wire::ProtocolError| Status::invalid_argument(error.to_string());
+        match request.message {
+            Some(Message::Ack(ack)) => {
+                let revision = publication.ack(&ack.nonce).map_err(wrong)?;
+                self.rollout.acked(workload, revision, desired);
+                Ok(())
+            }
+            Some(Message::Nack(nack)) => {
+                let reason: String = nack.reason.chars().take(4096).collect();
+                let revision = publication.nack(&nack.nonce, &reason).map_err(wrong)?;
+                tracing::warn!(%workload, %revision, reason, "a sidecar refuses its configuration");
+                self.rollout.rejected(workload, revision, &reason);
+                Ok(())
+            }
+            Some(Message::Hello(_)) | None => Err(Status::invalid_argument("expected `ack` or `nack`")),
+        }
+    }
+
+    fn snapshot(&self, workload: &WorkloadName, desired: &Desired) -> Option<Snapshot> {
+        desired.mesh.snapshot(workload, desired.revision, &[self.ca.bundle()])
+    }
+
+    /// The signature over the snapshot's digest; an empty one, which every sidecar refuses, if signing fails.
+    fn sign(&self, snapshot: &Snapshot) -> Vec<u8> {
+        let digest = identity::sha256(&wire::encode_snapshot(snapshot));
+        let credentials = Arc::clone(&self.credentials.borrow());
+        signed::sign(&credentials, SIGNATURE_PURPOSE, &digest, clock::now()).unwrap_or_else(|failure| {
+            tracing::error!(%failure, "a snapshot could not be signed");
+            Vec::new()
+        })
+    }
+}

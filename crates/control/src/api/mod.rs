@@ -1,0 +1,37 @@
+//! The services: one file each, one page each.
+
+pub(crate) mod config;
+pub(crate) mod identity;
+pub(crate) mod operator;
+pub(crate) mod telemetry;
+
+use crate::ca::Ca;
+use crate::desired::Board;
+use crate::records::Records;
+use crate::rollout::Rollout;
+use crate::serve::Caller;
+use ::identity::Credentials;
+use ::identity::handshake::VerifiedPeer;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tonic::{Request, Status};
+
+/// What the services work with.
+#[derive(Clone, Debug)]
+pub(crate) struct Plane {
+    pub(crate) board: Arc<Board>,
+    pub(crate) rollout: Arc<Rollout>,
+    pub(crate) records: Arc<Records>,
+    pub(crate) ca: Arc<Ca>,
+    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
+}
+
+/// Who opened the connection that a call came on.
+fn caller<T>(request: &Request<T>) -> Option<VerifiedPeer> {
+    request.extensions().get::<Caller>().and_then(|caller| caller.0.clone())
+}
+
+/// The same, where a call is for proven workloads only.
+fn proven<T>(request: &Request<T>) -> Result<VerifiedPeer, Status> {
+    caller(request).ok_or_else(|| Status::unauthenticated("this call needs an SVID of the mesh"))
+}

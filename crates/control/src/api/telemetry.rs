@@ -1,0 +1,32 @@
+//! Takes decision records: each sidecar tells of its own workload only.
+
+use super::{Plane, proven};
+use std::time::Duration;
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming};
+use wire::{convert, proto};
+
+/// A stream that brings nothing for this long is ended; the sidecar opens another when it has something to tell.
+const QUIET_MAX: Duration = Duration::from_secs(3600);
+
+#[tonic::async_trait]
+impl proto::telemetry_server::Telemetry for Plane {
+    async fn report(&self, request: Request<Streaming<proto::DecisionRecord>>) -> Result<Response<proto::ReportSummary>, Status> {
+        let peer = proven(&request)?;
+        let mut records = request.into_inner();
+        let mut kept = 0;
+        loop {
+            let Ok(received) = timeout(QUIET_MAX, records.message()).await else { break };
+            let Some(record) = received? else { break };
+            let record = convert::record_from_wire(record).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let desired = self.board.current();
+            let own = |each: &::config::Workload| each.name.as_str() == record.workload && each.identity == *peer.id();
+            if !desired.mesh.workloads.iter().any(own) {
+                return Err(Status::permission_denied("a record of another workload"));
+            }
+            self.records.keep(record);
+            kept += 1;
+        }
+        Ok(Response::new(proto::ReportSummary { kept }))
+    }
+}

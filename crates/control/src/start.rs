@@ -1,0 +1,117 @@
+//! Start-up as one readable function, and the list of every task of the process.
+
+use crate::api::Plane;
+use crate::ca::Ca;
+use crate::desired::Board;
+use crate::records::Records;
+use crate::rollout::Rollout;
+use crate::settings::Settings;
+use crate::store::Store;
+use crate::{admin, clock, serve, watch};
+use anyhow::{Context, bail};
+use identity::TrustBundles;
+use proto::config_server::ConfigServer;
+use proto::identity_server::IdentityServer;
+use proto::operator_server::OperatorServer;
+use proto::telemetry_server::TelemetryServer;
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use wire::proto;
+
+/// Bytes of one message from a sidecar.
+const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Calls under way on one connection.
+const CALLS_PER_CONNECTION_MAX: usize = 16;
+/// For open streams to end after SIGTERM.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Builds the parts in order, runs the tasks, and ends at SIGTERM or when a task died.
+pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
+    identity::install_provider();
+    owner_only_dir(&settings.state)?;
+    let store = Arc::new(Store::open(&settings.state.join("control.redb")).context("open the store")?);
+    let board = Arc::new(Board::begin(Arc::clone(&store), config::read(&settings.config))?);
+    let desired = board.current();
+    let (domain, lifetime) = (&desired.mesh.settings.trust_domain, desired.mesh.settings.authority_lifetime);
+    let ca = Arc::new(Ca::open(store, domain, lifetime, clock::now())?);
+    let bundle = TrustBundles::from_model(&[ca.bundle()])?;
+    let bundle_path = settings.state.join("bundle.pem");
+    std::fs::write(&bundle_path, bundle.to_pem()).with_context(|| format!("write `{}`", bundle_path.display()))?;
+    let (credentials, own) = tokio::sync::watch::channel(Arc::new(serve::own_credentials(&ca, &board)?));
+
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("listen at {}", settings.listen))?;
+    let admin_listener = TcpListener::bind(settings.admin).await.with_context(|| format!("listen at {}", settings.admin))?;
+    let operator = operator_socket(&settings.state.join("operator.sock"))?;
+    let rollout = Arc::new(Rollout::default());
+    let records = Arc::new(Records::default());
+    let plane = Plane {
+        board: Arc::clone(&board),
+        rollout: Arc::clone(&rollout),
+        records: Arc::clone(&records),
+        ca: Arc::clone(&ca),
+        credentials: own.clone(),
+    };
+    tracing::info!(%domain, revision = %desired.revision, listen = %settings.listen, "starting");
+
+    // Every task of the process. The death of one ends it.
+    let mut tasks = JoinSet::new();
+    let (accepting, shaken) = serve::incoming(listener, own.clone());
+    tasks.spawn(accepting);
+    let sidecars = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .concurrency_limit_per_connection(CALLS_PER_CONNECTION_MAX)
+        .max_concurrent_streams(Some(64))
+        .add_service(IdentityServer::new(plane.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(ConfigServer::new(plane.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(TelemetryServer::new(plane.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX));
+    tasks.spawn(async move { told("sidecars", sidecars.serve_with_incoming(shaken).await) });
+    let operators = Server::builder().add_service(OperatorServer::new(plane).max_decoding_message_size(MESSAGE_BYTES_MAX));
+    tasks.spawn(async move { told("operators", operators.serve_with_incoming(UnixListenerStream::new(operator)).await) });
+    tasks.spawn(serve::renew(Arc::clone(&ca), Arc::clone(&board), credentials));
+    tasks.spawn(watch::run(Arc::clone(&board), settings.config.clone()));
+    tasks.spawn(admin::run(admin_listener, admin::Seen { board, rollout, records, ca, credentials: own }));
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        ended = tasks.join_next() => bail!("a task of the process ended: {ended:?}"),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    tokio::time::timeout(STOP_DEADLINE, tasks.shutdown()).await.ok();
+    std::fs::remove_file(settings.state.join("operator.sock")).ok();
+    Ok(())
+}
+
+fn told(who: &str, outcome: Result<(), tonic::transport::Error>) {
+    if let Err(error) = outcome {
+        tracing::error!(who, %error, "a server ended");
+    }
+}
+
+fn owner_only_dir(dir: &Path) -> anyhow::Result<()> {
+    let failed = || format!("make the state directory `{}`", dir.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(failed)?;
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700)).with_context(failed)
+}
+
+/// Binds the operator socket in the owner-only directory. A socket on which somebody answers belongs to another control plane.
+fn operator_socket(path: &Path) -> anyhow::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        bail!("another control plane answers at `{}`", path.display());
+    }
+    std::fs::remove_file(path).ok();
+    let listener = UnixListener::bind(path).with_context(|| format!("listen at `{}`", path.display()))?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(|| format!("protect `{}`", path.display()))?;
+    Ok(listener)
+}
