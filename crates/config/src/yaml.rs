@@ -200,7 +200,7 @@ fn whole<S: DeserializeOwned>(document: Document<'_>) -> Result<Written<'_, S>, 
 fn from_yaml<T: DeserializeOwned>(document: Document<'_>) -> Result<T, ConfigError> {
     // The default options bound depth, aliases and size, and refuse keys that stand twice.
     serde_saphyr::from_str_with_options(document.text, Options::default()).map_err(|error| {
-        let location = error.location().unwrap_or_default();
+        let location = error.location().unwrap_or(Location::UNKNOWN);
         at(document, location, plain(&error))
     })
 }

@@ -95,6 +95,17 @@ impl Rollout {
         seen.issued += 1;
     }
 
+    /// An SVID that was issued before this process started.
+    pub(crate) fn restored(&self, workload: &WorkloadName, serial: &str, not_after: Timestamp) {
+        let mut inner = self.inner.lock();
+        let seen = inner.seen.entry(workload.clone()).or_default();
+        if seen.svid_expires_at.is_none_or(|known| known < not_after) {
+            seen.serial = Some(serial.to_owned());
+            seen.svid_expires_at = Some(not_after);
+        }
+        seen.issued = 1;
+    }
+
     /// What is known of one workload.
     pub(crate) fn of(&self, workload: &WorkloadName) -> Seen {
         self.inner.lock().seen.get(workload).cloned().unwrap_or_default()

@@ -41,7 +41,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let board = Arc::new(Board::begin(Arc::clone(&store), config::read(&settings.config))?);
     let desired = board.current();
     let (domain, lifetime) = (&desired.mesh.settings.trust_domain, desired.mesh.settings.authority_lifetime);
-    let ca = Arc::new(Ca::open(store, domain, lifetime, clock::now())?);
+    let ca = Arc::new(Ca::open(Arc::clone(&store), domain, lifetime, clock::now())?);
     let bundle = TrustBundles::from_model(&[ca.bundle()])?;
     let bundle_path = settings.state.join("bundle.pem");
     std::fs::write(&bundle_path, bundle.to_pem()).with_context(|| format!("write `{}`", bundle_path.display()))?;
@@ -50,7 +50,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("listen at {}", settings.listen))?;
     let admin_listener = TcpListener::bind(settings.admin).await.with_context(|| format!("listen at {}", settings.admin))?;
     let operator = operator_socket(&settings.state.join("operator.sock"))?;
-    let rollout = Arc::new(Rollout::default());
+    let rollout = Arc::new(restored(&store, &board)?);
     let records = Arc::new(Records::default());
     let plane = Plane {
         board: Arc::clone(&board),
@@ -91,6 +91,17 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::time::timeout(STOP_DEADLINE, tasks.shutdown()).await.ok();
     std::fs::remove_file(settings.state.join("operator.sock")).ok();
     Ok(())
+}
+
+/// What was known of the sidecars before this process started.
+fn restored(store: &Store, board: &Board) -> anyhow::Result<Rollout> {
+    let rollout = Rollout::default();
+    for (serial, id, not_after) in store.issued(clock::now())? {
+        for workload in board.current().mesh.workloads.iter().filter(|workload| workload.identity.as_str() == id) {
+            rollout.restored(&workload.name, &serial, not_after);
+        }
+    }
+    Ok(rollout)
 }
 
 fn told(who: &str, outcome: Result<(), tonic::transport::Error>) {

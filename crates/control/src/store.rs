@@ -91,7 +91,8 @@ impl Store {
     /// Opens or makes the store at `path`, readable by the owner alone.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreFailure> {
         let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let database = redb::Builder::new().create_file(file).map_err(redb::Error::from)?;
+        let backend = redb::backends::FileBackend::new(file).map_err(redb::Error::from)?;
+        let database = redb::Builder::new().create_with_backend(backend).map_err(redb::Error::from)?;
         let store = Self { database };
         match store.read::<u64>("schema")? {
             Some(SCHEMA) => {}

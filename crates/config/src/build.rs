@@ -1,0 +1,499 @@
+//! From documents to a mesh: every reference resolved, every value in range, every policy compiled. Reports all errors at once.
+
+use crate::error::{ConfigError, suggestion};
+use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
+use crate::source::{Document, Source, documents};
+use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, WorkloadSpec, Written, at};
+use model::authz::AttributeType;
+use model::ids;
+use model::snapshot::{
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer, Upstream,
+};
+use model::{Limit, Limits, ServiceName, SpiffeId, TrustDomain, WorkloadName};
+use serde_saphyr::{Location, Spanned};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Errors that are reported; a file with more has one cause.
+const ERRORS_MAX: usize = 100;
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The errors so far. Checking goes on after one, so that a user mends them all at once.
+struct Errors(Vec<ConfigError>);
+
+impl Errors {
+    fn at(&mut self, document: Document<'_>, location: Location, message: impl Display) {
+        if self.0.len() < ERRORS_MAX {
+            self.0.push(at(document, location, message.to_string()));
+        }
+    }
+
+    /// The value, or `None` and one more error.
+    fn take<T, E: Display>(&mut self, document: Document<'_>, location: Location, outcome: Result<T, E>) -> Option<T> {
+        outcome.map_err(|error| self.at(document, location, error)).ok()
+    }
+}
+
+/// Reads the sources as one mesh.
+///
+/// # Errors
+/// - every [`ConfigError`] that was found, at most 100, in the order of the files; never empty.
+pub fn parse(sources: &[Source]) -> Result<Mesh, Vec<ConfigError>> {
+    let mut errors = Errors(Vec::new());
+    let mut resources = Vec::new();
+    for document in sources.iter().flat_map(documents) {
+        match yaml::resource(document) {
+            Ok(resource) => resources.push(resource),
+            Err(error) => errors.0.push(error),
+        }
+    }
+    names_are_unique(&resources, &mut errors);
+    let mesh = build(&resources, sources, &mut errors);
+    if let Some(mesh) = &mesh
+        && errors.0.is_empty()
+    {
+        policies_compile(mesh, &mut errors);
+    }
+    errors.0.sort_by(|one, other| (&one.file, one.line, one.column).cmp(&(&other.file, other.line, other.column)));
+    errors.0.dedup();
+    errors.0.truncate(ERRORS_MAX);
+    match mesh {
+        Some(mesh) if errors.0.is_empty() => Ok(mesh),
+        Some(_) | None => Err(errors.0),
+    }
+}
+
+fn build(resources: &[Resource<'_>], sources: &[Source], errors: &mut Errors) -> Option<Mesh> {
+    let settings = the_mesh(resources, sources, errors)?;
+    let (settings, country) = settings_of(settings, errors)?;
+    let domain = settings.trust_domain.clone();
+    let mut mesh = Mesh { settings, workloads: Vec::new(), issuers: Vec::new(), policies: Vec::new() };
+    for resource in resources {
+        match resource {
+            Resource::Mesh(_) => {}
+            Resource::Workload(written) => mesh.workloads.extend(workload(written, &domain, errors)),
+            Resource::Issuer(written) => mesh.issuers.extend(issuer(written, errors)),
+            Resource::Policy(written) => mesh.policies.extend(policy(written, errors)),
+        }
+    }
+    mesh.workloads.sort_by(|one, other| one.name.cmp(&other.name));
+    mesh.issuers.sort_by(|one, other| one.name.cmp(&other.name));
+    references(&mesh, resources, errors);
+    issuers_agree(&mesh, resources, errors);
+    mesh.settings.country = country.and_then(|(document, country)| resolve_country(&mesh, document, country, errors));
+    Some(mesh)
+}
+
+/// The one `MeshConfig`.
+fn the_mesh<'a, 'b>(resources: &'b [Resource<'a>], sources: &[Source], errors: &mut Errors) -> Option<&'b Written<'a, MeshSpec>> {
+    let mut found = resources.iter().filter_map(|resource| match resource {
+        Resource::Mesh(written) => Some(written.as_ref()),
+        Resource::Workload(_) | Resource::Issuer(_) | Resource::Policy(_) => None,
+    });
+    let first = found.next();
+    for other in found {
+        errors.at(other.document, other.metadata.name.defined, "a second `MeshConfig`; a mesh has one");
+    }
+    if first.is_none() && errors.0.is_empty() {
+        let file = sources.first().map_or_else(|| ".".to_owned(), |source| source.file.clone());
+        errors.0.push(ConfigError { file, line: 1, column: 1, message: "no `MeshConfig` in any file; it names the trust domain".to_owned() });
+    }
+    first
+}
+
+/// A kind and a name stand once.
+fn names_are_unique(resources: &[Resource<'_>], errors: &mut Errors) {
+    let mut seen: BTreeMap<(&str, String), String> = BTreeMap::new();
+    for resource in resources {
+        let (kind, metadata, document) = match resource {
+            Resource::Mesh(written) => ("MeshConfig", &written.metadata, written.document),
+            Resource::Workload(written) => ("Workload", &written.metadata, written.document),
+            Resource::Issuer(written) => ("TokenIssuer", &written.metadata, written.document),
+            Resource::Policy(written) => ("AuthorizationPolicy", &written.metadata, written.document),
+        };
+        let namespace = metadata.namespace.as_ref().map_or("", |namespace| namespace.value.as_str());
+        let name = format!("{namespace}/{}", metadata.name.value);
+        let place = at(document, metadata.name.defined, String::new());
+        let place = format!("{}:{}", place.file, place.line);
+        if let Some(first) = seen.insert((kind, name), place) {
+            let message = format!("a second `{kind}` of the name `{}`; the first stands at {first}", ids::printable(&metadata.name.value));
+            errors.at(document, metadata.name.defined, message);
+        }
+        if namespace.is_empty() && matches!(kind, "Workload" | "AuthorizationPolicy") {
+            errors.at(document, metadata.name.defined, format!("a `{kind}` needs `metadata.namespace`"));
+        }
+        if !namespace.is_empty() && matches!(kind, "MeshConfig" | "TokenIssuer") {
+            errors.at(document, metadata.name.defined, format!("a `{kind}` is for the whole mesh: remove `metadata.namespace`"));
+        }
+    }
+}
+
+type CountrySpec<'a, 'b> = Option<(Document<'a>, &'b yaml::Country)>;
+
+fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) -> Option<(Settings, CountrySpec<'a, 'b>)> {
+    let (document, spec) = (written.document, &written.spec);
+    let trust_domain = errors.take(document, spec.trust_domain.defined, TrustDomain::parse(&spec.trust_domain.value));
+    let certificates = &spec.certificates;
+    let svid = ranged(document, certificates.lifetime.as_ref(), HOUR, (Duration::from_secs(10), 24 * HOUR), errors);
+    let authority = ranged(document, certificates.authority_lifetime.as_ref(), 87_600 * HOUR, (HOUR, 30 * 8766 * HOUR), errors);
+    let age = ranged(document, certificates.connection_age.as_ref(), svid / 2, (Duration::from_secs(1), svid), errors);
+    if authority < svid * 2 {
+        let place = certificates.authority_lifetime.as_ref().map_or(spec.trust_domain.defined, |written| written.defined);
+        errors.at(document, place, "the authority must live at least twice as long as the certificates that it issues");
+    }
+    let mut limits = Limits::default();
+    for (name, value) in &spec.limits {
+        match Limit::named(name) {
+            Some(limit) => {
+                errors.take(document, value.defined, limits.set(limit, value.value));
+            }
+            None => {
+                let near = suggestion(name, Limit::ALL.map(Limit::name));
+                errors.at(document, value.defined, format!("no limit `{}`{near}", ids::printable(name)));
+            }
+        }
+    }
+    let processes = spec.processes.iter().filter_map(|each| process(document, each, errors)).collect();
+    let settings = Settings {
+        name: written.metadata.name.value.clone(),
+        trust_domain: trust_domain?,
+        svid_lifetime: svid,
+        authority_lifetime: authority,
+        connection_age_max: age,
+        country: None,
+        limits,
+        processes,
+    };
+    Some((settings, spec.country.as_ref().map(|country| (document, country))))
+}
+
+fn process(document: Document<'_>, spec: &ProcessSpec, errors: &mut Errors) -> Option<Process> {
+    errors.take(document, spec.name.defined, ids::label(&spec.name.value))?;
+    command(document, &spec.command, errors)?;
+    Some(Process { name: spec.name.value.clone(), command: spec.command.value.clone(), environment: spec.environment.clone() })
+}
+
+fn command(document: Document<'_>, command: &Spanned<Vec<String>>, errors: &mut Errors) -> Option<()> {
+    let is_good = command.value.first().is_some_and(|program| !program.is_empty());
+    if !is_good {
+        errors.at(document, command.defined, "a command needs at least the program's name");
+    }
+    is_good.then_some(())
+}
+
+/// A duration within a range, or the default.
+fn ranged(
+    document: Document<'_>,
+    written: Option<&Spanned<String>>,
+    default: Duration,
+    (least, most): (Duration, Duration),
+    errors: &mut Errors,
+) -> Duration {
+    let Some(written) = written else { return default };
+    match duration(&written.value) {
+        Some(value) if value >= least && value <= most => value,
+        Some(_) => {
+            let range = format!("{} s to {} s", least.as_secs(), most.as_secs());
+            errors.at(document, written.defined, format!("`{}` is outside {range}", ids::printable(&written.value)));
+            default
+        }
+        None => {
+            errors.at(document, written.defined, format!("`{}` is not a duration: write `30s`, `10m` or `1h`", ids::printable(&written.value)));
+            default
+        }
+    }
+}
+
+/// `500ms`, `30s`, `10m`, `1h`: a whole number and one unit.
+fn duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(millis).map(Duration::from_millis)
+}
+
+fn resolve_country(mesh: &Mesh, document: Document<'_>, country: &yaml::Country, errors: &mut Errors) -> Option<CountryHeader> {
+    let header = country.header.value.to_ascii_lowercase();
+    let is_token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    if header.is_empty() || !header.bytes().all(is_token) || header.starts_with("x-rondel-") {
+        errors.at(document, country.header.defined, format!("`{}` cannot be the header of the country", ids::printable(&header)));
+    }
+    let mut trusted = Vec::new();
+    for name in &country.trusted {
+        let Some(service) = errors.take(document, name.defined, ServiceName::parse(&name.value)) else { continue };
+        match mesh.workloads.iter().find(|workload| workload.service == service) {
+            Some(workload) => trusted.push(workload.identity.clone()),
+            None => errors.at(document, name.defined, no_service(mesh, &service)),
+        }
+    }
+    Some(CountryHeader { header, trusted })
+}
+
+fn no_service(mesh: &Mesh, service: &ServiceName) -> String {
+    let near = suggestion(service.as_str(), mesh.workloads.iter().map(|workload| workload.service.as_str()));
+    format!("no workload of service `{service}`{near}")
+}
+
+fn address(document: Document<'_>, written: &Spanned<String>, errors: &mut Errors) -> Option<SocketAddr> {
+    let parsed = SocketAddr::from_str(&written.value).ok().filter(|address| address.port() != 0);
+    if parsed.is_none() {
+        let message = format!("`{}` is not an address with a port, such as `127.0.0.1:8080` or `[::1]:8080`", ids::printable(&written.value));
+        errors.at(document, written.defined, message);
+    }
+    parsed
+}
+
+fn loopback(document: Document<'_>, written: &Spanned<String>, why: &str, errors: &mut Errors) -> Option<SocketAddr> {
+    let parsed = address(document, written, errors)?;
+    if !parsed.ip().is_loopback() {
+        errors.at(document, written.defined, format!("`{parsed}` must be a loopback address: {why}"));
+        return None;
+    }
+    Some(parsed)
+}
+
+fn protocol(document: Document<'_>, written: &Spanned<String>, errors: &mut Errors) -> Option<Protocol> {
+    match written.value.as_str() {
+        "http" => Some(Protocol::Http),
+        "tcp" => Some(Protocol::Tcp),
+        other => {
+            let message = format!("protocol `{}` is not one of `http` (HTTP/1.1, HTTP/2, gRPC) and `tcp`", ids::printable(other));
+            errors.at(document, written.defined, message);
+            None
+        }
+    }
+}
+
+fn workload(written: &Written<'_, WorkloadSpec>, domain: &TrustDomain, errors: &mut Errors) -> Option<Workload> {
+    let (document, spec, name) = (written.document, &written.spec, &written.metadata.name);
+    let namespace = written.metadata.namespace.as_ref()?;
+    let account = spec.account.as_ref().unwrap_or(name);
+    let named = errors.take(document, name.defined, WorkloadName::new(&namespace.value, &name.value));
+    let service = errors.take(document, account.defined, ServiceName::new(&namespace.value, &account.value));
+    let admin = loopback(document, &spec.admin, "it has no authentication", errors);
+    let mut inbound = Vec::new();
+    for each in &spec.inbound {
+        let (listen, protocol) = (address(document, &each.listen, errors), protocol(document, &each.protocol, errors));
+        let application = loopback(document, &each.application, "the application must not be reachable around its sidecar", errors);
+        if let (Some(listen), Some(application), Some(protocol)) = (listen, application, protocol) {
+            inbound.push(Inbound { listen, application, protocol });
+        }
+    }
+    let mut upstreams = Vec::new();
+    for each in &spec.upstreams {
+        let service = errors.take(document, each.service.defined, ServiceName::parse(&each.service.value));
+        let listen = loopback(document, &each.listen, "whoever reaches it speaks with this workload's identity", errors);
+        if let (Some(service), Some(listen), Some(protocol)) = (service, listen, protocol(document, &each.protocol, errors)) {
+            upstreams.push(Upstream { service, listen, protocol, endpoints: Vec::new() });
+        }
+    }
+    let run = match &spec.run {
+        Some(run) => command(document, &run.command, errors).map(|()| Process {
+            name: name.value.clone(),
+            command: run.command.value.clone(),
+            environment: run.environment.clone(),
+        }),
+        None => None,
+    };
+    let (named, service) = (named?, service?);
+    let (space, account) = service.as_str().split_once('/')?;
+    let identity: SpiffeId = errors.take(document, account_place(written), SpiffeId::workload(domain, space, account))?;
+    Some(Workload { name: named, identity, admin: admin?, inbound, upstreams, run, service })
+}
+
+fn account_place(written: &Written<'_, WorkloadSpec>) -> Location {
+    written.spec.account.as_ref().map_or(written.metadata.name.defined, |account| account.defined)
+}
+
+fn issuer(written: &Written<'_, IssuerSpec>, errors: &mut Errors) -> Option<TokenIssuer> {
+    let (document, spec, name) = (written.document, &written.spec, &written.metadata.name);
+    errors.take(document, name.defined, ids::label(&name.value));
+    if spec.audiences.value.is_empty() || spec.audiences.value.iter().any(String::is_empty) {
+        errors.at(document, spec.audiences.defined, "`audiences` needs at least one audience: without it a token for anybody would do");
+    }
+    for url in [Some(&spec.issuer), spec.jwks_uri.as_ref()].into_iter().flatten() {
+        if !url.value.starts_with("https://") && !url.value.starts_with("http://") {
+            errors.at(document, url.defined, format!("`{}` is not a URL that begins with `https://`", ids::printable(&url.value)));
+        }
+    }
+    let mut algorithms = Vec::new();
+    match &spec.algorithms {
+        None => algorithms.extend(JwtAlgorithm::ALL),
+        Some(written) if written.value.is_empty() => errors.at(document, written.defined, "`algorithms` is empty; leave it out for all"),
+        Some(written) => {
+            for each in &written.value {
+                match JwtAlgorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == each.value) {
+                    Some(algorithm) => algorithms.push(algorithm),
+                    None => {
+                        let message = format!("algorithm `{}` is not one of RS256, ES256, EdDSA", ids::printable(&each.value));
+                        errors.at(document, each.defined, message);
+                    }
+                }
+            }
+        }
+    }
+    let mut attributes = BTreeMap::new();
+    for (attribute, claim) in &spec.claims.attributes {
+        if matches!(attribute.as_str(), "issuer" | "subject" | "scopes") || !is_identifier(attribute) {
+            errors.at(document, claim.kind.defined, format!("`{}` cannot be an attribute's name", ids::printable(attribute)));
+        }
+        if let Some(kind) = attribute_type(document, &claim.kind, errors) {
+            attributes.insert(attribute.clone(), ClaimMapping { claim: claim.claim.clone(), kind });
+        }
+    }
+    Some(TokenIssuer {
+        name: name.value.clone(),
+        issuer: spec.issuer.value.clone(),
+        audiences: spec.audiences.value.clone(),
+        keys: spec.jwks_uri.as_ref().map_or(KeySource::Discovery, |uri| KeySource::JwksUri(uri.value.clone())),
+        algorithms,
+        roles_claim: spec.claims.roles.clone(),
+        attributes,
+    })
+}
+
+/// What Cedar can write after a dot.
+fn is_identifier(text: &str) -> bool {
+    let mut chars = text.bytes();
+    chars.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_') && chars.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn attribute_type(document: Document<'_>, written: &Spanned<String>, errors: &mut Errors) -> Option<AttributeType> {
+    let found = AttributeType::ALL.into_iter().find(|kind| kind.as_str() == written.value);
+    if found.is_none() {
+        let known = AttributeType::ALL.map(AttributeType::as_str);
+        let near = suggestion(&written.value, known);
+        errors.at(document, written.defined, format!("type `{}` is not one of {}{near}", ids::printable(&written.value), known.join(", ")));
+    }
+    found
+}
+
+fn policy(written: &Written<'_, PolicySpec>, errors: &mut Errors) -> Option<SelectedPolicy> {
+    let (document, spec, name) = (written.document, &written.spec, &written.metadata.name);
+    let namespace = written.metadata.namespace.as_ref()?;
+    let named = errors.take(document, name.defined, WorkloadName::new(&namespace.value, &name.value))?;
+    if let Some(selector) = &spec.selector {
+        errors.take(document, selector.account.defined, ids::label(&selector.account.value));
+    }
+    let mut body = BTreeMap::new();
+    for (field, kind) in &spec.body {
+        if !is_identifier(field) {
+            errors.at(document, kind.defined, format!("`{}` cannot be a field's name", ids::printable(field)));
+        }
+        if let Some(kind) = attribute_type(document, kind, errors) {
+            body.insert(field.clone(), kind);
+        }
+    }
+    Some(SelectedPolicy {
+        namespace: namespace.value.clone(),
+        account: spec.selector.as_ref().map(|selector| selector.account.value.clone()),
+        policy: AuthorizationPolicy {
+            name: named.to_string(),
+            file: document.file.to_owned(),
+            line: text_line(document, spec.policies.defined),
+            text: spec.policies.value.clone(),
+            body,
+        },
+    })
+}
+
+/// The line of the file on which a text begins: a block scalar's text begins below its indicator.
+fn text_line(document: Document<'_>, location: Location) -> u32 {
+    let line = at(document, location, String::new()).line;
+    let row = usize::try_from(line - document.lines_before).unwrap_or(1).saturating_sub(1);
+    let written = document.text.lines().nth(row).unwrap_or_default();
+    let indicator = written.split_once("policies:").map_or("", |(_, rest)| rest.trim_start());
+    if indicator.starts_with(['|', '>']) { line + 1 } else { line }
+}
+
+/// Upstreams lead to services that exist and carry the protocol, selectors select somebody, and no address is used twice.
+fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
+    let mut taken: BTreeMap<SocketAddr, String> = BTreeMap::new();
+    for resource in resources {
+        match resource {
+            Resource::Workload(written) => workload_references(mesh, written, &mut taken, errors),
+            Resource::Policy(written) => {
+                let (Some(namespace), Some(selector)) = (&written.metadata.namespace, &written.spec.selector) else { continue };
+                let wanted = format!("{}/{}", namespace.value, selector.account.value);
+                if !mesh.workloads.iter().any(|workload| workload.service.as_str() == wanted) {
+                    let near = suggestion(&wanted, mesh.workloads.iter().map(|workload| workload.service.as_str()));
+                    let message = format!("the policy selects nobody: no workload of service `{}`{near}", ids::printable(&wanted));
+                    errors.at(written.document, selector.account.defined, message);
+                }
+            }
+            Resource::Mesh(_) | Resource::Issuer(_) => {}
+        }
+    }
+}
+
+fn workload_references(mesh: &Mesh, written: &Written<'_, WorkloadSpec>, taken: &mut BTreeMap<SocketAddr, String>, errors: &mut Errors) {
+    let (document, spec) = (written.document, &written.spec);
+    let own = written.metadata.name.value.as_str();
+    let mut take = |address: &Spanned<String>, what: String, errors: &mut Errors| {
+        let Ok(parsed) = SocketAddr::from_str(&address.value) else { return };
+        if let Some(other) = taken.insert(parsed, what.clone()) {
+            errors.at(document, address.defined, format!("{parsed} ({what}) is used already: {other}"));
+        }
+    };
+    take(&spec.admin, format!("admin port of {own}"), errors);
+    for each in &spec.inbound {
+        take(&each.listen, format!("inbound port of {own}"), errors);
+    }
+    for each in &spec.upstreams {
+        take(&each.listen, format!("port of {own} for {}", each.service.value), errors);
+        let Ok(service) = ServiceName::parse(&each.service.value) else { continue };
+        let instances: Vec<&Workload> = mesh.workloads.iter().filter(|workload| workload.service == service).collect();
+        if instances.is_empty() {
+            errors.at(document, each.service.defined, no_service(mesh, &service));
+        } else if !instances.iter().any(|workload| workload.inbound.iter().any(|inbound| inbound.protocol.as_str() == each.protocol.value)) {
+            let message = format!("no workload of service `{service}` has an inbound port with protocol `{}`", ids::printable(&each.protocol.value));
+            errors.at(document, each.protocol.defined, message);
+        }
+    }
+}
+
+/// Issuers are told apart by their `iss`, and an attribute has one type in the whole mesh.
+fn issuers_agree(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    let mut types: BTreeMap<&str, AttributeType> = BTreeMap::new();
+    for resource in resources {
+        let Resource::Issuer(written) = resource else { continue };
+        if !seen.insert(written.spec.issuer.value.as_str()) {
+            let message = format!("a second `TokenIssuer` for `{}`", ids::printable(&written.spec.issuer.value));
+            errors.at(written.document, written.spec.issuer.defined, message);
+        }
+        let Some(built) = mesh.issuers.iter().find(|issuer| issuer.name == written.metadata.name.value) else { continue };
+        for (attribute, mapping) in &built.attributes {
+            let first = *types.entry(attribute).or_insert(mapping.kind);
+            if first != mapping.kind {
+                let message = format!("attribute `{attribute}` is `{}` here and `{}` at another issuer", mapping.kind.as_str(), first.as_str());
+                errors.at(written.document, written.metadata.name.defined, message);
+            }
+        }
+    }
+}
+
+/// Every workload's policies compile together, as its sidecar will compile them.
+fn policies_compile(mesh: &Mesh, errors: &mut Errors) {
+    let mut done = BTreeSet::new();
+    for workload in &mesh.workloads {
+        if !done.insert(&workload.service) {
+            continue;
+        }
+        let Err(found) = policy::compile(&mesh.policies_of(workload), &mesh.issuers) else { continue };
+        for error in found {
+            let what = error.policy.map_or_else(String::new, |policy| format!("policy `{policy}`: "));
+            errors.0.push(ConfigError { file: error.file, line: error.line, column: error.column, message: format!("{what}{}", error.message) });
+        }
+    }
+}
