@@ -92,6 +92,11 @@ impl Mesh {
                 sleep(Duration::from_millis(50)).await;
             }
         }
+        // The last thing that `up` does before it watches.
+        while !self.state().join("up.json").exists() {
+            assert!(Instant::now() < deadline, "no up.json\n{}", self.logs());
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub(crate) fn workload(&self, name: &str) -> &Workload {

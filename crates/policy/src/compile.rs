@@ -10,7 +10,7 @@ use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, ValidationWarning, Validator, pst};
 use model::authz::AttributeType;
-use model::ids::PolicyId;
+use model::ids::{PolicyId, ServiceName, SpiffeId};
 use model::snapshot::{AuthorizationPolicy, TokenIssuer};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -266,6 +266,7 @@ impl<'a> Reading<'a> {
         {
             return Err(wrong(format!("{uid} is a group of methods: write `action in {uid}`")));
         }
+        check_literals(&policy).map_err(wrong)?;
         self.check_reads(&reads).map_err(wrong)?;
         let line = self.error(start, None, String::new()).line;
         Ok(Rule {
@@ -335,6 +336,21 @@ impl<'a> Reading<'a> {
         all.dedup_by(|a, b| (a.line, a.column) == (b.line, b.column));
         all
     }
+}
+
+/// Refuses entities that no request can have, because their ids are not of the form that ours are of.
+fn check_literals(policy: &Policy) -> Result<(), String> {
+    for uid in policy.entity_literals() {
+        let id = uid.id().unescaped();
+        let expected = match uid.type_name().basename() {
+            "Workload" if SpiffeId::parse(id).is_err() => "a workload's id is its SPIFFE ID",
+            "Service" if ServiceName::parse(id).is_err() => "a service's id is `namespace/name`",
+            "User" if !id.contains('#') => "a user's id is `ISSUER#SUBJECT`, with the name of the token issuer",
+            _ => continue,
+        };
+        return Err(format!("`{uid}` can never be met: {expected}"));
+    }
+    Ok(())
 }
 
 /// Whether the validator's warning refuses the policy. Scripts may be mixed in a string unless one of them has letters that

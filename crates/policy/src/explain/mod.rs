@@ -104,12 +104,19 @@ impl<'a> Views<'a> {
             None => Entity::with_uid(policies.names.action(&request.action)),
         };
         let (names, attributes) = (&policies.names, &policies.attributes);
+        let known = policies.actions.get(request.action.as_str());
+        let user_matters = known.is_some_and(|known| known.slice.groups.iter().any(|group| group.wants.user));
+        let facts = |shape, wants| Facts::of(request, Setting { names, action: &action, attributes, shape, wants });
         let mut by_shape = BTreeMap::new();
         for rule in &policies.rules {
             let shape: &BodyShape = &rule.shape;
-            by_shape
-                .entry(shape)
-                .or_insert_with(|| Facts::of(request, Setting { names, action: &action, attributes, shape, wants: Wants::ALL }));
+            by_shape.entry(shape).or_insert_with(|| {
+                // A user whose attributes do not fit fails a decision only if a policy of the action reads the user.
+                facts(shape, Wants::ALL).or_else(|error| match user_matters {
+                    true => Err(error),
+                    false => facts(shape, Wants { user: false, ..Wants::ALL }),
+                })
+            });
         }
         Self { policies, request, by_shape }
     }

@@ -227,19 +227,25 @@ fn a_failed_policy_is_named_with_its_error() {
     let text = "permit (principal, action, resource);
         forbid (principal, action, resource) when { context.request has body && context.request.body.amount + 9223372036854775807 > 0 };";
     let explanation = explained(&policies(text), &transfer());
-    let nearest = explanation.nearest_miss.clone().unwrap_or_default();
-    assert!(nearest.starts_with("denied because bank/p/policy1 (policies/p.yaml:11) failed: "), "{nearest}");
-    assert!(nearest.contains("overflow"), "{nearest}");
+    let failed = explanation.nearest_miss.clone().unwrap_or_default();
+    assert!(failed.starts_with("denied because bank/p/policy1 (policies/p.yaml:11) failed: "), "{failed}");
+    assert!(failed.contains("overflow"), "{failed}");
     assert_eq!(explanation.policies[1].outcome, Outcome::Errored);
     assert!(explanation.policies[1].failed[0].contains("overflow"), "{explanation:#?}");
 
     let stale = as_user(&["teller"], |user| drop(user.attributes.insert("limit".into(), AttributeValue::Boolean(true))));
-    let nearest = nearest_of_stale(&stale);
+    let nearest = nearest(&payments(), &stale);
     assert!(nearest.contains("user attribute `limit` is Boolean, and the policies were checked with Long"), "{nearest}");
 }
 
-fn nearest_of_stale(request: &AuthzRequest) -> String {
-    nearest(&payments(), request)
+#[test]
+fn a_user_that_no_policy_of_the_action_reads_fails_nothing() {
+    let text = "permit (principal, action == Action::\"GET\", resource) when { context has user };
+        permit (principal, action == Action::\"POST\", resource) when { context.request.path == \"/a\" };";
+    let stale = as_user(&["teller"], |user| drop(user.attributes.insert("limit".into(), AttributeValue::Boolean(true))));
+    let explanation = explained(&policies(text), &stale);
+    let outcomes: Vec<Outcome> = explanation.policies.iter().map(|policy| policy.outcome).collect();
+    assert_eq!(outcomes, [Outcome::NotApplied, Outcome::NotApplied]);
 }
 
 #[test]

@@ -15,8 +15,6 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-const WEB: &str = "spiffe://bank.example/ns/bank/sa/web";
-
 fn scope() -> impl Strategy<Value = String> {
     let principal = select(vec![
         "principal",
@@ -282,5 +280,4 @@ fn the_generators_make_policies_that_compile_and_decisions_of_every_kind() {
     assert!(sound > 150, "{sound} of 300");
     let expected = [None, Some(Reason::DeniedByPolicy), Some(Reason::NotPermitted), Some(Reason::PolicyError)];
     assert_eq!(kinds, BTreeSet::from(expected));
-    assert_eq!(id("web").as_str(), WEB);
 }

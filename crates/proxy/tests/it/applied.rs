@@ -1,0 +1,128 @@
+//! Configurations, good and bad, and what the sidecar keeps of them.
+
+use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free, policy};
+use model::snapshot::{Inbound, Protocol};
+use model::{Revision, WorkloadName};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use wire::proto;
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn a_control_plane_that_sends_garbage_changes_nothing() {
+    let sidecar = Sidecar::start(application().await, Setup::default()).await;
+    let control = &sidecar.control;
+    let mut good = sidecar.snapshot.clone();
+    good.revision = Revision(2);
+    let whole = |nonce: &str| control.whole(&good, nonce);
+    let policy_key = "policy/shop/server".to_owned();
+    let garbage: Vec<(&str, proto::ConfigUpdate, &str)> = vec![
+        ("empty resource", proto::ConfigUpdate { changed: vec![proto::Resource::default()], ..whole("a") }, "kind"),
+        ("no signature", proto::ConfigUpdate { signature: Vec::new(), ..whole("b") }, "signature"),
+        ("other signature", proto::ConfigUpdate { revision: 3, ..whole("c") }, "signature"),
+        ("older", proto::ConfigUpdate { revision: 0, ..whole("d") }, "revision"),
+        ("removes what is not there", proto::ConfigUpdate { removed: vec!["upstream/x/y".into()], ..whole("e") }, "removed"),
+        ("removes a policy that is named", proto::ConfigUpdate { changed: Vec::new(), removed: vec![policy_key], ..whole("f") }, "policy"),
+    ];
+    for (name, update, said) in garbage {
+        control.send(update);
+        let reason = control.answer().await.expect_err(name);
+        assert!(reason.contains(said), "{name}: {reason}");
+        assert!(sidecar.exchange(GET).await.starts_with("HTTP/1.1 200"), "{name}: the last good configuration is in force");
+    }
+    // The stream survived all of it.
+    control.send(whole("good"));
+    assert_eq!(control.answer().await, Ok("good".to_owned()));
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_be_put_in_force_is_refused_whole() {
+    let sidecar = Sidecar::start(application().await, Setup::default()).await;
+    let control = &sidecar.control;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = { let mut base = sidecar.snapshot.clone(); base.revision = Revision(2); base };
+
+    let mut broken_policy = base.clone();
+    broken_policy.policies = vec![policy("permit (principal, action, resource) when { context.nothing };")];
+    let mut foreign = base.clone();
+    foreign.workload = WorkloadName::parse("shop/other").unwrap();
+    let mut port_in_use = base.clone();
+    port_in_use.policies = vec![policy("forbid (principal, action, resource);")];
+    let extra = Inbound { listen: taken.local_addr().unwrap(), application: free(), protocol: Protocol::Http };
+    port_in_use.inbound.push(extra);
+    for (name, snapshot, said) in
+        [("policy", broken_policy, "policy.yaml:8"), ("workload", foreign, "shop/other"), ("listener", port_in_use, "cannot listen")]
+    {
+        control.send(control.whole(&snapshot, name));
+        let reason = control.answer().await.expect_err(name);
+        assert!(reason.contains(said), "{name}: {reason}");
+        assert!(sidecar.exchange(GET).await.starts_with("HTTP/1.1 200"), "{name}: no part of it is in force");
+    }
+    assert!(sidecar.admin("/metrics").await.contains("rondel_config_rejected_total 3"), "refusals are counted");
+}
+
+#[tokio::test]
+async fn no_policy_denies_everything() {
+    let sidecar = Sidecar::start(application().await, Setup { policy: "", ..Setup::default() }).await;
+    let answer = sidecar.exchange(GET).await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("not_permitted"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_restarted_sidecar_begins_with_its_last_good_configuration_and_no_private_key_is_on_disk() {
+    let mut sidecar = Sidecar::start(application().await, Setup::default()).await;
+    let state = sidecar.dir.path().join("state");
+    let mut files = 0;
+    for entry in std::fs::read_dir(&state).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("PRIVATE KEY"));
+        // PKCS#8 of a P-256 key begins with this algorithm identifier followed by an OCTET STRING.
+        assert!(!bytes.windows(7).any(|window| window == [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x04]), "{}", path.display());
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "{}", path.display());
+        files += 1;
+    }
+    assert_eq!(files, 1, "only the snapshot");
+    sidecar.restart();
+    let deadline = Instant::now() + DEADLINE;
+    while !sidecar.log().contains("began with the last good configuration") {
+        assert!(Instant::now() < deadline, "{}", sidecar.log());
+        sleep(Duration::from_millis(20)).await;
+    }
+    sidecar.until_ready().await;
+    assert!(sidecar.exchange(GET).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_snapshot_on_disk_that_was_touched_is_not_used() {
+    let mut sidecar = Sidecar::start(application().await, Setup::default()).await;
+    let path = sidecar.dir.path().join("state/snapshot");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 20;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    sidecar.restart();
+    let deadline = Instant::now() + DEADLINE;
+    while !sidecar.log().contains("the configuration on disk is not used") {
+        assert!(Instant::now() < deadline, "{}", sidecar.log());
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_short_lived_svid_is_renewed_again_and_again() {
+    let sidecar = Sidecar::start(application().await, Setup { lifetime: Duration::from_secs(4), ..Setup::default() }).await;
+    let rotations = |text: &str| -> u32 {
+        text.lines().find_map(|line| line.strip_prefix("rondel_svid_rotations_total ")).and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while rotations(&sidecar.admin("/metrics").await) < 4 {
+        assert!(sidecar.exchange(GET).await.starts_with("HTTP/1.1 200"));
+        assert!(Instant::now() < deadline, "{}", sidecar.log());
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(sidecar.admin("/ready").await.starts_with("HTTP/1.1 200"));
+    assert!(sidecar.pid() > 0);
+}
