@@ -7,6 +7,8 @@ mod build;
 mod error;
 mod mesh;
 mod source;
+#[cfg(test)]
+mod tests;
 mod yaml;
 
 pub use build::parse;

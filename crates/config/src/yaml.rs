@@ -221,7 +221,8 @@ fn plain(error: &serde_saphyr::Error) -> String {
     if !first.contains("unknown field") {
         return first.to_owned();
     }
-    let mut words = first.split('`').skip(1).step_by(2);
-    let wrong = words.next().unwrap_or_default().to_owned();
-    format!("{first}{}", suggestion(&wrong, words))
+    let wrong = first.split('`').nth(1).unwrap_or_default();
+    let known = first.split_once("expected ").map_or("", |(_, known)| known).trim_start_matches("one of ");
+    let words = known.split(", ").map(|word| word.trim_matches(['`', ' ']));
+    format!("{first}{}", suggestion(wrong, words))
 }

@@ -82,7 +82,8 @@ async fn good_tokens_pass_and_every_bad_one_gets_401_with_a_challenge() {
 async fn every_hostile_token_is_refused() {
     let (issuer, server) = issuer().await;
     let sidecar = Sidecar::start(application().await, Setup { policy: POLICY, issuers: vec![trusted(&server)], ..Setup::default() }).await;
-    for hostile in Hostile::ALL {
+    // White space around a header's value is not part of it (RFC 9110 §5.5): that trick never reaches the token's reader.
+    for hostile in Hostile::ALL.into_iter().filter(|hostile| *hostile != Hostile::TrailingSpace) {
         let token = issuer.mint_hostile(hostile, &claims(&server, json!({})));
         // A trick that cannot even stand in a header is refused by the grammar of the head.
         let answer = with_token(&sidecar, &token).await;

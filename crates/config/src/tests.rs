@@ -1,0 +1,170 @@
+//! What is accepted, what is refused, and where the error points.
+
+use crate::{Mesh, Source, parse};
+use model::snapshot::TrustBundle;
+use model::{Limit, Revision, TrustDomain, WorkloadName};
+use std::time::Duration;
+
+const MESH: &str = "apiVersion: rondel.dev/v1alpha1
+kind: MeshConfig
+metadata: { name: test }
+spec:
+  trustDomain: shop.example
+";
+
+const SERVER: &str = "apiVersion: rondel.dev/v1alpha1
+kind: Workload
+metadata: { name: server, namespace: shop }
+spec:
+  admin: 127.0.0.1:15002
+  inbound: [ { listen: \"127.0.0.1:15102\", application: \"127.0.0.1:18102\", protocol: http } ]
+";
+
+const CLIENT: &str = "apiVersion: rondel.dev/v1alpha1
+kind: Workload
+metadata: { name: client, namespace: shop }
+spec:
+  admin: 127.0.0.1:15001
+  upstreams: [ { service: shop/server, listen: \"127.0.0.1:15201\", protocol: http } ]
+";
+
+const POLICY: &str = "apiVersion: rondel.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: { name: server, namespace: shop }
+spec:
+  selector: { account: server }
+  body: { amount: Long }
+  policies: |
+    @id(\"all\")
+    permit (principal, action, resource);
+";
+
+const ISSUER: &str = "apiVersion: rondel.dev/v1alpha1
+kind: TokenIssuer
+metadata: { name: login }
+spec:
+  issuer: https://login.example
+  audiences: [shop]
+  claims: { roles: roles, attributes: { limit: { claim: limit, type: Long } } }
+";
+
+fn source(file: &str, text: &str) -> Source {
+    Source { file: file.to_owned(), text: text.to_owned() }
+}
+
+fn good() -> Vec<Source> {
+    vec![source("a.yaml", &format!("{MESH}---\n{SERVER}---\n{CLIENT}")), source("b.yaml", &format!("{POLICY}---\n{ISSUER}"))]
+}
+
+/// The errors of the good mesh with `from` replaced by `to`, as text.
+fn broken(from: &str, to: &str) -> String {
+    let mut sources = good();
+    assert!(sources.iter().any(|source| source.text.contains(from)), "`{from}` is not in the good mesh");
+    for source in &mut sources {
+        source.text = source.text.replace(from, to);
+    }
+    let errors = parse(&sources).expect_err(to);
+    errors.iter().map(|error| format!("{error}\n")).collect()
+}
+
+#[test]
+fn a_good_mesh_is_read_with_its_defaults() {
+    let mesh: Mesh = parse(&good()).expect("good");
+    assert_eq!(mesh.settings.svid_lifetime, Duration::from_secs(3600));
+    assert_eq!(mesh.settings.connection_age_max, Duration::from_secs(1800));
+    assert_eq!(mesh.settings.limits.of(Limit::HandshakeMs), 5000);
+    let names: Vec<_> = mesh.workloads.iter().map(|workload| workload.identity.as_str()).collect();
+    assert_eq!(names, ["spiffe://shop.example/ns/shop/sa/client", "spiffe://shop.example/ns/shop/sa/server"]);
+    assert_eq!((mesh.policies[0].policy.file.as_str(), mesh.policies[0].policy.line), ("b.yaml", 8));
+}
+
+#[test]
+fn a_snapshot_holds_what_its_workload_needs_and_nothing_else() {
+    let mesh = parse(&good()).expect("good");
+    let bundle = TrustBundle { trust_domain: TrustDomain::parse("shop.example").expect("domain"), authorities: vec![vec![1]] };
+    let of = |name: &str| mesh.snapshot(&WorkloadName::parse(name).expect("name"), Revision(7), std::slice::from_ref(&bundle));
+    let client = of("shop/client").expect("client");
+    assert_eq!((client.policies.len(), client.upstreams[0].endpoints.len()), (0, 1));
+    assert_eq!(client.upstreams[0].endpoints[0].identity.as_str(), "spiffe://shop.example/ns/shop/sa/server");
+    let server = of("shop/server").expect("server");
+    assert_eq!((server.policies.len(), server.upstreams.len(), server.revision), (1, 0, Revision(7)));
+    assert!(of("shop/nobody").is_none());
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_what_to_write() {
+    for (from, to, place, said) in [
+        ("kind: MeshConfig", "kind: MeshConfg", "a.yaml:2:", "did you mean `MeshConfig`?"),
+        ("rondel.dev/v1alpha1\nkind: MeshConfig", "rondel.dev/v1\nkind: MeshConfig", "a.yaml:1:", "write `rondel.dev/v1alpha1`"),
+        ("trustDomain:", "trustdomain:", "a.yaml:5:", "did you mean `trustDomain`?"),
+        ("trustDomain: shop.example", "trustDomain: Shop", "a.yaml:5:", "not a trust domain"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  certificates: { lifetime: 1 h }", "a.yaml:6:", "write `30s`"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  certificates: { lifetime: 9s }", "a.yaml:6:", "outside 10 s"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  certificates: { connectionAge: 2h }", "a.yaml:6:", "outside 1 s"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  limits: { handshakems: 1 }", "a.yaml:6:", "did you mean `handshakeMs`?"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  limits: { handshakeMs: 1 }", "a.yaml:6:", "outside 100 to 60000"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  country: { header: x-c, trusted: [shop/servr] }", "a.yaml:6:", "did you mean `shop/server`?"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  trustDomain: b.example", "a.yaml:6:", "duplicate"),
+        ("service: shop/server", "service: shop/servers", "a.yaml:19:", "did you mean `shop/server`?"),
+        ("listen: \"127.0.0.1:15201\", protocol: http", "listen: \"127.0.0.1:15201\", protocol: tcp", "a.yaml:19:", "no workload of service `shop/server` has an inbound port with protocol `tcp`"),
+        ("protocol: http } ]\n---", "protocol: htp } ]\n---", "a.yaml:12:", "not one of `http`"),
+        ("127.0.0.1:15201", "0.0.0.0:15201", "a.yaml:19:", "must be a loopback address"),
+        ("application: \"127.0.0.1:18102\"", "application: \"10.0.0.1:18102\"", "a.yaml:12:", "must be a loopback address"),
+        ("admin: 127.0.0.1:15001", "admin: 127.0.0.1:15002", "a.yaml:18:", "used already: admin port of server"),
+        ("admin: 127.0.0.1:15001", "admin: localhost:15001", "a.yaml:18:", "not an address with a port"),
+        ("name: client, namespace: shop", "name: client", "a.yaml:16:", "needs `metadata.namespace`"),
+        ("name: login }", "name: login, namespace: shop }", "b.yaml:13:", "for the whole mesh"),
+        ("name: client, namespace: shop", "name: server, namespace: shop", "a.yaml:16:", "a second `Workload`"),
+        ("selector: { account: server }", "selector: { account: servr }", "b.yaml:5:", "selects nobody"),
+        ("body: { amount: Long }", "body: { amount: long }", "b.yaml:6:", "did you mean `Long`?"),
+        ("permit (principal, action, resource);", "permit (principal, action, resource) when { context.request.pth == \"/\" };", "b.yaml:9:", "pth"),
+        ("permit (principal, action, resource);", "permit (principal, action", "b.yaml:9:", "unexpected end"),
+        ("audiences: [shop]", "audiences: []", "b.yaml:16:", "at least one audience"),
+        ("issuer: https://login.example", "issuer: login.example", "b.yaml:15:", "https://"),
+        ("audiences: [shop]", "audiences: [shop]\n  algorithms: [HS256]", "b.yaml:17:", "HS256"),
+        ("claim: limit", "clam: limit", "b.yaml:17:", "did you mean `claim`?"),
+    ] {
+        let told = broken(from, to);
+        assert!(told.contains(place), "{to}: the place {place} is missing in\n{told}");
+        assert!(told.contains(said), "{to}: `{said}` is missing in\n{told}");
+    }
+}
+
+#[test]
+fn all_errors_are_told_at_once() {
+    let mut sources = good();
+    sources[0].text = sources[0].text.replace("shop/server", "shop/nobody").replace("admin: 127.0.0.1:15002", "admin: nowhere");
+    assert!(parse(&sources).expect_err("two mistakes").len() >= 2);
+}
+
+#[test]
+fn a_second_mesh_and_no_mesh_are_errors() {
+    let mut sources = good();
+    sources.push(source("c.yaml", &MESH.replace("name: test", "name: other")));
+    assert!(parse(&sources).expect_err("two")[0].to_string().contains("a second `MeshConfig`"));
+    assert!(parse(&[source("a.yaml", SERVER)]).expect_err("none")[0].to_string().contains("no `MeshConfig`"));
+    assert!(!parse(&[]).expect_err("nothing").is_empty());
+}
+
+#[test]
+fn yaml_bombs_end_quickly() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..30 {
+        bomb.push_str(&format!("a{level}: &a{level} [*a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}, *a{0}]\n", level - 1));
+    }
+    assert!(parse(&[source("a.yaml", &format!("{MESH}{bomb}"))]).is_err());
+    let deep = format!("{MESH}  limits: {}", "{a: ".repeat(5000));
+    assert!(parse(&[source("a.yaml", &deep)]).is_err());
+}
+
+#[test]
+fn windows_line_ends_keep_their_lines() {
+    let mut sources = good();
+    for source in &mut sources {
+        source.text = source.text.replace('\n', "\r\n");
+    }
+    let mesh = parse(&sources).expect("CRLF is read");
+    assert_eq!(mesh.policies[0].policy.line, 8);
+    sources[1].text = sources[1].text.replace("resource);", "resource) when { context.nothing };");
+    assert!(parse(&sources).expect_err("broken")[0].to_string().starts_with("b.yaml:9:"));
+}
