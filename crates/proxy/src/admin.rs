@@ -60,9 +60,7 @@ fn respond(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>
         return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned());
     }
     match request.uri().path() {
-        "/metrics" => {
-            text(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.text())
-        }
+        "/metrics" => text(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.text()),
         "/live" => text(StatusCode::OK, "text/plain", "live\n".to_owned()),
         "/ready" => ready(shared),
         "/config" => {
@@ -93,7 +91,8 @@ fn describe(snapshot: &Snapshot) -> serde_json::Value {
     });
     let upstreams = snapshot.upstreams.iter().map(|upstream| {
         let endpoints = upstream.endpoints.iter();
-        let endpoints = endpoints.map(|endpoint| serde_json::json!({ "address": endpoint.address, "identity": endpoint.identity }));
+        let endpoints =
+            endpoints.map(|endpoint| serde_json::json!({ "address": endpoint.address, "identity": endpoint.identity }));
         serde_json::json!({
             "service": upstream.service, "listen": upstream.listen, "protocol": upstream.protocol.as_str(),
             "endpoints": endpoints.collect::<Vec<_>>(),
@@ -102,9 +101,10 @@ fn describe(snapshot: &Snapshot) -> serde_json::Value {
     let policies = snapshot.policies.iter().map(|policy| {
         serde_json::json!({ "name": policy.name, "position": format!("{}:{}", policy.file, policy.line), "text": policy.text })
     });
-    let issuers = snapshot.issuers.iter().map(|issuer| {
-        serde_json::json!({ "name": issuer.name, "issuer": issuer.issuer, "audiences": issuer.audiences })
-    });
+    let issuers = snapshot
+        .issuers
+        .iter()
+        .map(|issuer| serde_json::json!({ "name": issuer.name, "issuer": issuer.issuer, "audiences": issuer.audiences }));
     let limits = model::Limit::ALL.iter().map(|limit| (limit.name().to_owned(), snapshot.limits.of(*limit).into()));
     serde_json::json!({
         "revision": snapshot.revision,

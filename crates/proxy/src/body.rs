@@ -1,5 +1,7 @@
 //! The one body type of the data path. Nothing is held back unless a policy reads it.
 
+use crate::facts;
+use crate::framing::FramingRefusal;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::pool::Lease;
 use bytes::{Bytes, BytesMut};
@@ -54,9 +56,21 @@ pub enum HeldRefusal {
         /// The limit.
         limit: u64,
     },
+    /// Its framing could be read in two ways.
+    #[error("{0}")]
+    Framing(FramingRefusal),
     /// It ended early.
     #[error("body ended early: {0}")]
     Broken(hyper::Error),
+}
+
+impl From<hyper::Error> for HeldRefusal {
+    fn from(error: hyper::Error) -> Self {
+        match FramingRefusal::found_in(&error) {
+            Some(refusal) => Self::Framing(refusal),
+            None => Self::Broken(error),
+        }
+    }
 }
 
 impl Body {
@@ -99,7 +113,7 @@ async fn collect(mut incoming: Incoming, limit: u64) -> Result<(Bytes, Option<He
     let mut bytes = BytesMut::new();
     let mut trailers = None;
     while let Some(frame) = incoming.frame().await {
-        match frame.map_err(HeldRefusal::Broken)?.into_data() {
+        match frame?.into_data() {
             Ok(data) => {
                 let seen = u64::try_from(bytes.len() + data.len()).unwrap_or(u64::MAX);
                 if seen > limit {
@@ -107,10 +121,22 @@ async fn collect(mut incoming: Incoming, limit: u64) -> Result<(Bytes, Option<He
                 }
                 bytes.extend_from_slice(&data);
             }
-            Err(frame) => trailers = frame.into_trailers().ok(),
+            Err(frame) => trailers = without_claims(frame).into_trailers().ok(),
         }
     }
     Ok((bytes.freeze(), trailers))
+}
+
+/// Trailers go on without what may only stand in a head: a claim made there would be believed by an application that merges them.
+fn without_claims(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            facts::forward_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        // Not trailers: data passes untouched.
+        Err(frame) => frame,
+    }
 }
 
 impl http_body::Body for Body {
@@ -124,7 +150,7 @@ impl http_body::Body for Body {
                 let data = bytes.take().map(Frame::data);
                 Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
-            Self::Streaming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError),
+            Self::Streaming(incoming) => Pin::new(incoming).poll_frame(cx).map_ok(without_claims).map_err(BodyError),
             Self::Answer(answer) => {
                 let polled = Pin::new(answer.body.as_mut()).poll_frame(cx);
                 match &polled {

@@ -18,7 +18,6 @@ use identity::handshake::{self, Alpn, HandshakeRefusal, Serves, VerifiedPeer};
 use model::snapshot::Protocol;
 use model::{Limit, Limits, Reason};
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -62,7 +61,13 @@ enum Ending {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(shared: Arc<Shared>, worker: Arc<Worker>, remote: SocketAddr, local: SocketAddr, peer: Option<VerifiedPeer>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        worker: Arc<Worker>,
+        remote: SocketAddr,
+        local: SocketAddr,
+        peer: Option<VerifiedPeer>,
+    ) -> Self {
         let activity = Activity { started: Instant::now(), moved_ms: AtomicU64::new(0), requests: AtomicUsize::new(0) };
         Self { shared, worker, remote, local, peer, activity }
     }
@@ -160,6 +165,21 @@ pub async fn serve_inbound(stream: TcpStream, remote: SocketAddr, local: SocketA
 /// The first byte of a TLS connection (RFC 8446 §5.1: ContentType handshake).
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
 
+/// What the HTTP library may hold beyond one head, so that the guard's bound is always the first to be met.
+const PARSER_MARGIN_BYTES: usize = 64 * 1024;
+/// For the answer on a connection that ends with it.
+const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(2);
+/// What a caller may still send while it is told that its connection ends.
+const LAST_WORDS_READ_MAX: usize = 64 * 1024;
+
+/// Sends an answer and ends the connection. What the caller still sends is read, bounded, so that its kernel does not discard
+/// the answer with a reset.
+async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.shutdown().await?;
+    prefixed::discard(stream, LAST_WORDS_READ_MAX).await
+}
+
 /// Serves a connection from the application. HTTP/2 is told from HTTP/1 by its preface (RFC 9113 §3.4).
 pub async fn serve_outbound(stream: TcpStream, remote: SocketAddr, local: SocketAddr, shared: Arc<Shared>, worker: Arc<Worker>) {
     let Some(active) = shared.active() else { return };
@@ -192,21 +212,26 @@ where
     let mut builder = http1::Builder::new();
     // The guard bounds the head first; the parser's own bounds lie above it.
     builder.half_close(true).max_headers(limits.size(Limit::RequestHeaders) + 1).timer(TokioTimer::new());
-    builder.header_read_timeout(None);
-    let mut served = builder.serve_connection(TokioIo::new(io), service_fn(|request| Box::pin(answer(request, Arc::clone(&connection)))));
+    builder.header_read_timeout(None).max_buf_size(rules.head_bytes_max + PARSER_MARGIN_BYTES);
+    let mut served =
+        builder.serve_connection(TokioIo::new(io), service_fn(|request| answer(request, Arc::clone(&connection))));
     let mut ending = pin!(connection.ending(limits, age_of(&connection, active)));
     let mut asked = None;
     loop {
         tokio::select! {
-            _ended = poll_fn(|cx| served.poll_without_shutdown(cx)) => break,
+            // The guard holds the stream open for as long as it has a refusal that was not answered.
+            _ended = &mut served => break,
             why = ending.as_mut(), if asked.is_none() => {
                 asked = Some(why);
                 Pin::new(&mut served).graceful_shutdown();
             }
         }
     }
-    let mut io = served.into_parts().io.into_inner();
-    if let Some(refusal) = refused.take() {
+    let mut stream = served.into_parts().io.into_inner().into_inner();
+    // A refusal within a body was answered by whoever read the body.
+    if let Some(refusal) = refused.take()
+        && !refusal.ends_body()
+    {
         let direction = direction_of(&connection);
         let mut entry = Entry::begin(&connection.shared, "access", direction, connection.remote);
         entry.principal = connection.peer.as_ref().map(|peer| peer.id().clone());
@@ -217,9 +242,8 @@ where
         connection.shared.tell_record(refusal.reason(), entry.detail.clone(), entry.status, &entry);
         let bytes = reply::raw(refusal.reason(), entry.decision, &connection.realm());
         // The caller may be gone already; the entry tells the refusal in any case.
-        let _sent = timeout(limits.duration(Limit::HandshakeMs), io.write_all(&bytes)).await;
+        let _sent = timeout(LAST_WORDS_DEADLINE, last_words(&mut stream, &bytes)).await;
     }
-    let _closed = timeout(Duration::from_secs(1), io.shutdown()).await;
 }
 
 /// The life of an HTTP/2 connection.
@@ -291,11 +315,5 @@ async fn refuse_plaintext(mut stream: TcpStream, remote: SocketAddr, shared: &Ar
     "connect".clone_into(&mut entry.method);
     shared.tell_record(reason, None, entry.status, &entry);
     let bytes = reply::raw(reason, entry.decision, "");
-    let _sent = timeout(deadline, async {
-        stream.write_all(&bytes).await?;
-        stream.shutdown().await?;
-        // Reads what the client still sends, bounded, so that its kernel does not discard our answer with a reset.
-        prefixed::discard(&mut stream, 64 * 1024).await
-    })
-    .await;
+    let _sent = timeout(deadline.min(LAST_WORDS_DEADLINE), last_words(&mut stream, &bytes)).await;
 }

@@ -47,7 +47,8 @@ pub struct Anchor {
 /// # Errors
 /// - [`LinkFailure`] naming the step.
 pub async fn channel(shared: &Shared, anchor: &Anchor) -> Result<Channel, LinkFailure> {
-    let stream = timeout(STEP_DEADLINE, TcpStream::connect(shared.settings.control)).await.map_err(|_| LinkFailure::Timeout)??;
+    let stream =
+        timeout(STEP_DEADLINE, TcpStream::connect(shared.settings.control)).await.map_err(|_| LinkFailure::Timeout)??;
     stream.set_nodelay(true)?;
     let credentials = shared.credentials().filter(|credentials| clock::now() < credentials.svid().not_after());
     let (stream, _peer) = match credentials {

@@ -83,7 +83,9 @@ pub fn boot(applier: &mut Applier, shared: &Arc<Shared>, anchor: &Anchor) {
             let revision = snapshot.revision;
             match applier.apply(snapshot) {
                 Ok(()) => tracing::info!(%revision, "began with the last good configuration"),
-                Err(failure) => tracing::warn!(%revision, %failure, "the last good configuration cannot be applied; waiting for the control plane"),
+                Err(failure) => {
+                    tracing::warn!(%revision, %failure, "the last good configuration cannot be applied; waiting for the control plane")
+                }
             }
         }
         Err(failure) => {

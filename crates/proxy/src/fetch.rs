@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use model::snapshot::{KeySource, TokenIssuer};
 use model::{Limit, Limits, Timestamp};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use token::jwks::{self, FetchState, FetchStep};
@@ -206,11 +206,8 @@ async fn get_unbounded(url: &str, limits: &Limits) -> Result<Bytes, FetchFailure
 
 /// A name may lead anywhere: what it resolves to is held to the same rule as a literal address. Plaintext stays on loopback.
 fn may_fetch_from(address: &SocketAddr, is_tls: bool) -> bool {
-    let refused = match address.ip().to_canonical() {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast(),
-    };
-    !refused && (is_tls || address.ip().to_canonical().is_loopback())
+    let ip = address.ip().to_canonical();
+    jwks::fetchable_address(ip) && (is_tls || ip.is_loopback())
 }
 
 async fn exchange<S>(stream: S, uri: &Uri, url: &str, limits: &Limits) -> Result<Bytes, FetchFailure>

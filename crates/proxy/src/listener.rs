@@ -73,7 +73,8 @@ impl Listeners {
             keep
         });
         for (is_inbound, address, listener) in bound.new {
-            let accepting = accept_loop(listener, address, is_inbound, Arc::clone(shared), Arc::clone(workers), Arc::clone(&self.open));
+            let accepting =
+                accept_loop(listener, address, is_inbound, Arc::clone(shared), Arc::clone(workers), Arc::clone(&self.open));
             self.running.insert((is_inbound, address), tokio::spawn(accepting).abort_handle());
         }
     }

@@ -1,8 +1,8 @@
 //! The configuration stream: receive, apply whole or refuse whole, then say so.
 
 use crate::clock;
-use crate::disk::{self, DiskFailure};
 use crate::control_link::{self, Anchor};
+use crate::disk::{self, DiskFailure};
 use crate::listener::{BindFailure, Listeners};
 use crate::state::{Active, Shared};
 use crate::telemetry::decisions::Told;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use wire::{Candidate, Subscription};
 use wire::client::{ControlClient, Hello};
+use wire::{Candidate, Subscription};
 
 /// First pause after a lost stream; it doubles up to the maximum.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
@@ -94,9 +94,8 @@ impl Applier {
         if snapshot.revision < running {
             return Err(ApplyFailure::Older { running, got: snapshot.revision });
         }
-        let policies = policy::compile(&snapshot.policies, &snapshot.issuers).map_err(|errors| {
-            ApplyFailure::Policies(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
-        })?;
+        let policies = policy::compile(&snapshot.policies, &snapshot.issuers)
+            .map_err(|errors| ApplyFailure::Policies(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let bundles = Arc::new(TrustBundles::from_model(&snapshot.bundles)?);
         let credentials = credentials.map(|own| own.with_bundles(bundles, clock::now())).transpose()?;
         let active = Arc::new(Active { snapshot, policies });

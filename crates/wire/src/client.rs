@@ -310,7 +310,12 @@ impl OperatorClient {
     ///
     /// # Errors
     /// - [`CallFailure`].
-    pub async fn decisions(&mut self, limit: u32, only_denied: bool, deadline: Duration) -> Result<Vec<DecisionRecord>, CallFailure> {
+    pub async fn decisions(
+        &mut self,
+        limit: u32,
+        only_denied: bool,
+        deadline: Duration,
+    ) -> Result<Vec<DecisionRecord>, CallFailure> {
         let request = proto::DecisionsRequest { limit, only_denied };
         let response = within(deadline, self.client.decisions(request)).await?.into_inner();
         Ok(response.records.into_iter().map(convert::record_from_wire).collect::<Result<_, _>>()?)

@@ -8,6 +8,8 @@ pub mod client;
 pub mod convert;
 pub mod publication;
 pub mod subscription;
+#[cfg(test)]
+mod tests;
 
 /// Generated from `proto/rondel/v1`. The control plane implements the server traits; nobody else names this.
 #[expect(

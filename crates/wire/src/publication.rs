@@ -49,7 +49,8 @@ impl Publication {
         if self.refused.as_ref().is_some_and(|(refused, _)| refused.parts == parts) {
             return None;
         }
-        let changed = parts.iter().filter(|(key, part)| self.acked.get(*key) != Some(part)).map(|(_, part)| part.clone()).collect();
+        let changed =
+            parts.iter().filter(|(key, part)| self.acked.get(*key) != Some(part)).map(|(_, part)| part.clone()).collect();
         let removed = self.acked.keys().filter(|key| !parts.contains_key(*key)).cloned().collect();
         self.sent += 1;
         let nonce = format!("{}-{}", desired.revision, self.sent);

@@ -81,9 +81,9 @@ impl Head {
         Ok(None)
     }
 
-    /// Whether nothing but the empty line that may precede a request line was seen (RFC 9112 §2.2).
+    /// Whether of a head that was begun only the empty line that may precede it was seen (RFC 9112 §2.2).
     pub(super) fn is_blank(&self) -> bool {
-        self.at == 0 || (self.stage == Stage::Method && self.at == self.part)
+        self.stage == Stage::Method && self.at == self.part
     }
 
     /// One step in the request line; `byte` stands at the cursor.

@@ -518,7 +518,8 @@ async fn writes_go_through_vectored_and_a_shutdown_waits_for_the_refusal_to_be_a
     assert!(refused.take().is_some());
     io.shutdown().await.expect("shutdown");
     assert!(io.io.shut);
-    assert_eq!(refused.take(), None);
+    assert_eq!(io.read(&mut [0; 9]).await.expect("read"), 0);
+    assert_eq!(refused.take(), None, "told twice");
     assert!(!format!("{io:?}").contains("GET"));
 
     let (mut io, _refused) = guard(Script::default(), RULES);

@@ -120,11 +120,7 @@ impl Metrics {
             "When an issuer's key set was fetched, seconds since the epoch",
             self.keys_fetched_at_seconds.clone(),
         );
-        registry.register(
-            "issuer_keys_fetch_failures",
-            "Failed fetches of an issuer's keys",
-            self.keys_fetch_failures.clone(),
-        );
+        registry.register("issuer_keys_fetch_failures", "Failed fetches of an issuer's keys", self.keys_fetch_failures.clone());
     }
 
     /// Counts one request that ended.

@@ -3,6 +3,7 @@
 pub mod pool;
 
 use crate::body::Body;
+use crate::framing::FramingRefusal;
 use crate::state::{Active, Shared};
 use crate::workers::Worker;
 use http::{Request, Response, Version};
@@ -87,6 +88,9 @@ pub enum Failure {
         /// What the HTTP library says.
         detail: String,
     },
+    /// The framing of the caller's body could be read in two ways.
+    #[error("{0}")]
+    CallerFraming(FramingRefusal),
     /// This sidecar has no SVID to call with.
     #[error("no SVID was issued to this sidecar yet")]
     NoIdentity,
@@ -118,6 +122,7 @@ impl Failed {
             (Failure::Malformed { .. }, true) => Reason::ApplicationMalformed,
             (Failure::Malformed { .. }, false) => Reason::UpstreamMalformed,
             (Failure::CallerBody { .. }, _) => Reason::CallerGone,
+            (Failure::CallerFraming(refusal), _) => refusal.reason(),
             (Failure::NoIdentity, _) => Reason::NotReady,
         }
     }
@@ -205,6 +210,9 @@ async fn send(sender: &mut Sender, request: Request<Body>) -> Result<Response<In
 }
 
 fn classify(error: &hyper::Error) -> Failure {
+    if let Some(refusal) = FramingRefusal::found_in(error) {
+        return Failure::CallerFraming(refusal);
+    }
     let mut detail = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -23,7 +23,11 @@ async fn a_control_plane_that_sends_garbage_changes_nothing() {
         ("other signature", proto::ConfigUpdate { revision: 3, ..whole("c") }, "signature"),
         ("older", proto::ConfigUpdate { revision: 0, ..whole("d") }, "revision"),
         ("removes what is not there", proto::ConfigUpdate { removed: vec!["upstream/x/y".into()], ..whole("e") }, "removed"),
-        ("removes a policy that is named", proto::ConfigUpdate { changed: Vec::new(), removed: vec![policy_key], ..whole("f") }, "policy"),
+        (
+            "removes a policy that is named",
+            proto::ConfigUpdate { changed: Vec::new(), removed: vec![policy_key], ..whole("f") },
+            "policy",
+        ),
     ];
     for (name, update, said) in garbage {
         control.send(update);
@@ -41,7 +45,11 @@ async fn a_configuration_that_cannot_be_put_in_force_is_refused_whole() {
     let sidecar = Sidecar::start(application().await, Setup::default()).await;
     let control = &sidecar.control;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let base = { let mut base = sidecar.snapshot.clone(); base.revision = Revision(2); base };
+    let base = {
+        let mut base = sidecar.snapshot.clone();
+        base.revision = Revision(2);
+        base
+    };
 
     let mut broken_policy = base.clone();
     broken_policy.policies = vec![policy("permit (principal, action, resource) when { context.nothing };")];
@@ -51,9 +59,11 @@ async fn a_configuration_that_cannot_be_put_in_force_is_refused_whole() {
     port_in_use.policies = vec![policy("forbid (principal, action, resource);")];
     let extra = Inbound { listen: taken.local_addr().unwrap(), application: free(), protocol: Protocol::Http };
     port_in_use.inbound.push(extra);
-    for (name, snapshot, said) in
-        [("policy", broken_policy, "policy.yaml:8"), ("workload", foreign, "shop/other"), ("listener", port_in_use, "cannot listen")]
-    {
+    for (name, snapshot, said) in [
+        ("policy", broken_policy, "policy.yaml:8"),
+        ("workload", foreign, "shop/other"),
+        ("listener", port_in_use, "cannot listen"),
+    ] {
         control.send(control.whole(&snapshot, name));
         let reason = control.answer().await.expect_err(name);
         assert!(reason.contains(said), "{name}: {reason}");

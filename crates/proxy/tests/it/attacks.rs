@@ -88,10 +88,26 @@ async fn a_handshake_that_dawdles_is_ended_and_stalls_nobody() {
 async fn ambiguous_messages_are_refused_and_never_reach_the_application() {
     let sidecar = Sidecar::start(application().await, Setup::default()).await;
     for (name, request, reason) in [
-        ("CL then TE", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", "framing_ambiguous"),
-        ("TE then CL", "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n", "framing_ambiguous"),
-        ("two lengths", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!", "framing_ambiguous"),
-        ("two equal lengths", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nhello", "framing_ambiguous"),
+        (
+            "CL then TE",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "framing_ambiguous",
+        ),
+        (
+            "TE then CL",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+            "framing_ambiguous",
+        ),
+        (
+            "two lengths",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+            "framing_ambiguous",
+        ),
+        (
+            "two equal lengths",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+            "framing_ambiguous",
+        ),
         ("signed length", "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: +5\r\n\r\nhello", "framing_ambiguous"),
         ("obs-fold", "GET / HTTP/1.1\r\nhost: a\r\nx: 1\r\n 2\r\n\r\n", "framing_ambiguous"),
         ("bare LF", "GET / HTTP/1.1\nhost: a\n\n", "framing_ambiguous"),
@@ -108,7 +124,8 @@ async fn ambiguous_messages_are_refused_and_never_reach_the_application() {
         ("garbage", "\u{1}\u{2}\u{3}\r\n\r\n", "request_malformed"),
     ] {
         // What follows a refused message must never be read as a request: it would be the smuggled one.
-        let answer = sidecar.exchange(format!("{request}GET /smuggled HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await;
+        let answer =
+            sidecar.exchange(format!("{request}GET /smuggled HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes()).await;
         assert!(answer.contains(&format!("x-rondel-reason: {reason}\r\n")), "{name}: {answer}");
         let closes = !matches!(reason, "host_invalid" | "path_invalid") || !request.contains("connection: close");
         assert!(!closes || !answer.contains("GET /smuggled"), "{name}: {answer}");
@@ -177,7 +194,9 @@ async fn a_body_that_a_policy_reads_is_bounded_and_unambiguous() {
     let sidecar = Sidecar::start(application().await, setup).await;
     let post = |body: &str| {
         let length = body.len();
-        format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+        format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
     };
     for (body, status) in [
         (r#"{"amount": 10}"#.to_owned(), "200"),
@@ -201,7 +220,14 @@ async fn a_body_that_a_policy_reads_is_bounded_and_unambiguous() {
     assert!(answer.contains("body_incomplete"), "{answer}");
     // Chunked, beyond the bound.
     let chunk = format!("40\r\n{}\r\n", "x".repeat(64));
-    let answer = sidecar.exchange(format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n{chunk}{chunk}0\r\n\r\n").as_bytes()).await;
+    let answer = sidecar
+        .exchange(
+            format!(
+                "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n{chunk}{chunk}0\r\n\r\n"
+            )
+            .as_bytes(),
+        )
+        .await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
 }
 
@@ -210,14 +236,20 @@ async fn expect_continue_is_answered_before_the_body_and_not_for_a_refused_call(
     let policy = r#"@id("put") permit (principal, action == Action::"PUT", resource);"#;
     let sidecar = Sidecar::start(application().await, Setup { policy, ..Setup::default() }).await;
     let mut stream = sidecar.caller().await;
-    stream.write_all(b"PUT / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"PUT / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut first = [0; 25];
     timeout(DEADLINE, stream.read_exact(&mut first)).await.expect("100 before the body").unwrap();
     assert!(first.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&first));
     stream.write_all(b"hello").await.unwrap();
     assert!(read_all(&mut stream).await.contains("200 OK"));
     let mut stream = sidecar.caller().await;
-    stream.write_all(b"DELETE / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"DELETE / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 5\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut first = [0; 12];
     timeout(DEADLINE, stream.read_exact(&mut first)).await.expect("an answer").unwrap();
     assert_eq!(&first, b"HTTP/1.1 403");
@@ -256,7 +288,8 @@ async fn failures_of_the_application_are_told_as_its_own() {
 
 #[tokio::test]
 async fn too_many_connections_are_refused_and_counted() {
-    let sidecar = Sidecar::start(application().await, Setup { limits: &[(Limit::InboundConnections, 3)], ..Setup::default() }).await;
+    let sidecar =
+        Sidecar::start(application().await, Setup { limits: &[(Limit::InboundConnections, 3)], ..Setup::default() }).await;
     let mut open = Vec::new();
     for _ in 0..3 {
         open.push(sidecar.caller().await);
@@ -267,4 +300,26 @@ async fn too_many_connections_are_refused_and_counted() {
     let line = sidecar.logged("overloaded").await;
     assert!(line["detail"].as_str().unwrap().contains("inboundConnections"), "{line}");
     drop(open);
+}
+
+#[tokio::test]
+async fn a_chunk_that_could_be_read_in_two_ways_ends_the_request_and_its_connection() {
+    let sidecar = Sidecar::start(application().await, Setup::default()).await;
+    for chunk in ["5 \r\nhello\r\n0\r\n\r\n", "0x5\r\nhello\r\n0\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "-5\r\nhello\r\n0\r\n\r\n"] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunk}GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"
+        );
+        let answer = sidecar.exchange(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("framing_ambiguous"), "{chunk:?}: {answer}");
+        assert!(!answer.contains("GET /smuggled"), "{chunk:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn trailers_cannot_claim_an_identity() {
+    let sidecar = Sidecar::start(application().await, Setup::default()).await;
+    let request = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntrailer: x-rondel-principal, x-sum\r\ntransfer-encoding: chunked\r\n\r\n\
+                   5\r\nhello\r\n0\r\nx-rondel-principal: spiffe://shop.example/ns/shop/sa/boss\r\nx-sum: 1\r\n\r\n";
+    let answer = sidecar.exchange(request.as_bytes()).await;
+    assert!(!answer.contains("sa/boss"), "{answer}");
 }

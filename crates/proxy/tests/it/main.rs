@@ -1,6 +1,6 @@
 //! The sidecar as a program: real process, real sockets, a control plane that the test plays, and callers of every kind.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod applied;
 mod attacks;

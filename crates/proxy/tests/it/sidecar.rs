@@ -52,7 +52,13 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { protocol: Protocol::Http, policy: ALLOW_ALL, issuers: Vec::new(), limits: &[], lifetime: Duration::from_secs(3600) }
+        Self {
+            protocol: Protocol::Http,
+            policy: ALLOW_ALL,
+            issuers: Vec::new(),
+            limits: &[],
+            lifetime: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -215,8 +221,15 @@ fn whole(seen: &[u8]) -> Option<usize> {
     let head = text.find("\r\n\r\n")? + 4;
     let length = text[..head].to_ascii_lowercase();
     if length.contains("transfer-encoding: chunked") {
-        return text[head..].find("0\r\n\r\n").map(|end| head + end + 5);
+        // The last chunk, whatever trailers follow it, and the empty line.
+        let last = head + text[head..].find("0\r\n")?;
+        return text[last..].find("\r\n\r\n").map(|end| last + end + 4);
     }
-    let length = length.split("content-length: ").nth(1).and_then(|rest| rest.split("\r\n").next()).and_then(|n| n.parse().ok()).unwrap_or(0);
+    let length = length
+        .split("content-length: ")
+        .nth(1)
+        .and_then(|rest| rest.split("\r\n").next())
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
     (seen.len() >= head + length).then_some(head + length)
 }

@@ -9,7 +9,8 @@ use testkit::issuer::{Behaviour, Hostile, Issuer, IssuerServer};
 use testkit::pki;
 use tokio::net::TcpListener;
 
-const POLICY: &str = r#"@id("teller") permit (principal, action, resource) when { context has user && context.user in Role::"teller" };"#;
+const POLICY: &str =
+    r#"@id("teller") permit (principal, action, resource) when { context has user && context.user in Role::"teller" };"#;
 
 async fn issuer() -> (Issuer, IssuerServer) {
     let issuer = Issuer::generate(JwtAlgorithm::Es256, "key-1");
@@ -32,7 +33,8 @@ fn trusted(server: &IssuerServer) -> TokenIssuer {
 
 fn claims(server: &IssuerServer, change: Value) -> Value {
     let now = pki::now().seconds();
-    let mut claims = json!({ "iss": server.url(), "aud": "shop", "sub": "tina", "roles": ["teller"], "iat": now, "exp": now + 60 });
+    let mut claims =
+        json!({ "iss": server.url(), "aud": "shop", "sub": "tina", "roles": ["teller"], "iat": now, "exp": now + 60 });
     for (name, value) in change.as_object().unwrap() {
         claims[name] = value.clone();
     }
@@ -47,7 +49,8 @@ async fn with_token(sidecar: &Sidecar, token: &str) -> String {
 #[tokio::test]
 async fn good_tokens_pass_and_every_bad_one_gets_401_with_a_challenge() {
     let (issuer, server) = issuer().await;
-    let sidecar = Sidecar::start(application().await, Setup { policy: POLICY, issuers: vec![trusted(&server)], ..Setup::default() }).await;
+    let sidecar =
+        Sidecar::start(application().await, Setup { policy: POLICY, issuers: vec![trusted(&server)], ..Setup::default() }).await;
     let good = with_token(&sidecar, &issuer.mint(&claims(&server, json!({})))).await;
     assert!(good.starts_with("HTTP/1.1 200") && good.contains("x-rondel-user: tina"), "{good}");
 
@@ -74,14 +77,17 @@ async fn good_tokens_pass_and_every_bad_one_gets_401_with_a_challenge() {
     }
     let auditor = with_token(&sidecar, &issuer.mint(&claims(&server, json!({ "roles": ["auditor"] })))).await;
     assert!(auditor.starts_with("HTTP/1.1 403"), "{auditor}");
-    let two = sidecar.exchange(b"GET / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer a\r\nauthorization: Bearer b\r\nconnection: close\r\n\r\n").await;
+    let two = sidecar
+        .exchange(b"GET / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer a\r\nauthorization: Bearer b\r\nconnection: close\r\n\r\n")
+        .await;
     assert!(two.starts_with("HTTP/1.1 401") && two.contains("token_malformed"), "{two}");
 }
 
 #[tokio::test]
 async fn every_hostile_token_is_refused() {
     let (issuer, server) = issuer().await;
-    let sidecar = Sidecar::start(application().await, Setup { policy: POLICY, issuers: vec![trusted(&server)], ..Setup::default() }).await;
+    let sidecar =
+        Sidecar::start(application().await, Setup { policy: POLICY, issuers: vec![trusted(&server)], ..Setup::default() }).await;
     // White space around a header's value is not part of it (RFC 9110 §5.5): that trick never reaches the token's reader.
     for hostile in Hostile::ALL.into_iter().filter(|hostile| *hostile != Hostile::TrailingSpace) {
         let token = issuer.mint_hostile(hostile, &claims(&server, json!({})));
@@ -96,7 +102,12 @@ async fn a_new_key_is_fetched_once_when_it_is_met_and_old_ones_outlive_an_outage
     let (issuer, server) = issuer().await;
     let sidecar = Sidecar::start(
         application().await,
-        Setup { policy: POLICY, issuers: vec![trusted(&server)], limits: &[(Limit::JwksRefetchFloorMs, 1000)], ..Setup::default() },
+        Setup {
+            policy: POLICY,
+            issuers: vec![trusted(&server)],
+            limits: &[(Limit::JwksRefetchFloorMs, 1000)],
+            ..Setup::default()
+        },
     )
     .await;
     let old = issuer.mint(&claims(&server, json!({})));
@@ -110,7 +121,10 @@ async fn a_new_key_is_fetched_once_when_it_is_met_and_old_ones_outlive_an_outage
     server.behave(Behaviour::Gone);
     let fetched = server.fetches();
     for number in 0..20 {
-        let unknown = issuer.mint_with_header(&json!({ "alg": "ES256", "typ": "JWT", "kid": format!("made-up-{number}") }), &claims(&server, json!({})));
+        let unknown = issuer.mint_with_header(
+            &json!({ "alg": "ES256", "typ": "JWT", "kid": format!("made-up-{number}") }),
+            &claims(&server, json!({})),
+        );
         assert!(with_token(&sidecar, &unknown).await.starts_with("HTTP/1.1 401"));
     }
     let asked = server.fetches().discovery - fetched.discovery;
@@ -123,7 +137,9 @@ async fn a_new_key_is_fetched_once_when_it_is_met_and_old_ones_outlive_an_outage
 async fn an_issuer_without_keys_fails_its_own_tokens_only_and_blocks_nothing() {
     let (issuer, server) = issuer().await;
     let (_dead_issuer, dead) = self::issuer().await;
-    for behaviour in [Behaviour::Gone, Behaviour::Garbage, Behaviour::Oversized(1 << 20), Behaviour::Redirecting(server.url().to_owned())] {
+    for behaviour in
+        [Behaviour::Gone, Behaviour::Garbage, Behaviour::Oversized(1 << 20), Behaviour::Redirecting(server.url().to_owned())]
+    {
         dead.behave(behaviour.clone());
         let mut other = trusted(&dead);
         other.name = "dead".into();

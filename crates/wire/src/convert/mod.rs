@@ -42,8 +42,13 @@ pub type Parts = BTreeMap<String, proto::Resource>;
 /// The bytes of a snapshot: the same snapshot always gives the same bytes, so that a digest of them can be signed.
 pub fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
     let changed = resources(snapshot).into_values().collect();
-    let whole =
-        proto::ConfigUpdate { nonce: String::new(), revision: snapshot.revision.0, changed, removed: Vec::new(), signature: Vec::new() };
+    let whole = proto::ConfigUpdate {
+        nonce: String::new(),
+        revision: snapshot.revision.0,
+        changed,
+        removed: Vec::new(),
+        signature: Vec::new(),
+    };
     whole.encode_to_vec()
 }
 

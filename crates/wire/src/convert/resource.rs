@@ -4,8 +4,8 @@ use super::{ConvertError, Parts};
 use crate::proto;
 use model::authz::AttributeType;
 use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer, TrustBundle,
-    Upstream,
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
+    TrustBundle, Upstream,
 };
 use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
 use proto::resource::Body;
@@ -131,7 +131,9 @@ fn workload_to_wire(snapshot: &Snapshot) -> proto::Workload {
             header: country.header.clone(),
             trusted: country.trusted.iter().map(ToString::to_string).collect(),
         }),
-        limits: limits.map(|limit| proto::LimitValue { name: limit.name().to_owned(), value: snapshot.limits.of(limit) }).collect(),
+        limits: limits
+            .map(|limit| proto::LimitValue { name: limit.name().to_owned(), value: snapshot.limits.of(limit) })
+            .collect(),
         policy_order: snapshot.policies.iter().map(|policy| format!("policy/{}", policy.name)).collect(),
     }
 }
@@ -159,7 +161,9 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         identity: parsed("identity", SpiffeId::parse(&wire.identity))?,
         service: parsed("service", ServiceName::parse(&wire.service))?,
         bundles: Vec::new(),
-        inbound: inbound.map(|(index, wire)| inbound_from_wire(wire).map_err(|error| error.within(&format!("inbound[{index}]")))).collect::<Result<_>>()?,
+        inbound: inbound
+            .map(|(index, wire)| inbound_from_wire(wire).map_err(|error| error.within(&format!("inbound[{index}]"))))
+            .collect::<Result<_>>()?,
         upstreams: Vec::new(),
         issuers: Vec::new(),
         policies: Vec::new(),
@@ -201,7 +205,8 @@ fn protocol_from_wire(value: i32) -> Result<Protocol> {
 }
 
 fn upstream_to_wire(upstream: &Upstream) -> proto::Upstream {
-    let endpoint = |endpoint: &Endpoint| proto::Endpoint { address: endpoint.address.to_string(), identity: endpoint.identity.to_string() };
+    let endpoint =
+        |endpoint: &Endpoint| proto::Endpoint { address: endpoint.address.to_string(), identity: endpoint.identity.to_string() };
     proto::Upstream {
         service: upstream.service.to_string(),
         listen: upstream.listen.to_string(),
@@ -219,7 +224,10 @@ fn upstream_from_wire(wire: &proto::Upstream) -> Result<Upstream> {
     };
     let listen = address("listen", &wire.listen)?;
     if !listen.ip().is_loopback() {
-        return Err(ConvertError::new("listen", "not a loopback address: whoever reaches it speaks with this workload's identity"));
+        return Err(ConvertError::new(
+            "listen",
+            "not a loopback address: whoever reaches it speaks with this workload's identity",
+        ));
     }
     Ok(Upstream {
         service: parsed("service", ServiceName::parse(&wire.service))?,
@@ -303,7 +311,8 @@ fn type_from_wire(value: i32) -> Result<AttributeType> {
 }
 
 fn policy_to_wire(policy: &AuthorizationPolicy) -> proto::AuthorizationPolicy {
-    let field = |(name, kind): (&String, &AttributeType)| proto::BodyField { name: name.clone(), r#type: type_to_wire(*kind).into() };
+    let field =
+        |(name, kind): (&String, &AttributeType)| proto::BodyField { name: name.clone(), r#type: type_to_wire(*kind).into() };
     proto::AuthorizationPolicy {
         name: policy.name.clone(),
         file: policy.file.clone(),
