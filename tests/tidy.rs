@@ -182,7 +182,13 @@ fn names_say_something() {
 
 #[test]
 fn unfinished_work_is_not_committed() {
-    let words = [concat!("FIX", "ME"), concat!("dbg", "!("), concat!("to", "do!("), concat!("unimplemented", "!("), concat!("#[ig", "nore")];
+    let words = [
+        concat!("FIX", "ME"),
+        concat!("dbg", "!("),
+        concat!("to", "do!("),
+        concat!("unimplemented", "!("),
+        concat!("#[ig", "nore"),
+    ];
     let mut wrong = Vec::new();
     for (file, text) in files(&[".rs", ".sh", ".yaml", ".md", ".proto"]) {
         for (number, line) in text.lines().enumerate() {
@@ -202,7 +208,12 @@ fn every_invariant_of_the_architecture_names_a_test_that_exists() {
     assert!(invariants.len() >= 10, "docs/architecture.md lists {} invariants", invariants.len());
     let mut wrong = Vec::new();
     for line in invariants {
-        let names: Vec<&str> = line.split('`').skip(1).step_by(2).filter(|name| name.contains('_') && !name.contains([' ', '(', '.', ':'])).collect();
+        let names: Vec<&str> = line
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|name| name.contains('_') && !name.contains([' ', '(', '.', ':']))
+            .collect();
         let tests: Vec<&&str> = names.iter().filter(|name| sources.contains(&format!("fn {name}("))).collect();
         if tests.is_empty() {
             wrong.push(format!("docs/architecture.md: no existing test is named by: {line}"));

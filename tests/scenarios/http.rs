@@ -49,7 +49,9 @@ pub(crate) async fn call(
     request: http::request::Builder,
     body: &str,
 ) -> Result<Answer, String> {
-    timeout(CALL_DEADLINE, exchange(address, version, request, body.to_owned())).await.map_err(|_| "no answer in time".to_owned())?
+    timeout(CALL_DEADLINE, exchange(address, version, request, body.to_owned()))
+        .await
+        .map_err(|_| "no answer in time".to_owned())?
 }
 
 async fn exchange(

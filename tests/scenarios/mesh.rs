@@ -153,7 +153,10 @@ impl Mesh {
     pub(crate) fn access_log(&self, workload: &str) -> Vec<serde_json::Value> {
         let path = self.state().join("logs").join(format!("{workload}-proxy.log"));
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).filter(|line: &serde_json::Value| line["decision"].is_string()).collect()
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter(|line: &serde_json::Value| line["decision"].is_string())
+            .collect()
     }
 
     /// Asks `rondel up` to end and waits for it.

@@ -62,7 +62,9 @@ fn all_pids(mesh: &Mesh) -> Vec<u64> {
         match value {
             serde_json::Value::Object(map) => {
                 for (key, value) in map {
-                    if key.contains("pid") && let Some(pid) = value.as_u64() {
+                    if key.contains("pid")
+                        && let Some(pid) = value.as_u64()
+                    {
                         found.push(pid);
                     }
                     collect(value, found);
@@ -146,7 +148,8 @@ permit (principal == Workload::"spiffe://shop.example/ns/shop/sa/client", action
     timeout(Duration::from_secs(5), open.read_exact(&mut welcome)).await.unwrap().unwrap();
     edit_policy(&mesh, &policy.replace("sa/client", "sa/nobody"));
     let mut rest = Vec::new();
-    let ended = timeout(CHANGE_DEADLINE, open.read_to_end(&mut rest)).await.expect("an open connection that is no longer permitted ends");
+    let ended =
+        timeout(CHANGE_DEADLINE, open.read_to_end(&mut rest)).await.expect("an open connection that is no longer permitted ends");
     drop(ended);
     let mut denied = TcpStream::connect(mesh.to_server()).await.unwrap();
     let count = timeout(Duration::from_secs(5), denied.read(&mut welcome)).await.expect("closed").unwrap_or(0);

@@ -26,7 +26,10 @@ impl Where {
     pub(crate) async fn connect(&self) -> anyhow::Result<OperatorClient> {
         let socket = self.socket();
         OperatorClient::connect(&socket, DEADLINE).await.with_context(|| {
-            format!("no control plane answers at `{}`; is the mesh up, and is --state (or RONDEL_STATE) its state directory?", socket.display())
+            format!(
+                "no control plane answers at `{}`; is the mesh up, and is --state (or RONDEL_STATE) its state directory?",
+                socket.display()
+            )
         })
     }
 }

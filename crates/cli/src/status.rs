@@ -63,7 +63,8 @@ fn json(status: &MeshStatus) -> serde_json::Value {
 }
 
 fn text(status: &MeshStatus, now: Timestamp) -> String {
-    let mut rows = vec![["WORKLOAD", "IDENTITY", "CERTIFICATE", "ROTATIONS", "CONNECTED", "REVISION"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["WORKLOAD", "IDENTITY", "CERTIFICATE", "ROTATIONS", "CONNECTED", "REVISION"].map(str::to_owned).to_vec()];
     for each in &status.workloads {
         rows.push(vec![
             each.name.to_string(),

@@ -262,7 +262,8 @@ async fn sidecar_ready(running: &mut Running, workload: &Workload) -> anyhow::Re
         let proxy = running.children.iter_mut().find(|child| child.is_proxy_of(&workload.name));
         if let Some(proxy) = proxy {
             let ended = proxy.ended().map(|status| format!("ended with {status}"));
-            let late = (Instant::now() >= deadline).then(|| format!("is not ready after {} s ({missing})", READY_DEADLINE.as_secs()));
+            let late =
+                (Instant::now() >= deadline).then(|| format!("is not ready after {} s ({missing})", READY_DEADLINE.as_secs()));
             if let Some(what) = ended.or(late) {
                 bail!("the sidecar of {} {what}; the end of its log:\n{}", workload.name, proxy.log_tail());
             }
@@ -300,7 +301,11 @@ async fn restart_ended(running: &mut Running, mesh: &Mesh) -> bool {
     for index in 0..running.children.len() {
         let Some(child) = running.children.get_mut(index) else { break };
         if let Some(status) = child.newly_ended() {
-            running.view.say(&format!("{} ended with {status}; it is started again in {} ms", child.name, child.pause().as_millis()));
+            running.view.say(&format!(
+                "{} ended with {status}; it is started again in {} ms",
+                child.name,
+                child.pause().as_millis()
+            ));
         }
         if !child.is_due() {
             continue;

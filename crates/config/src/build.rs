@@ -99,7 +99,12 @@ fn the_mesh<'a, 'b>(resources: &'b [Resource<'a>], sources: &[Source], errors: &
     }
     if first.is_none() && errors.0.is_empty() {
         let file = sources.first().map_or_else(|| ".".to_owned(), |source| source.file.clone());
-        errors.0.push(ConfigError { file, line: 1, column: 1, message: "no `MeshConfig` in any file; it names the trust domain".to_owned() });
+        errors.0.push(ConfigError {
+            file,
+            line: 1,
+            column: 1,
+            message: "no `MeshConfig` in any file; it names the trust domain".to_owned(),
+        });
     }
     first
 }
@@ -119,7 +124,8 @@ fn names_are_unique(resources: &[Resource<'_>], errors: &mut Errors) {
         let place = at(document, metadata.name.defined, String::new());
         let place = format!("{}:{}", place.file, place.line);
         if let Some(first) = seen.insert((kind, name), place) {
-            let message = format!("a second `{kind}` of the name `{}`; the first stands at {first}", ids::printable(&metadata.name.value));
+            let message =
+                format!("a second `{kind}` of the name `{}`; the first stands at {first}", ids::printable(&metadata.name.value));
             errors.at(document, metadata.name.defined, message);
         }
         if namespace.is_empty() && matches!(kind, "Workload" | "AuthorizationPolicy") {
@@ -201,7 +207,11 @@ fn ranged(
             default
         }
         None => {
-            errors.at(document, written.defined, format!("`{}` is not a duration: write `30s`, `10m` or `1h`", ids::printable(&written.value)));
+            errors.at(
+                document,
+                written.defined,
+                format!("`{}` is not a duration: write `30s`, `10m` or `1h`", ids::printable(&written.value)),
+            );
             default
         }
     }
@@ -247,7 +257,10 @@ fn no_service(mesh: &Mesh, service: &ServiceName) -> String {
 fn address(document: Document<'_>, written: &Spanned<String>, errors: &mut Errors) -> Option<SocketAddr> {
     let parsed = SocketAddr::from_str(&written.value).ok().filter(|address| address.port() != 0);
     if parsed.is_none() {
-        let message = format!("`{}` is not an address with a port, such as `127.0.0.1:8080` or `[::1]:8080`", ids::printable(&written.value));
+        let message = format!(
+            "`{}` is not an address with a port, such as `127.0.0.1:8080` or `[::1]:8080`",
+            ids::printable(&written.value)
+        );
         errors.at(document, written.defined, message);
     }
     parsed
@@ -284,7 +297,8 @@ fn workload(written: &Written<'_, WorkloadSpec>, domain: &TrustDomain, errors: &
     let mut inbound = Vec::new();
     for each in &spec.inbound {
         let (listen, protocol) = (address(document, &each.listen, errors), protocol(document, &each.protocol, errors));
-        let application = loopback(document, &each.application, "the application must not be reachable around its sidecar", errors);
+        let application =
+            loopback(document, &each.application, "the application must not be reachable around its sidecar", errors);
         if let (Some(listen), Some(application), Some(protocol)) = (listen, application, protocol) {
             inbound.push(Inbound { listen, application, protocol });
         }
@@ -319,17 +333,27 @@ fn issuer(written: &Written<'_, IssuerSpec>, errors: &mut Errors) -> Option<Toke
     let (document, spec, name) = (written.document, &written.spec, &written.metadata.name);
     errors.take(document, name.defined, ids::label(&name.value));
     if spec.audiences.value.is_empty() || spec.audiences.value.iter().any(String::is_empty) {
-        errors.at(document, spec.audiences.defined, "`audiences` needs at least one audience: without it a token for anybody would do");
+        errors.at(
+            document,
+            spec.audiences.defined,
+            "`audiences` needs at least one audience: without it a token for anybody would do",
+        );
     }
     for url in [Some(&spec.issuer), spec.jwks_uri.as_ref()].into_iter().flatten() {
         if !url.value.starts_with("https://") && !url.value.starts_with("http://") {
-            errors.at(document, url.defined, format!("`{}` is not a URL that begins with `https://`", ids::printable(&url.value)));
+            errors.at(
+                document,
+                url.defined,
+                format!("`{}` is not a URL that begins with `https://`", ids::printable(&url.value)),
+            );
         }
     }
     let mut algorithms = Vec::new();
     match &spec.algorithms {
         None => algorithms.extend(JwtAlgorithm::ALL),
-        Some(written) if written.value.is_empty() => errors.at(document, written.defined, "`algorithms` is empty; leave it out for all"),
+        Some(written) if written.value.is_empty() => {
+            errors.at(document, written.defined, "`algorithms` is empty; leave it out for all")
+        }
         Some(written) => {
             for each in &written.value {
                 match JwtAlgorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == each.value) {
@@ -373,7 +397,11 @@ fn attribute_type(document: Document<'_>, written: &Spanned<String>, errors: &mu
     if found.is_none() {
         let known = AttributeType::ALL.map(AttributeType::as_str);
         let near = suggestion(&written.value, known);
-        errors.at(document, written.defined, format!("type `{}` is not one of {}{near}", ids::printable(&written.value), known.join(", ")));
+        errors.at(
+            document,
+            written.defined,
+            format!("type `{}` is not one of {}{near}", ids::printable(&written.value), known.join(", ")),
+        );
     }
     found
 }
@@ -427,7 +455,8 @@ fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
                 let wanted = format!("{}/{}", namespace.value, selector.account.value);
                 if !mesh.workloads.iter().any(|workload| workload.service.as_str() == wanted) {
                     let near = suggestion(&wanted, mesh.workloads.iter().map(|workload| workload.service.as_str()));
-                    let message = format!("the policy selects nobody: no workload of service `{}`{near}", ids::printable(&wanted));
+                    let message =
+                        format!("the policy selects nobody: no workload of service `{}`{near}", ids::printable(&wanted));
                     errors.at(written.document, selector.account.defined, message);
                 }
             }
@@ -436,7 +465,12 @@ fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
     }
 }
 
-fn workload_references(mesh: &Mesh, written: &Written<'_, WorkloadSpec>, taken: &mut BTreeMap<SocketAddr, String>, errors: &mut Errors) {
+fn workload_references(
+    mesh: &Mesh,
+    written: &Written<'_, WorkloadSpec>,
+    taken: &mut BTreeMap<SocketAddr, String>,
+    errors: &mut Errors,
+) {
     let (document, spec) = (written.document, &written.spec);
     let own = written.metadata.name.value.as_str();
     let mut take = |address: &Spanned<String>, what: String, errors: &mut Errors| {
@@ -455,8 +489,14 @@ fn workload_references(mesh: &Mesh, written: &Written<'_, WorkloadSpec>, taken: 
         let instances: Vec<&Workload> = mesh.workloads.iter().filter(|workload| workload.service == service).collect();
         if instances.is_empty() {
             errors.at(document, each.service.defined, no_service(mesh, &service));
-        } else if !instances.iter().any(|workload| workload.inbound.iter().any(|inbound| inbound.protocol.as_str() == each.protocol.value)) {
-            let message = format!("no workload of service `{service}` has an inbound port with protocol `{}`", ids::printable(&each.protocol.value));
+        } else if !instances
+            .iter()
+            .any(|workload| workload.inbound.iter().any(|inbound| inbound.protocol.as_str() == each.protocol.value))
+        {
+            let message = format!(
+                "no workload of service `{service}` has an inbound port with protocol `{}`",
+                ids::printable(&each.protocol.value)
+            );
             errors.at(document, each.protocol.defined, message);
         }
     }
@@ -476,7 +516,11 @@ fn issuers_agree(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
         for (attribute, mapping) in &built.attributes {
             let first = *types.entry(attribute).or_insert(mapping.kind);
             if first != mapping.kind {
-                let message = format!("attribute `{attribute}` is `{}` here and `{}` at another issuer", mapping.kind.as_str(), first.as_str());
+                let message = format!(
+                    "attribute `{attribute}` is `{}` here and `{}` at another issuer",
+                    mapping.kind.as_str(),
+                    first.as_str()
+                );
                 errors.at(written.document, written.metadata.name.defined, message);
             }
         }
@@ -493,7 +537,12 @@ fn policies_compile(mesh: &Mesh, errors: &mut Errors) {
         let Err(found) = policy::compile(&mesh.policies_of(workload), &mesh.issuers) else { continue };
         for error in found {
             let what = error.policy.map_or_else(String::new, |policy| format!("policy `{policy}`: "));
-            errors.0.push(ConfigError { file: error.file, line: error.line, column: error.column, message: format!("{what}{}", error.message) });
+            errors.0.push(ConfigError {
+                file: error.file,
+                line: error.line,
+                column: error.column,
+                message: format!("{what}{}", error.message),
+            });
         }
     }
 }

@@ -99,7 +99,10 @@ impl Mesh {
     /// Plans what one workload's sidecar works from: only what it needs. `None` if there is no such workload.
     pub fn snapshot(&self, workload: &WorkloadName, revision: Revision, bundles: &[TrustBundle]) -> Option<Snapshot> {
         let workload = self.workloads.iter().find(|each| each.name == *workload)?;
-        let upstream = |upstream: &Upstream| Upstream { endpoints: self.endpoints(&upstream.service, upstream.protocol), ..upstream.clone() };
+        let upstream = |upstream: &Upstream| Upstream {
+            endpoints: self.endpoints(&upstream.service, upstream.protocol),
+            ..upstream.clone()
+        };
         Some(Snapshot {
             revision,
             workload: workload.name.clone(),
@@ -107,7 +110,9 @@ impl Mesh {
             service: workload.service.clone(),
             bundles: sorted(bundles, |bundle| bundle.trust_domain.to_string()),
             inbound: workload.inbound.clone(),
-            upstreams: sorted(&workload.upstreams.iter().map(upstream).collect::<Vec<_>>(), |up| format!("{}@{}", up.service, up.listen)),
+            upstreams: sorted(&workload.upstreams.iter().map(upstream).collect::<Vec<_>>(), |up| {
+                format!("{}@{}", up.service, up.listen)
+            }),
             issuers: self.issuers.clone(),
             policies: self.policies_of(workload),
             country: self.settings.country.clone(),

@@ -176,7 +176,8 @@ pub(crate) struct Selector {
 pub(crate) fn resource(document: Document<'_>) -> Result<Resource<'_>, ConfigError> {
     let head: Head = from_yaml(document)?;
     if head.api_version.value != API_VERSION {
-        let message = format!("`apiVersion: {}` is not known; write `{API_VERSION}`", model::ids::printable(&head.api_version.value));
+        let message =
+            format!("`apiVersion: {}` is not known; write `{API_VERSION}`", model::ids::printable(&head.api_version.value));
         return Err(at(document, head.api_version.defined, message));
     }
     match head.kind.value.as_str() {

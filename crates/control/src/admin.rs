@@ -87,7 +87,11 @@ fn metrics(seen: &Seen) -> String {
     let mut registry = Registry::with_prefix("rondel_control");
     for (name, help, value) in [
         ("revision", "Revision in force", seen.board.current().revision.0),
-        ("config_errors", "Errors of the configuration on disk; the last good one is in force", seen.board.problems().len() as u64),
+        (
+            "config_errors",
+            "Errors of the configuration on disk; the last good one is in force",
+            seen.board.problems().len() as u64,
+        ),
         ("proxies_connected", "Sidecars whose configuration stream is up", seen.rollout.connections() as u64),
         ("publish_to_last_ack_ms", "From the last publication to the last connected sidecar's ack", publish_ms),
         ("decision_records", "Decision records that are kept", seen.records.len() as u64),

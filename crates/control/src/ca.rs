@@ -60,7 +60,9 @@ impl IssueFailure {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AuthorityFailure {
     /// The store belongs to another trust domain.
-    #[error("the store's authority is that of trust domain `{stored}`, the configuration says `{wanted}`; use another --state, or the old name")]
+    #[error(
+        "the store's authority is that of trust domain `{stored}`, the configuration says `{wanted}`; use another --state, or the old name"
+    )]
     Foreign {
         /// The store's.
         stored: String,
@@ -87,7 +89,12 @@ pub(crate) struct Ca {
 
 impl Ca {
     /// Loads the authority from the store, or makes it at the first start.
-    pub(crate) fn open(store: Arc<Store>, domain: &TrustDomain, lifetime: Duration, now: Timestamp) -> Result<Self, AuthorityFailure> {
+    pub(crate) fn open(
+        store: Arc<Store>,
+        domain: &TrustDomain,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityFailure> {
         let authority = match store.authority()? {
             Some(stored) if stored.trust_domain != domain.as_str() => {
                 return Err(AuthorityFailure::Foreign { stored: stored.trust_domain, wanted: domain.clone() });
@@ -111,7 +118,10 @@ impl Ca {
 
     /// The bundle of this trust domain.
     pub(crate) fn bundle(&self) -> TrustBundle {
-        TrustBundle { trust_domain: self.authority.trust_domain().clone(), authorities: vec![self.authority.certificate_der().to_vec()] }
+        TrustBundle {
+            trust_domain: self.authority.trust_domain().clone(),
+            authorities: vec![self.authority.certificate_der().to_vec()],
+        }
     }
 
     /// When the authority itself ends.
@@ -130,7 +140,12 @@ impl Ca {
     /// Who is asking: the identity of the SVID that the connection was opened with, or that of the join token, which is spent by this.
     ///
     /// An SVID comes first: whoever holds one may ask for its own identity only, whatever token it also shows.
-    pub(crate) fn attest(&self, peer: Option<&VerifiedPeer>, join_token: Option<&str>, now: Timestamp) -> Result<SpiffeId, IssueFailure> {
+    pub(crate) fn attest(
+        &self,
+        peer: Option<&VerifiedPeer>,
+        join_token: Option<&str>,
+        now: Timestamp,
+    ) -> Result<SpiffeId, IssueFailure> {
         if let Some(peer) = peer {
             return Ok(peer.id().clone());
         }
@@ -148,7 +163,13 @@ impl Ca {
     }
 
     /// Issues an SVID for an attested identity. Of the CSR only the public key is used; the record is on disk before the answer.
-    pub(crate) fn issue(&self, csr: &[u8], id: &SpiffeId, lifetime: Duration, now: Timestamp) -> Result<IssuedSvid, IssueFailure> {
+    pub(crate) fn issue(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<IssuedSvid, IssueFailure> {
         let key = csr::prove(csr)?;
         let issued = self.authority.issue(&key, id, lifetime, now)?;
         self.store.record_issue(&issued.serial, id, issued.not_after, now)?;
@@ -164,7 +185,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let store = Arc::new(Store::open(&dir.path().join("control.redb")).expect("open"));
         let domain = TrustDomain::parse("a.example").expect("domain");
-        let ca = Ca::open(store, &domain, Duration::from_secs(1_000_000), Timestamp::from_seconds(1_800_000_000)).expect("authority");
+        let ca =
+            Ca::open(store, &domain, Duration::from_secs(1_000_000), Timestamp::from_seconds(1_800_000_000)).expect("authority");
         (dir, ca)
     }
 

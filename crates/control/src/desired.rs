@@ -119,7 +119,9 @@ impl Board {
         };
         let (old, new) = (&current.mesh.settings.trust_domain, &mesh.settings.trust_domain);
         if old != new {
-            let message = format!("the trust domain cannot change from `{old}` to `{new}` while the mesh runs; start it anew with another state directory");
+            let message = format!(
+                "the trust domain cannot change from `{old}` to `{new}` while the mesh runs; start it anew with another state directory"
+            );
             let file = sources.first().map_or_else(String::new, |source| source.file.clone());
             return Ok(self.refuse(vec![ConfigError { file, line: 1, column: 1, message }]));
         }

@@ -107,11 +107,7 @@ impl AsyncWrite for Shaken {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -176,5 +172,11 @@ pub(crate) async fn renew(ca: Arc<Ca>, board: Arc<Board>, credentials: watch::Se
 
 fn life(credentials: &Credentials) -> RotationState {
     let svid = credentials.svid();
-    RotationState { not_before: svid.not_before(), not_after: svid.not_after(), issued_at: clock::now(), failures: 0, last_attempt: None }
+    RotationState {
+        not_before: svid.not_before(),
+        not_after: svid.not_after(),
+        issued_at: clock::now(),
+        failures: 0,
+        last_attempt: None,
+    }
 }

@@ -125,11 +125,18 @@ impl Store {
     }
 
     /// Keeps the digest of a join token; forgets those that expired.
-    pub(crate) fn keep_join(&self, digest: [u8; 32], id: &SpiffeId, expires_at: Timestamp, now: Timestamp) -> Result<(), StoreFailure> {
+    pub(crate) fn keep_join(
+        &self,
+        digest: [u8; 32],
+        id: &SpiffeId,
+        expires_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreFailure> {
         let transaction = self.begin_write()?;
         {
             let mut table = transaction.open_table(JOIN).map_err(redb::Error::from)?;
-            let alive = |_: &[u8], bytes: &[u8]| serde_json::from_slice(bytes).is_ok_and(|join: StoredJoin| now < join.expires_at);
+            let alive =
+                |_: &[u8], bytes: &[u8]| serde_json::from_slice(bytes).is_ok_and(|join: StoredJoin| now < join.expires_at);
             table.retain(alive).map_err(redb::Error::from)?;
             if table.len().map_err(redb::Error::from)? >= JOIN_TOKENS_MAX {
                 return Err(StoreFailure::Full { what: "join tokens", max: JOIN_TOKENS_MAX });
@@ -156,12 +163,19 @@ impl Store {
     }
 
     /// Records an issued SVID before it is handed out; forgets those that have ended.
-    pub(crate) fn record_issue(&self, serial: &str, id: &SpiffeId, not_after: Timestamp, now: Timestamp) -> Result<(), StoreFailure> {
+    pub(crate) fn record_issue(
+        &self,
+        serial: &str,
+        id: &SpiffeId,
+        not_after: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreFailure> {
         let transaction = self.begin_write()?;
         {
             let mut table = transaction.open_table(ISSUED).map_err(redb::Error::from)?;
             if table.len().map_err(redb::Error::from)? >= ISSUED_MAX {
-                let alive = |_: &str, bytes: &[u8]| serde_json::from_slice(bytes).is_ok_and(|issue: StoredIssue| now < issue.not_after);
+                let alive =
+                    |_: &str, bytes: &[u8]| serde_json::from_slice(bytes).is_ok_and(|issue: StoredIssue| now < issue.not_after);
                 table.retain(alive).map_err(redb::Error::from)?;
                 if table.len().map_err(redb::Error::from)? >= ISSUED_MAX {
                     return Err(StoreFailure::Full { what: "issued SVIDs", max: ISSUED_MAX });

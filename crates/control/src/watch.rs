@@ -44,7 +44,9 @@ pub(crate) async fn run(board: Arc<Board>, dir: PathBuf) {
         match outcome {
             Ok(Ok(Outcome::Published(revision))) => tracing::info!(%revision, "configuration published"),
             Ok(Ok(Outcome::Unchanged | Outcome::Refused)) => {}
-            Ok(Err(failure)) => tracing::error!(%failure, "the new configuration could not be stored; the last one stays in force"),
+            Ok(Err(failure)) => {
+                tracing::error!(%failure, "the new configuration could not be stored; the last one stays in force")
+            }
             Err(failure) => tracing::error!(%failure, "reading the configuration failed"),
         }
     }

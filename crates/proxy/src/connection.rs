@@ -213,8 +213,7 @@ where
     // The guard bounds the head first; the parser's own bounds lie above it.
     builder.half_close(true).max_headers(limits.size(Limit::RequestHeaders) + 1).timer(TokioTimer::new());
     builder.header_read_timeout(None).max_buf_size(rules.head_bytes_max + PARSER_MARGIN_BYTES);
-    let mut served =
-        builder.serve_connection(TokioIo::new(io), service_fn(|request| answer(request, Arc::clone(&connection))));
+    let mut served = builder.serve_connection(TokioIo::new(io), service_fn(|request| answer(request, Arc::clone(&connection))));
     let mut ending = pin!(connection.ending(limits, age_of(&connection, active)));
     let mut asked = None;
     loop {

@@ -60,7 +60,13 @@ impl proto::config_server::Config for Plane {
 
 impl Plane {
     /// The life of one stream; returns why it ended.
-    async fn serve(&self, workload: &WorkloadName, session: u64, mut answers: Streaming<proto::ConfigRequest>, updates: &Updates) -> Status {
+    async fn serve(
+        &self,
+        workload: &WorkloadName,
+        session: u64,
+        mut answers: Streaming<proto::ConfigRequest>,
+        updates: &Updates,
+    ) -> Status {
         let mut revisions = self.board.subscribe();
         let mut publication = Publication::new();
         let mut look_again = tokio::time::interval(Duration::from_secs(1));

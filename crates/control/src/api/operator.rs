@@ -25,7 +25,10 @@ impl proto::operator_server::Operator for Plane {
         let id = id.ok_or_else(|| Status::not_found(format!("no workload `{name}` is configured")))?;
         let ca = std::sync::Arc::clone(&self.ca);
         let made = tokio::task::spawn_blocking(move || ca.join_token(&id, clock::now()));
-        let token = made.await.map_err(|_| Status::internal("the task ended"))?.map_err(|failure| Status::internal(failure.to_string()))?;
+        let token = made
+            .await
+            .map_err(|_| Status::internal("the task ended"))?
+            .map_err(|failure| Status::internal(failure.to_string()))?;
         let bundles = TrustBundles::from_model(&[self.ca.bundle()]).map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(proto::CreateJoinTokenResponse { token, bundle_pem: bundles.to_pem() }))
     }

@@ -56,7 +56,8 @@ fn what_cannot_vouch_does_not_enter_a_bundle() {
     use rcgen::{GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, SanType};
     let bank = domain("bank.example");
     let uri = |text: &str| SanType::URI(text.try_into().expect("ASCII"));
-    let cases: [(&str, Box<dyn Fn(&mut rcgen::CertificateParams)>, &str); 6] = [
+    type Spoil = Box<dyn Fn(&mut rcgen::CertificateParams)>;
+    let cases: [(&str, Spoil, &str); 6] = [
         ("not a CA", Box::new(|params| params.is_ca = IsCa::ExplicitNoCa), "CA=true"),
         ("no keyCertSign", Box::new(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]), "keyCertSign"),
         ("no keyUsage", Box::new(|params| params.key_usages = Vec::new()), "keyCertSign"),

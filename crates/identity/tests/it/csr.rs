@@ -42,7 +42,7 @@ fn a_request_changed_in_any_byte_is_refused() {
     for at in 0..request.len() {
         let mut changed = request.clone();
         changed[at] ^= 0x01;
-        assert!(csr::prove(&changed).is_err(), "byte {at}");
+        assert!(csr::prove(&changed).is_err(), "byte {at} {:02x?}", &request[at - 20..at + 20]);
         assert_eq!(csr::prove(&request[..at]), Err(CsrRefusal::Malformed), "cut at {at}");
     }
     assert_eq!(csr::prove(&[request, vec![0]].concat()), Err(CsrRefusal::Malformed));
