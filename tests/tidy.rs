@@ -1,6 +1,6 @@
 //! The repository's own rules, each failure with file, line and what to do.
 
-#![expect(clippy::panic, reason = "a test")]
+#![expect(clippy::expect_used, reason = "a test")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

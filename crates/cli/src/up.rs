@@ -4,7 +4,7 @@ mod child;
 mod view;
 
 use crate::join_token;
-use crate::operator::{DEADLINE, Where};
+use crate::operator::{self, DEADLINE, Where};
 use crate::output::Output;
 use anyhow::{Context, bail};
 use child::{Kind, Supervised};
@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 use view::View;
+use wire::client::MeshStatus;
 
 /// For the control plane's socket to answer.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(15);
@@ -291,6 +292,20 @@ async fn watch(running: &mut Running, mesh: &Mesh, interrupt: &mut Signal, termi
                 Err(_) => None,
             };
             running.view.show(status.as_ref(), &running.children);
+            attest_the_expired(running, mesh, status.as_ref()).await;
+        }
+    }
+}
+
+/// A sidecar whose SVID ended while the control plane was away needs a new join token: its first one was spent.
+async fn attest_the_expired(running: &Running, mesh: &Mesh, status: Option<&MeshStatus>) {
+    let Some(status) = status else { return };
+    let now = operator::now();
+    for seen in status.workloads.iter().filter(|seen| !seen.connected && seen.svid_expires_at.is_some_and(|end| end <= now)) {
+        if let Some(workload) = mesh.workloads.iter().find(|workload| workload.name == seen.name)
+            && let Err(error) = attest(&running.places, workload).await
+        {
+            running.view.say(&format!("{} cannot attest again yet: {error:#}", seen.name));
         }
     }
 }

@@ -7,7 +7,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use model::SpiffeId;
 use rcgen::{CertificateParams, DistinguishedName, SanType};
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256};
+use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
@@ -15,6 +15,8 @@ use x509_parser::x509::SubjectPublicKeyInfo;
 pub const CSR_BYTES_MAX: usize = 8192;
 /// An uncompressed P-256 point: a tag and two coordinates (SEC 1 §2.3.3).
 const POINT_BYTES: usize = 65;
+/// The AlgorithmIdentifier `ecdsa-with-SHA256` without parameters (RFC 5758 §3.2), DER.
+const ECDSA_WITH_SHA256: [u8; 12] = [0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 
 /// Why a request is refused. Whoever made it must mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,13 +75,19 @@ pub fn prove(csr_der: &[u8]) -> Result<ProvenPublicKey, CsrRefusal> {
         return Err(CsrRefusal::Malformed);
     }
     let point = p256_point(&info.subject_pki)?;
-    if request.signature_algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256 {
+    // The parser is lax about the tags in here, so the bytes between the signed part and the signature are compared.
+    let signature = &request.signature_value.data;
+    if !csr_der.strip_suffix(signature.as_ref()).is_some_and(|head| ends_in_ecdsa_sha256(head, signature.len())) {
         return Err(CsrRefusal::Algorithm);
     }
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
-        .verify(info.raw, &request.signature_value.data)
-        .map_err(|_| CsrRefusal::Signature)?;
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(info.raw, signature).map_err(|_| CsrRefusal::Signature)?;
     Ok(ProvenPublicKey { point: point.to_vec() })
+}
+
+/// Whether `head` ends in the algorithm and the BIT STRING header of an ECDSA signature of this many bytes.
+fn ends_in_ecdsa_sha256(head: &[u8], signature_bytes: usize) -> bool {
+    let length = u8::try_from(signature_bytes + 1).unwrap_or(u8::MAX);
+    head.strip_suffix(&[0x03, length, 0x00]).is_some_and(|head| head.ends_with(&ECDSA_WITH_SHA256))
 }
 
 fn p256_point<'a>(info: &'a SubjectPublicKeyInfo<'_>) -> Result<&'a [u8], CsrRefusal> {

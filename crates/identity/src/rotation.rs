@@ -102,3 +102,146 @@ fn pause(failures: u32, jitter: f64) -> Duration {
 fn share(jitter: f64) -> f64 {
     if jitter.is_nan() { 0.5 } else { jitter.clamp(0.0, 1.0) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+    const ISSUED: Timestamp = Timestamp::from_seconds(1_795_514_400);
+
+    /// An SVID of one hour, back-dated by five minutes, that nobody has tried to replace.
+    fn fresh() -> RotationState {
+        lasting(Duration::from_millis(HOUR_MS))
+    }
+
+    fn lasting(life: Duration) -> RotationState {
+        let not_before = ISSUED.minus(Duration::from_secs(300));
+        RotationState { not_before, not_after: ISSUED.plus(life), issued_at: ISSUED, failures: 0, last_attempt: None }
+    }
+
+    fn at(millis: u64) -> Timestamp {
+        ISSUED.plus(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn renewal_falls_due_at_half_of_life_give_or_take_a_tenth() {
+        let due = |jitter| next(ISSUED, Some(&fresh()), jitter);
+        for (jitter, share) in [(0.0, 45), (0.5, 50), (1.0, 55), (-7.0, 45), (9.0, 55), (f64::NAN, 50), (f64::INFINITY, 55)] {
+            let expected = HOUR_MS * share / 100;
+            let Step::WaitUntil(moment) = due(jitter) else { panic!("{jitter}") };
+            assert!(moment.since(at(expected - 1)) <= Duration::from_millis(2), "{jitter}: {moment}");
+        }
+        let mut last = ISSUED;
+        for tenth in 0..=10 {
+            let Step::WaitUntil(moment) = due(f64::from(tenth) / 10.0) else { panic!("{tenth}") };
+            assert!(moment > last, "jitter spreads");
+            last = moment;
+        }
+    }
+
+    #[test]
+    fn what_to_do_depends_on_now_and_on_what_was_tried() {
+        let failed = |failures, last: u64| RotationState { failures, last_attempt: Some(at(last)), ..fresh() };
+        let wait = |millis| Step::WaitUntil(at(millis));
+        let half = HOUR_MS / 2;
+        let table = [
+            ("before half of life", half - 1, fresh(), wait(half)),
+            ("at half of life", half, fresh(), Step::Issue),
+            ("a second after the first failure", half + 999, failed(1, half), Step::Issue),
+            ("sooner than that", half + 900, failed(1, half), wait(half + 950)),
+            ("after the third failure", half + 1, failed(3, half), wait(half + 3800)),
+            ("after many failures: a minute", half + 1, failed(40, half), wait(half + 57_000)),
+            ("a tenth of the time left", HOUR_MS - 100_000, failed(40, HOUR_MS - 100_000), wait(HOUR_MS - 90_000)),
+            ("no less than a quarter of a second", HOUR_MS - 100, failed(40, HOUR_MS - 100), wait(HOUR_MS + 150)),
+            ("asleep past expiry", HOUR_MS * 7, fresh(), Step::Issue),
+            ("asleep past expiry after failures", HOUR_MS * 7, failed(5, half), Step::Issue),
+            ("expired, and it fails", HOUR_MS + 5000, failed(4, HOUR_MS + 4000), wait(HOUR_MS + 4000 + 7600)),
+            ("expired, and just replaced by another such", HOUR_MS + 5000, failed(0, HOUR_MS + 4500), wait(HOUR_MS + 5500)),
+            ("an attempt in the future counts for nothing", half, failed(40, half * 9), Step::Issue),
+            ("the clock was set back", 0, RotationState { issued_at: at(HOUR_MS * 9000), ..fresh() }, wait(half - 150_000)),
+        ];
+        for (name, now, state, expected) in table {
+            assert_eq!(next(at(now), Some(&state), 0.5), expected, "{name}");
+        }
+        assert_eq!(next(ISSUED, None, 0.5), Step::Issue, "no SVID");
+    }
+
+    #[test]
+    fn without_an_svid_the_pauses_double_up_to_a_minute() {
+        let pauses = [1, 2, 4, 8, 16, 32, 60, 60, 60];
+        for (failures, seconds) in (1..).zip(pauses).chain([(u32::MAX, 60)]) {
+            for (jitter, tenths) in [(0.0, 9), (1.0, 10)] {
+                let pause = seconds * 100 * tenths;
+                assert_eq!(retry(ISSUED, ISSUED, failures, jitter), Step::WaitUntil(at(pause)), "{failures}");
+                assert_eq!(retry(at(pause), ISSUED, failures, jitter), Step::Issue, "{failures}");
+            }
+        }
+        assert_eq!(retry(ISSUED, ISSUED, 0, 0.5), Step::Issue);
+        assert_eq!(retry(ISSUED, at(99), 3, 0.5), Step::Issue, "the clock was set back");
+    }
+
+    #[test]
+    fn readiness_ends_before_the_svid_does() {
+        let ready = |millis| super::ready(at(millis), &fresh());
+        for (millis, expected) in [(0, true), (HOUR_MS * 8 / 10 - 1, true), (HOUR_MS * 8 / 10, false), (HOUR_MS * 2, false)] {
+            assert_eq!(ready(millis), expected, "{millis}");
+        }
+        assert!(!super::ready(fresh().not_before.minus(Duration::from_millis(1)), &fresh()), "not valid yet");
+    }
+
+    /// What the program does with the plan, at a simulated clock: `succeeds` says when an attempt does.
+    fn attempts(mut state: RotationState, jitter: f64, hours: u64, succeeds: impl Fn(Timestamp) -> bool) -> Vec<Timestamp> {
+        let (life, end) = (state.life(), at(HOUR_MS * hours));
+        let (mut now, mut attempts) = (ISSUED, Vec::new());
+        while now < end {
+            match next(now, Some(&state), jitter) {
+                Step::WaitUntil(moment) => {
+                    assert!(moment > now, "a wait that does not wait");
+                    now = moment;
+                }
+                Step::Issue => {
+                    attempts.push(now);
+                    state.last_attempt = Some(now);
+                    if succeeds(now) {
+                        state = RotationState { issued_at: now, failures: 0, not_after: now.plus(life), ..state };
+                    } else {
+                        state.failures += 1;
+                    }
+                }
+            }
+        }
+        attempts
+    }
+
+    #[test]
+    fn the_plan_never_turns_into_a_busy_loop() {
+        let lives = [0, 1, 999, 1000, 10_000, HOUR_MS, 24 * HOUR_MS].map(Duration::from_millis);
+        for life in lives {
+            for jitter in [0.0, 0.5, 1.0] {
+                let gaps = |succeeds: &dyn Fn(Timestamp) -> bool| -> Duration {
+                    let made = attempts(lasting(life), jitter, 3, succeeds);
+                    let gaps = made.windows(2).map(|pair| pair[1].since(pair[0]));
+                    gaps.min().unwrap_or(Duration::MAX)
+                };
+                assert!(gaps(&|_| false) >= BACK_OFF_MIN, "{life:?}: failing");
+                assert!(gaps(&|_| true) >= BACK_OFF_FIRST, "{life:?}: succeeding");
+                assert!(gaps(&|now| now.seconds().is_multiple_of(3)) >= BACK_OFF_MIN, "{life:?}: both");
+            }
+        }
+        let failing = attempts(fresh(), 0.5, 3, |_| false);
+        assert!(failing.len() < 300, "{} attempts in two and a half hours", failing.len());
+        let healthy = attempts(fresh(), 0.5, 100, |_| true);
+        assert_eq!(healthy.len(), 199, "once each half hour");
+    }
+
+    #[test]
+    fn an_outage_that_ends_before_expiry_is_survived() {
+        // The shorter the rest of life, the more often it is tried: the last attempt lies within a tenth of the end.
+        for life in [10_000, 60_000, HOUR_MS] {
+            let tried = attempts(lasting(Duration::from_millis(life)), 0.5, 2, |_| false);
+            let last = tried.iter().filter(|moment| **moment < at(life)).max().expect("tried");
+            assert!(at(life).since(*last) <= Duration::from_millis(life / 10).max(BACK_OFF_MIN), "{life}: {last}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use crate::control_link::Anchor;
 use crate::state::Shared;
-use crate::sync::Applier;
+use crate::sync::{self, Applier};
 use anyhow::Context;
 use identity::signed::{self, SignedRefusal};
 use model::{Limit, Snapshot};
@@ -81,7 +81,7 @@ pub fn boot(applier: &mut Applier, shared: &Arc<Shared>, anchor: &Anchor) {
         Ok(None) => {}
         Ok(Some(snapshot)) => {
             let revision = snapshot.revision;
-            match applier.apply(snapshot) {
+            match sync::compile(&snapshot).and_then(|policies| applier.apply(snapshot, policies)) {
                 Ok(()) => tracing::info!(%revision, "began with the last good configuration"),
                 Err(failure) => {
                     tracing::warn!(%revision, %failure, "the last good configuration cannot be applied; waiting for the control plane")

@@ -10,6 +10,7 @@ use crate::workers::Workers;
 use identity::bundle::{BundleError, TrustBundles};
 use identity::credentials::CredentialsError;
 use model::{DecisionRecord, Revision, Snapshot};
+use policy::Policies;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -75,11 +76,11 @@ impl Applier {
         Self { shared, workers, listeners: Listeners::default() }
     }
 
-    /// Puts a snapshot in force: everything that can fail happens before the first change.
+    /// Puts a snapshot and its compiled policies in force: everything that can fail happens before the first change.
     ///
     /// # Errors
     /// - [`ApplyFailure`]; what was in force stays in force.
-    pub fn apply(&mut self, snapshot: Snapshot) -> Result<(), ApplyFailure> {
+    pub fn apply(&mut self, snapshot: Snapshot, policies: Policies) -> Result<(), ApplyFailure> {
         let wanted = &self.shared.settings.workload;
         if snapshot.workload != *wanted {
             return Err(ApplyFailure::Foreign { wanted: wanted.to_string(), got: snapshot.workload.to_string() });
@@ -94,8 +95,6 @@ impl Applier {
         if snapshot.revision < running {
             return Err(ApplyFailure::Older { running, got: snapshot.revision });
         }
-        let policies = policy::compile(&snapshot.policies, &snapshot.issuers)
-            .map_err(|errors| ApplyFailure::Policies(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
         let bundles = Arc::new(TrustBundles::from_model(&snapshot.bundles)?);
         let credentials = credentials.map(|own| own.with_bundles(bundles, clock::now())).transpose()?;
         let active = Arc::new(Active { snapshot, policies });
@@ -114,6 +113,15 @@ impl Applier {
     pub fn close(&mut self) {
         self.listeners.close();
     }
+}
+
+/// Compiles a snapshot's policies. Costs up to seconds for the largest texts: not for an async task.
+///
+/// # Errors
+/// - [`ApplyFailure::Policies`] with every error's place.
+pub fn compile(snapshot: &Snapshot) -> Result<Policies, ApplyFailure> {
+    policy::compile(&snapshot.policies, &snapshot.issuers)
+        .map_err(|errors| ApplyFailure::Policies(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
 }
 
 /// Keeps the configuration stream open for as long as the process lives.
@@ -177,7 +185,7 @@ async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
         shared.control_connected.store(true, Ordering::Relaxed);
         shared.metrics.control_connected.set(1);
         let answer = match subscription.receive(update) {
-            Ok(candidate) => match put_in_force(applier, &candidate, anchor) {
+            Ok(candidate) => match put_in_force(applier, &candidate, anchor).await {
                 Ok(()) => {
                     tracing::info!(revision = %candidate.snapshot.revision, "configuration in force");
                     subscription.accept(candidate)
@@ -201,9 +209,12 @@ async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
 }
 
 /// Checks, applies and keeps one snapshot. That it cannot be kept on disk is logged, not refused: it is in force.
-fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) -> Result<(), ApplyFailure> {
+async fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) -> Result<(), ApplyFailure> {
     disk::check(&candidate.snapshot, &candidate.signature, anchor)?;
-    applier.apply(candidate.snapshot.clone())?;
+    let snapshot = candidate.snapshot.clone();
+    let compiled = tokio::task::spawn_blocking(move || compile(&snapshot).map(|policies| (snapshot, policies))).await;
+    let (snapshot, policies) = compiled.map_err(|_| ApplyFailure::Policies("the compilation ended by itself".to_owned()))??;
+    applier.apply(snapshot, policies)?;
     if let Err(failure) = disk::save(&applier.shared.settings.state, &candidate.snapshot, &candidate.signature) {
         tracing::warn!(%failure, "the configuration in force could not be kept on disk");
     }

@@ -4,7 +4,7 @@ use super::{Plane, proven};
 use crate::clock;
 use crate::desired::Desired;
 use identity::signed;
-use model::{Snapshot, WorkloadName};
+use model::{Revision, Snapshot, WorkloadName};
 use proto::config_request::Message;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,19 +69,23 @@ impl Plane {
     ) -> Status {
         let mut revisions = self.board.subscribe();
         let mut publication = Publication::new();
+        // The revision that was offered last, whatever became of it.
+        let mut decided = Revision(0);
         let mut look_again = tokio::time::interval(Duration::from_secs(1));
         loop {
             let desired = Arc::clone(&revisions.borrow_and_update());
-            let Some(snapshot) = self.snapshot(workload, &desired) else {
-                return Status::permission_denied(format!("workload `{workload}` is no longer configured"));
-            };
-            let signature = || self.sign(&snapshot);
             let mut deadline = None;
-            if let Some(update) = publication.next(&snapshot, signature) {
-                if updates.send(Ok(update)).await.is_err() {
-                    return Status::cancelled("the sidecar is gone");
+            if decided != desired.revision {
+                let Some(snapshot) = self.snapshot(workload, &desired) else {
+                    return Status::permission_denied(format!("workload `{workload}` is no longer configured"));
+                };
+                if let Some(update) = publication.next(&snapshot, || self.sign(&snapshot)) {
+                    if updates.send(Ok(update)).await.is_err() {
+                        return Status::cancelled("the sidecar is gone");
+                    }
+                    deadline = Some(tokio::time::Instant::now() + ANSWER_DEADLINE);
                 }
-                deadline = Some(tokio::time::Instant::now() + ANSWER_DEADLINE);
+                decided = desired.revision;
             }
             // With an update under way only its answer counts; otherwise whatever comes first.
             let answer = match deadline {
