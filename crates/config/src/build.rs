@@ -234,7 +234,7 @@ fn duration(text: &str) -> Option<Duration> {
 
 fn resolve_country(mesh: &Mesh, document: Document<'_>, country: &yaml::Country, errors: &mut Errors) -> Option<CountryHeader> {
     let header = country.header.value.to_ascii_lowercase();
-    let is_token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    let is_token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if header.is_empty() || !header.bytes().all(is_token) || header.starts_with("x-rondel-") {
         errors.at(document, country.header.defined, format!("`{}` cannot be the header of the country", ids::printable(&header)));
     }

@@ -11,13 +11,12 @@ use crate::reply::{self, Refusal};
 use crate::response;
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
-use crate::telemetry::decisions::{Question, Told};
 use crate::upstream;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use model::snapshot::CountryHeader;
-use model::{AuthzRequest, Decision, DecisionRecord, Effect, Source};
+use model::{AuthzRequest, Source};
 use policy::{BodyFacts, Permit};
 use std::sync::Arc;
 
@@ -139,26 +138,17 @@ async fn read_for_policy(head: &Parts, incoming: Incoming, active: &Active) -> R
 
 /// Asks the policies and tells the operator's records of it.
 fn decide(question: AuthzRequest, active: &Arc<Active>, connection: &Connection, entry: &Entry) -> Result<Permit, Refusal> {
-    let shared = &connection.shared;
-    let decided = policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision);
-    let (decision, refusal): (&Decision, Option<Refusal>) = match &decided {
-        Ok(permit) => (permit.decision(), None),
-        Err(denied) => (&denied.decision, Some(Refusal::Denied(Box::new(denied.clone())))),
-    };
-    if shared.decisions.wants(decision.effect, question.now.seconds()) {
-        let status = refusal.as_ref().map_or(0, |refusal| reply::status(refusal.reason()).as_u16());
-        let mut record = DecisionRecord::of(decision, &shared.settings.workload, &question, status);
-        if let Some(refusal) = &refusal {
-            record.reason = Some(refusal.reason().as_str().to_owned());
-            record.detail = Some(refusal.to_string());
+    match policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision) {
+        Ok(permit) => {
+            connection.shared.tell_decision(permit.decision(), question, active, None);
+            Ok(permit)
         }
-        let decision = decision.clone();
-        let question = Question { active: Arc::clone(active), request: question, decision };
-        shared.tell(Told { record, question: Some(Box::new(question)) });
-    }
-    match refusal {
-        Some(refusal) => Err(refusal),
-        None => decided.map_err(|denied| Refusal::Denied(Box::new(denied))),
+        Err(denied) => {
+            let decision = denied.decision.clone();
+            let refusal = Refusal::Denied(Box::new(denied));
+            connection.shared.tell_decision(&decision, question, active, Some(&refusal));
+            Err(refusal)
+        }
     }
 }
 
@@ -204,48 +194,12 @@ fn identify(head: &mut Parts, active: &Active, connection: &Connection, entry: &
     }
     if let Some(CountryHeader { header, trusted }) = &active.snapshot.country
         && !trusted.contains(peer.id())
-        && let Ok(name) = HeaderName::from_bytes(header.as_bytes())
     {
-        head.headers.remove(name);
-    }
-}
-
-impl crate::state::Shared {
-    /// Tells the operator's records of a refusal that the policies were not asked about.
-    pub fn tell_refusal(&self, refusal: &Refusal, entry: &Entry) {
-        // A denial by policy was told by `decide`; a failure of the destination is no decision.
-        if matches!(refusal, Refusal::Denied(_) | Refusal::Failed(_)) {
-            return;
-        }
-        let reason = refusal.reason();
-        self.tell_record(reason, Some(refusal.to_string()), reply::status(reason).as_u16(), entry);
-    }
-
-    /// Tells the operator's records of a refused call or connection.
-    pub fn tell_record(&self, reason: model::Reason, detail: Option<String>, status: u16, entry: &Entry) {
-        let Some(active) = self.active() else { return };
-        let mut record = DecisionRecord::refused(
-            entry.decision,
-            entry.at(),
-            &self.settings.workload,
-            &active.snapshot.service,
-            reason,
-            status,
-            active.snapshot.revision,
-        );
-        record.detail = detail;
-        record.principal = entry.principal.as_ref().map(ToString::to_string);
-        record.user.clone_from(&entry.user);
-        record.action.clone_from(&entry.method);
-        record.path.clone_from(&entry.path);
-        self.tell(Told { record, question: None });
-    }
-
-    /// Queues a record; one that finds the queue full is dropped and counted.
-    pub fn tell(&self, told: Told) {
-        debug_assert!(told.question.is_some() || told.record.effect == Effect::Deny);
-        if !self.decisions.tell(told) {
-            self.metrics.decisions_dropped.inc();
+        // Some applications read `_` as `-`: the claim goes in either spelling.
+        let claims: Vec<HeaderName> =
+            head.headers.keys().filter(|name| name.as_str().replace('_', "-") == *header).cloned().collect();
+        for name in claims {
+            head.headers.remove(name);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Opaque TCP: decided once as a connection, decided again when the policies change, copied in between.
 
 use crate::connection::Connection;
+use crate::reply::Refusal;
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
-use crate::telemetry::decisions::{Question, Told};
 use crate::upstream::{self, Failed, Failure};
 use identity::handshake::Alpn;
-use model::{AuthzRequest, DecisionRecord, Limit, Reason, Source};
+use model::{AuthzRequest, Limit, Reason, Source};
 use policy::Permit;
 use std::io;
 use std::sync::Arc;
@@ -81,19 +81,20 @@ fn decide(connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> O
         source: Source { address: connection.remote.ip(), country: None },
         now: crate::clock::now(),
     };
-    let decided = policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision);
-    let decision = match &decided {
-        Ok(permit) => permit.decision().clone(),
-        Err(denied) => denied.decision.clone(),
-    };
-    // A connection carries no token, so that a denial is never a 401.
-    entry.reason = decision.reason;
-    if connection.shared.decisions.wants(decision.effect, question.now.seconds()) {
-        let record = DecisionRecord::of(&decision, &connection.shared.settings.workload, &question, 0);
-        let question = Question { active: Arc::clone(active), request: question, decision };
-        connection.shared.tell(Told { record, question: Some(Box::new(question)) });
+    match policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision) {
+        Ok(permit) => {
+            connection.shared.tell_decision(permit.decision(), question, active, None);
+            Some(permit)
+        }
+        Err(mut denied) => {
+            // A connection cannot carry a token, so that no denial of it is answered with a challenge.
+            denied.user_could_be_allowed = false;
+            entry.reason = denied.decision.reason;
+            let decision = denied.decision.clone();
+            connection.shared.tell_decision(&decision, question, active, Some(&Refusal::Denied(Box::new(denied))));
+            None
+        }
     }
-    decided.ok()
 }
 
 /// Copies both ways until both sides have ended, or something asks for the end.

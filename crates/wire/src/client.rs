@@ -3,6 +3,7 @@
 use crate::convert::{self, ConvertError};
 use crate::proto;
 use crate::subscription::{Answer, Update};
+use model::ids::IdError;
 use model::snapshot::TrustBundle;
 use model::{DecisionId, DecisionRecord, Revision, SpiffeId, Timestamp, WorkloadName};
 use proto::config_client::ConfigClient;
@@ -20,6 +21,10 @@ use tonic::{Code, Status, Streaming};
 
 /// Answers that wait to be sent; there is one per update.
 const ANSWERS_MAX: usize = 4;
+
+/// LIMIT: bytes of one answer to an operator; as many records as one answer may hold, each as large as it may be, fit.
+const OPERATOR_BYTES_MAX: usize = 64 * 1024 * 1024;
+const _: () = assert!(1000 * (convert::RECORD_BYTES_MAX + 8) <= OPERATOR_BYTES_MAX, "the largest answer must fit");
 
 /// Why a call gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +47,11 @@ pub enum CallFailure {
     #[error("the answer cannot be read: {0}")]
     Convert(#[from] ConvertError),
     /// Nobody listens there.
-    #[error("connect: {0}")]
-    Connect(#[from] tonic::transport::Error),
+    #[error("connect: {cause}")]
+    Connect {
+        /// The operating system's words.
+        cause: String,
+    },
     /// The stream's task has ended.
     #[error("the stream has ended")]
     Ended,
@@ -52,6 +60,17 @@ pub enum CallFailure {
 impl From<Status> for CallFailure {
     fn from(status: Status) -> Self {
         Self::Refused { code: status.code(), message: status.message().to_owned() }
+    }
+}
+
+impl From<tonic::transport::Error> for CallFailure {
+    /// The transport's own words are `transport error`; what helps is the innermost cause.
+    fn from(error: tonic::transport::Error) -> Self {
+        let mut cause: &dyn std::error::Error = &error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        Self::Connect { cause: cause.to_string() }
     }
 }
 
@@ -105,6 +124,12 @@ impl ControlClient {
         let response = within(deadline, client.issue(request)).await?.into_inner();
         if response.chain.is_empty() {
             return Err(ConvertError::new("chain", "empty").into());
+        }
+        if let Some(index) = response.chain.iter().position(Vec::is_empty) {
+            return Err(ConvertError::new(format!("chain[{index}]"), "empty").into());
+        }
+        if response.bundles.is_empty() {
+            return Err(ConvertError::new("bundles", "empty").into());
         }
         let bundle = |(index, wire): (usize, &proto::TrustBundle)| {
             convert::bundle_from_wire(wire).map_err(|error| error.within(&format!("bundles[{index}]")))
@@ -249,7 +274,7 @@ impl OperatorClient {
         let endpoint = Endpoint::from_static("http://operator.rondel.internal");
         let connected = timeout(deadline, endpoint.connect_with_connector(connector)).await;
         let channel = connected.map_err(|_| CallFailure::Timeout { after: deadline })??;
-        Ok(Self { client: Generated::new(channel).max_decoding_message_size(64 * 1024 * 1024) })
+        Ok(Self { client: Generated::new(channel).max_decoding_message_size(OPERATOR_BYTES_MAX) })
     }
 
     /// Makes a join token for a workload.
@@ -276,10 +301,10 @@ impl OperatorClient {
             since: Timestamp::from_millis(wire.since_ms),
         });
         let workload = |(index, wire): (usize, proto::WorkloadStatus)| -> Result<WorkloadStatus, ConvertError> {
-            let wrong = |error: model::ids::IdError| ConvertError::new(format!("workloads[{index}]"), error);
+            let wrong = |field: &str, error: IdError| ConvertError::new(format!("workloads[{index}].{field}"), error);
             Ok(WorkloadStatus {
-                name: WorkloadName::parse(&wire.name).map_err(wrong)?,
-                identity: SpiffeId::parse(&wire.identity).map_err(wrong)?,
+                name: WorkloadName::parse(&wire.name).map_err(|error| wrong("name", error))?,
+                identity: SpiffeId::parse(&wire.identity).map_err(|error| wrong("identity", error))?,
                 connected: wire.connected,
                 revision: Revision(wire.revision),
                 rejected: wire.rejected,
@@ -303,7 +328,8 @@ impl OperatorClient {
     pub async fn decision(&mut self, id: DecisionId, deadline: Duration) -> Result<Option<DecisionRecord>, CallFailure> {
         let request = proto::DecisionRequest { id: id.to_string() };
         let response = within(deadline, self.client.decision(request)).await?.into_inner();
-        Ok(response.record.map(convert::record_from_wire).transpose()?)
+        let record = response.record.map(convert::record_from_wire).transpose();
+        Ok(record.map_err(|error| error.within("record"))?)
     }
 
     /// Asks for recent decision records, newest first.
@@ -318,6 +344,10 @@ impl OperatorClient {
     ) -> Result<Vec<DecisionRecord>, CallFailure> {
         let request = proto::DecisionsRequest { limit, only_denied };
         let response = within(deadline, self.client.decisions(request)).await?.into_inner();
-        Ok(response.records.into_iter().map(convert::record_from_wire).collect::<Result<_, _>>()?)
+        let record = |(index, wire)| convert::record_from_wire(wire).map_err(|error| error.within(&format!("records[{index}]")));
+        Ok(response.records.into_iter().enumerate().map(record).collect::<Result<_, _>>()?)
     }
 }
+
+#[cfg(test)]
+mod tests;

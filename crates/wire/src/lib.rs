@@ -6,6 +6,8 @@
 
 pub mod client;
 pub mod convert;
+#[cfg(test)]
+mod fixture;
 pub mod publication;
 pub mod subscription;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::convert::{ConvertError, Parts, assemble, key_of};
 use crate::proto;
-use model::{Revision, Snapshot};
+use model::{Limit, Revision, Snapshot};
 use proto::config_request::Message;
 
 /// Bytes of a nack's reason.
@@ -11,6 +11,10 @@ const REASON_BYTES_MAX: usize = 4096;
 const NONCE_BYTES_MAX: usize = 64;
 /// Parts of one snapshot.
 const PARTS_MAX: usize = 100_000;
+/// Bytes of a whole update beside its parts: nonce, revision, and the signature with its chain.
+const BESIDE_PARTS_BYTES: usize = 16 * 1024;
+/// Bytes that protobuf puts before one part: a tag and a length.
+const FRAMING_BYTES: usize = 6;
 
 /// One update as it came.
 #[derive(Clone, Debug)]
@@ -56,7 +60,8 @@ impl Subscription {
     /// Reads an update against what was acknowledged.
     ///
     /// # Errors
-    /// - [`Nack`] if a part is malformed, unknown, dangling or stands twice, a removal names nothing, or the revision goes back.
+    /// - [`Nack`] if a part is malformed, unknown, dangling or stands twice, a removal names nothing, the revision goes back,
+    ///   or the whole is larger than `configMessageBytes`.
     pub fn receive(&self, update: Update) -> Result<Candidate, Nack> {
         let proto::ConfigUpdate { nonce, revision, changed, removed, signature } = update.0;
         let refuse = |reason| Nack { nonce: nonce.chars().take(NONCE_BYTES_MAX).collect(), reason };
@@ -85,6 +90,7 @@ impl Subscription {
             return Err(refuse(ConvertError::new("changed", format!("{} parts, {PARTS_MAX} at most", parts.len()))));
         }
         let snapshot = assemble(revision, &parts).map_err(refuse)?;
+        sendable(&snapshot, &parts).map_err(refuse)?;
         Ok(Candidate { snapshot, signature, nonce, parts })
     }
 
@@ -99,6 +105,18 @@ impl Subscription {
     pub fn refuse(&self, candidate: Candidate, reason: &str) -> Answer {
         Nack { nonce: candidate.nonce, reason: ConvertError::new("apply", reason) }.with_text(reason)
     }
+}
+
+/// Differences may add up to a whole that the next stream could not begin with: refused now, by name, and not then.
+fn sendable(snapshot: &Snapshot, parts: &Parts) -> Result<(), ConvertError> {
+    let bytes_max = snapshot.limits.size(Limit::ConfigMessageBytes);
+    let parts = parts.values().map(|part| prost::Message::encoded_len(part).saturating_add(FRAMING_BYTES));
+    let bytes = parts.fold(BESIDE_PARTS_BYTES, usize::saturating_add);
+    if bytes > bytes_max {
+        let name = Limit::ConfigMessageBytes.name();
+        return Err(ConvertError::new("changed", format!("the whole takes {bytes} bytes; limit `{name}` is {bytes_max}")));
+    }
+    Ok(())
 }
 
 impl Nack {

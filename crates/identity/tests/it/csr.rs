@@ -1,7 +1,9 @@
 use identity::PrivateKey;
 use identity::csr::{self, CSR_BYTES_MAX, CsrRefusal};
 use model::SpiffeId;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, SigningKey as _};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 fn id() -> SpiffeId {
     SpiffeId::parse("spiffe://bank.example/ns/bank/sa/web").expect("id")
@@ -60,6 +62,40 @@ fn only_p256_keys_of_bounded_requests_are_taken() {
     assert_eq!(csr::prove(&zeros), Err(CsrRefusal::Malformed), "at the bound it is looked at");
     request.extend(zeros);
     assert_eq!(csr::prove(&request), Err(CsrRefusal::TooLarge { bytes: request.len(), max: CSR_BYTES_MAX }));
+}
+
+/// A DER element with fewer than 65536 bytes.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let [high, low] = u16::try_from(content.len()).expect("short").to_be_bytes();
+    let header = match (high, low) {
+        (0, ..0x80) => vec![tag, low],
+        (0, _) => vec![tag, 0x81, low],
+        _ => vec![tag, 0x82, high, low],
+    };
+    [header, content.to_vec()].concat()
+}
+
+/// A request by `pair` whose signed part had `from` replaced by `to` (of one length) before it was signed, under this algorithm.
+fn tampered(pair: &KeyPair, from: &[u8], to: &[u8], algorithm: &[u8]) -> Vec<u8> {
+    let request = CertificateParams::default().serialize_request(pair).expect("request");
+    let (_, parsed) = X509CertificationRequest::from_der(request.der()).expect("parses");
+    let mut info = parsed.certification_request_info.raw.to_vec();
+    let at = find(&info, from);
+    info[at..at + from.len()].copy_from_slice(to);
+    let signature = pair.sign(&info).expect("signature");
+    der(0x30, &[info, algorithm.to_vec(), der(0x03, &[vec![0], signature].concat())].concat())
+}
+
+#[test]
+fn the_curve_and_the_algorithm_are_those_that_were_signed_for() {
+    let pair = KeyPair::generate().expect("key");
+    // 1.2.840.10045.3.1.7 is P-256, .6 another curve; 1.2.840.10045.4.3.2 is ECDSA with SHA-256, .3 with SHA-384.
+    let (p256, p239) = (b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2a\x86\x48\xce\x3d\x03\x01\x06");
+    let (sha256, sha384) =
+        (b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02", b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03");
+    csr::prove(&tampered(&pair, p256, p256, sha256)).expect("nothing was changed");
+    assert_eq!(csr::prove(&tampered(&pair, p256, p239, sha256)), Err(CsrRefusal::KeyKind));
+    assert_eq!(csr::prove(&tampered(&pair, p256, p256, sha384)), Err(CsrRefusal::Algorithm));
 }
 
 #[test]

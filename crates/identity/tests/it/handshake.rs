@@ -297,6 +297,23 @@ async fn plaintext_is_told_from_broken_tls() {
 }
 
 #[tokio::test]
+async fn what_breaks_off_after_the_hello_is_not_called_plaintext() {
+    let authority = TestAuthority::new("bank.example");
+    let server = authority.credentials(&authority.id("ledger"));
+    let (mut hello, mut wire) = duplex(WIRE_BYTES);
+    let client = LawlessClient::new();
+    let mut bytes = vec![0; WIRE_BYTES];
+    let count = tokio::select! {
+        count = wire.read(&mut bytes) => count.expect("reads the hello"),
+        connected = client.connect(&mut hello) => panic!("{connected:?}"),
+    };
+    for rest in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x17\x03\x03\x00\x10 no such record ", b""] {
+        let refused = raw(&server, &[&bytes[..count], rest].concat()).await;
+        assert_eq!(reason(&refused), Some(Reason::HandshakeFailed), "{rest:?}: {refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_speaks_plaintext_is_told_as_such() {
     let authority = TestAuthority::new("bank.example");
     let client = authority.credentials(&authority.id("web"));

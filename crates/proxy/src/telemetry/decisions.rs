@@ -1,7 +1,9 @@
 //! Decision records on their way to the control plane: queued on the request path, explained off it.
 
-use crate::state::Active;
-use model::{AuthzRequest, Decision, DecisionRecord, Effect};
+use crate::reply::{self, Refusal};
+use crate::state::{Active, Shared};
+use crate::telemetry::access_log::Entry;
+use model::{AuthzRequest, Decision, DecisionRecord, Effect, Reason};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
@@ -71,6 +73,57 @@ impl Decisions {
     /// Queues a record; false if the queue is full. Never waits.
     pub fn tell(&self, told: Told) -> bool {
         self.queue.try_send(told).is_ok()
+    }
+}
+
+impl Shared {
+    /// Tells the operator's records of a decision by policy. An allowed one is told only while there is room for it.
+    pub fn tell_decision(&self, decision: &Decision, request: AuthzRequest, active: &Arc<Active>, refusal: Option<&Refusal>) {
+        if !self.decisions.wants(decision.effect, request.now.seconds()) {
+            return;
+        }
+        // Nobody answers on an opaque connection.
+        let answered = refusal.filter(|_| request.action != "connect");
+        let status = answered.map_or(0, |refusal| reply::status(refusal.reason()).as_u16());
+        let mut record = DecisionRecord::of(decision, &self.settings.workload, &request, status);
+        if let Some(refusal) = refusal {
+            record.reason = Some(refusal.reason().as_str().to_owned());
+            record.detail = Some(refusal.to_string());
+        }
+        let question = Question { active: Arc::clone(active), request, decision: decision.clone() };
+        self.tell(Told { record, question: Some(Box::new(question)) });
+    }
+
+    /// Tells the operator's records of a request that was refused before the policies were asked.
+    pub fn tell_refusal(&self, refusal: &Refusal, entry: &Entry) {
+        // A denial by policy was told by `tell_decision`; a failure of the destination is no decision.
+        if matches!(refusal, Refusal::Denied(_) | Refusal::Failed(_)) {
+            return;
+        }
+        let reason = refusal.reason();
+        self.tell_record(reason, Some(refusal.to_string()), reply::status(reason).as_u16(), entry);
+    }
+
+    /// Tells the operator's records of a refused call or connection.
+    pub fn tell_record(&self, reason: Reason, detail: Option<String>, status: u16, entry: &Entry) {
+        let Some(active) = self.active() else { return };
+        let snapshot = &active.snapshot;
+        let workload = &self.settings.workload;
+        let mut record =
+            DecisionRecord::refused(entry.decision, entry.at(), workload, &snapshot.service, reason, status, snapshot.revision);
+        record.detail = detail;
+        record.principal = entry.principal.as_ref().map(ToString::to_string);
+        record.user.clone_from(&entry.user);
+        record.action.clone_from(&entry.method);
+        record.path.clone_from(&entry.path);
+        self.tell(Told { record, question: None });
+    }
+
+    /// Queues a record; one that finds the queue full is dropped and counted.
+    fn tell(&self, told: Told) {
+        if !self.decisions.tell(told) {
+            self.metrics.decisions_dropped.inc();
+        }
     }
 }
 

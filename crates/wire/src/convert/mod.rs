@@ -2,7 +2,10 @@
 
 mod record;
 mod resource;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use record::RECORD_BYTES_MAX;
 pub use record::{record_from_wire, record_to_wire};
 pub(crate) use resource::key_of;
 pub use resource::{assemble, bundle_from_wire, bundle_to_wire, resources};

@@ -18,6 +18,8 @@ type Result<T> = std::result::Result<T, ConvertError>;
 
 /// The key of the one workload resource.
 const WORKLOAD: &str = "workload/self";
+/// What is said of a resource without a body that this version can read.
+const UNKNOWN_KIND: &str = "a resource of a kind that this version does not know";
 
 /// `kind/name` of a resource.
 pub(super) fn key(resource: &proto::Resource) -> Result<String> {
@@ -27,7 +29,7 @@ pub(super) fn key(resource: &proto::Resource) -> Result<String> {
         Some(Body::Issuer(_)) => "issuer",
         Some(Body::Policy(_)) => "policy",
         Some(Body::Bundle(_)) => "bundle",
-        None => return Err(ConvertError::new(resource.name.clone(), "a resource of a kind that this version does not know")),
+        None => return Err(ConvertError::new(model::ids::printable(&resource.name), UNKNOWN_KIND)),
     };
     Ok(format!("{kind}/{}", resource.name))
 }
@@ -48,7 +50,7 @@ pub fn resources(snapshot: &Snapshot) -> Parts {
     };
     put("workload", "self".to_owned(), Body::Workload(workload_to_wire(snapshot)));
     for upstream in &snapshot.upstreams {
-        put("upstream", format!("{}@{}", upstream.service, upstream.listen), Body::Upstream(upstream_to_wire(upstream)));
+        put("upstream", upstream_name(upstream), Body::Upstream(upstream_to_wire(upstream)));
     }
     for issuer in &snapshot.issuers {
         put("issuer", issuer.name.clone(), Body::Issuer(issuer_to_wire(issuer)));
@@ -62,10 +64,15 @@ pub fn resources(snapshot: &Snapshot) -> Parts {
     parts
 }
 
-/// Puts a snapshot together from its parts.
+/// One service may be called through several ports, so that the port belongs to the name.
+fn upstream_name(upstream: &Upstream) -> String {
+    format!("{}@{}", upstream.service, upstream.listen)
+}
+
+/// Puts a snapshot together from its parts. Policies stand in the order of `policy_order`, everything else in the order of its key.
 ///
 /// # Errors
-/// - [`ConvertError`] naming the field: malformed, missing, dangling or superfluous.
+/// - [`ConvertError`] naming the field: malformed, missing, dangling, superfluous or under a name that is not its own.
 pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
     let Some(Body::Workload(workload)) = parts.get(WORKLOAD).and_then(|resource| resource.body.as_ref()) else {
         return Err(ConvertError::new(WORKLOAD, "missing"));
@@ -75,16 +82,32 @@ pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
     let mut policies = BTreeMap::new();
     for (key, resource) in parts {
         let within = |error: ConvertError| error.within(key);
-        match &resource.body {
-            Some(Body::Workload(_)) if key == WORKLOAD => {}
-            Some(Body::Workload(_)) => return Err(ConvertError::new(key.clone(), "a second workload")),
-            Some(Body::Upstream(upstream)) => snapshot.upstreams.push(upstream_from_wire(upstream).map_err(within)?),
-            Some(Body::Issuer(issuer)) => snapshot.issuers.push(issuer_from_wire(issuer).map_err(within)?),
-            Some(Body::Bundle(bundle)) => snapshot.bundles.push(bundle_from_wire(bundle).map_err(within)?),
-            Some(Body::Policy(policy)) => {
-                policies.insert(key.clone(), policy_from_wire(policy).map_err(within)?);
+        // The key that the content itself gives: two parts of one name under different keys would hide each other.
+        let owed = match &resource.body {
+            Some(Body::Workload(_)) => WORKLOAD.to_owned(),
+            Some(Body::Upstream(wire)) => {
+                let upstream = upstream_from_wire(wire).map_err(within)?;
+                let owed = format!("upstream/{}", upstream_name(&upstream));
+                snapshot.upstreams.push(upstream);
+                owed
             }
-            None => return Err(ConvertError::new(key.clone(), "a resource of a kind that this version does not know")),
+            Some(Body::Issuer(wire)) => {
+                snapshot.issuers.push(issuer_from_wire(wire).map_err(within)?);
+                format!("issuer/{}", wire.name)
+            }
+            Some(Body::Bundle(wire)) => {
+                snapshot.bundles.push(bundle_from_wire(wire).map_err(within)?);
+                format!("bundle/{}", wire.trust_domain)
+            }
+            Some(Body::Policy(wire)) => {
+                policies.insert(key.clone(), policy_from_wire(wire).map_err(within)?);
+                format!("policy/{}", wire.name)
+            }
+            None => return Err(ConvertError::new(key.clone(), UNKNOWN_KIND)),
+        };
+        if owed != *key {
+            let problem = format!("its content is that of `{}`", model::ids::printable(&owed));
+            return Err(ConvertError::new(format!("{key}.name"), problem));
         }
     }
     for (index, key) in workload.policy_order.iter().enumerate() {
@@ -107,7 +130,9 @@ fn parsed<T, E: Display>(path: &str, outcome: std::result::Result<T, E>) -> Resu
 }
 
 fn address(path: &str, text: &str) -> Result<SocketAddr> {
-    parsed(path, text.parse().map_err(|_| format!("`{}` is not an address with a port", model::ids::printable(text))))
+    // Port 0 would listen somewhere else at every start.
+    let address = text.parse().ok().filter(|address: &SocketAddr| address.port() != 0);
+    address.ok_or_else(|| ConvertError::new(path, format!("`{}` is not an address with a port", model::ids::printable(text))))
 }
 
 fn filled<T>(path: &str, list: Vec<T>) -> Result<Vec<T>> {
@@ -152,7 +177,9 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
     let country = wire.country.as_ref().map(|country| -> Result<CountryHeader> {
         let id = |(index, text): (usize, &String)| parsed(&format!("country.trusted[{index}]"), SpiffeId::parse(text));
         let trusted = country.trusted.iter().enumerate().map(id).collect::<Result<_>>()?;
-        Ok(CountryHeader { header: self::text("country.header", &country.header)?, trusted })
+        let header = http::HeaderName::from_lowercase(country.header.as_bytes());
+        let header = parsed("country.header", header.map_err(|_| "not the name of a header in lower case"))?;
+        Ok(CountryHeader { header: header.as_str().to_owned(), trusted })
     });
     let inbound = wire.inbound.iter().enumerate();
     Ok(Snapshot {
@@ -330,6 +357,9 @@ fn policy_from_wire(wire: &proto::AuthorizationPolicy) -> Result<AuthorizationPo
         if body.insert(text(&format!("{path}.name"), &field.name)?, kind).is_some() {
             return Err(ConvertError::new(path, "the field stands twice"));
         }
+    }
+    if wire.line == 0 {
+        return Err(ConvertError::new("line", "0; lines count from 1"));
     }
     Ok(AuthorizationPolicy {
         name: text("name", &wire.name)?,

@@ -1,0 +1,305 @@
+//! The clients against a server that answers as each test says.
+
+use super::*;
+use crate::fixture::snapshot;
+use crate::{Publication, Subscription};
+use model::{Effect, Reason, ServiceName};
+use proto::config_request::Message;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Mutex;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::Server;
+use tonic::{Request, Response};
+
+const SOON: Duration = Duration::from_secs(10);
+const NEVER: Duration = Duration::from_millis(80);
+
+/// What the server answers; `None` is no answer at all.
+#[derive(Clone, Default)]
+struct Plane {
+    issued: Option<Result<proto::IssueResponse, Status>>,
+    updates: Vec<proto::ConfigUpdate>,
+    status: Option<proto::StatusResponse>,
+    records: Vec<proto::DecisionRecord>,
+    heard: Arc<Mutex<Heard>>,
+}
+
+/// What the server was told.
+#[derive(Default)]
+struct Heard {
+    issue: Option<proto::IssueRequest>,
+    config: Vec<Message>,
+    records: Vec<DecisionRecord>,
+    decisions: Option<proto::DecisionsRequest>,
+}
+
+#[tonic::async_trait]
+impl proto::identity_server::Identity for Plane {
+    async fn issue(&self, request: Request<proto::IssueRequest>) -> Result<Response<proto::IssueResponse>, Status> {
+        self.heard.lock().await.issue = Some(request.into_inner());
+        match self.issued.clone() {
+            Some(answer) => answer.map(Response::new),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl proto::config_server::Config for Plane {
+    type StreamStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<proto::ConfigUpdate, Status>> + Send>>;
+
+    /// Sends every update, each after the answer to the one before, and then ends.
+    async fn stream(&self, request: Request<Streaming<proto::ConfigRequest>>) -> Result<Response<Self::StreamStream>, Status> {
+        let mut answers = request.into_inner();
+        let (sender, receiver) = mpsc::channel(1);
+        let plane = self.clone();
+        tokio::spawn(async move {
+            for update in plane.updates {
+                let said = answers.message().await.expect("stream").and_then(|request| request.message).expect("message");
+                plane.heard.lock().await.config.push(said);
+                sender.send(Ok(update)).await.expect("the sidecar listens");
+            }
+            if let Ok(Some(proto::ConfigRequest { message: Some(last) })) = answers.message().await {
+                plane.heard.lock().await.config.push(last);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+#[tonic::async_trait]
+impl proto::telemetry_server::Telemetry for Plane {
+    async fn report(&self, request: Request<Streaming<proto::DecisionRecord>>) -> Result<Response<proto::ReportSummary>, Status> {
+        let mut records = request.into_inner();
+        let mut heard = self.heard.lock().await;
+        while let Some(record) = records.message().await? {
+            heard.records.push(convert::record_from_wire(record).map_err(|error| Status::invalid_argument(error.to_string()))?);
+        }
+        Ok(Response::new(proto::ReportSummary { kept: heard.records.len() as u64 }))
+    }
+}
+
+#[tonic::async_trait]
+impl proto::operator_server::Operator for Plane {
+    async fn create_join_token(
+        &self,
+        request: Request<proto::CreateJoinTokenRequest>,
+    ) -> Result<Response<proto::CreateJoinTokenResponse>, Status> {
+        let token = format!("for {}", request.into_inner().workload);
+        Ok(Response::new(proto::CreateJoinTokenResponse { token, bundle_pem: "PEM".into() }))
+    }
+
+    async fn status(&self, _: Request<proto::StatusRequest>) -> Result<Response<proto::StatusResponse>, Status> {
+        match self.status.clone() {
+            Some(status) => Ok(Response::new(status)),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn decision(&self, request: Request<proto::DecisionRequest>) -> Result<Response<proto::DecisionResponse>, Status> {
+        let id = request.into_inner().id;
+        let record = self.records.iter().find(|record| record.id == id).cloned();
+        Ok(Response::new(proto::DecisionResponse { record }))
+    }
+
+    async fn decisions(&self, request: Request<proto::DecisionsRequest>) -> Result<Response<proto::DecisionsResponse>, Status> {
+        self.heard.lock().await.decisions = Some(request.into_inner());
+        Ok(Response::new(proto::DecisionsResponse { records: self.records.clone() }))
+    }
+}
+
+async fn control(plane: &Plane) -> ControlClient {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let server = Server::builder()
+        .add_service(proto::identity_server::IdentityServer::new(plane.clone()))
+        .add_service(proto::config_server::ConfigServer::new(plane.clone()))
+        .add_service(proto::telemetry_server::TelemetryServer::new(plane.clone()));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("address");
+    ControlClient::new(endpoint.connect().await.expect("connect"))
+}
+
+async fn operator(plane: &Plane) -> (OperatorClient, tempfile::TempDir) {
+    let dir = tempfile::tempdir().expect("directory");
+    let socket = dir.path().join("operator.sock");
+    let listener = UnixListener::bind(&socket).expect("socket");
+    let server = Server::builder().add_service(proto::operator_server::OperatorServer::new(plane.clone()));
+    tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+    (OperatorClient::connect(&socket, SOON).await.expect("connect"), dir)
+}
+
+fn bundle(trust_domain: &str) -> proto::TrustBundle {
+    proto::TrustBundle { trust_domain: trust_domain.into(), authorities: vec![vec![9]] }
+}
+
+#[tokio::test]
+async fn an_svid_comes_with_its_bundles_and_the_token_travels_only_if_there_is_one() {
+    let answer = proto::IssueResponse { chain: vec![vec![1], vec![2]], bundles: vec![bundle("shop.example")] };
+    let plane = Plane { issued: Some(Ok(answer)), ..Plane::default() };
+    let client = control(&plane).await;
+    let issued = client.issue(vec![7], Some("join".into()), SOON).await.expect("issued");
+    assert_eq!(issued.chain, [vec![1], vec![2]]);
+    assert_eq!(issued.bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect::<Vec<_>>(), ["shop.example"]);
+    let heard = plane.heard.lock().await.issue.take().expect("a request");
+    assert_eq!((heard.csr, heard.join_token.as_str()), (vec![7], "join"));
+    client.issue(vec![7], None, SOON).await.expect("issued");
+    assert_eq!(plane.heard.lock().await.issue.take().expect("a request").join_token, "");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_the_contract_is_refused_with_its_path() {
+    let sound = bundle("shop.example");
+    for (answer, told) in [
+        (proto::IssueResponse { chain: Vec::new(), bundles: vec![sound.clone()] }, "`chain`: empty"),
+        (proto::IssueResponse { chain: vec![vec![1], Vec::new()], bundles: vec![sound.clone()] }, "`chain[1]`: empty"),
+        (proto::IssueResponse { chain: vec![vec![1]], bundles: Vec::new() }, "`bundles`: empty"),
+        (proto::IssueResponse { chain: vec![vec![1]], bundles: vec![sound, bundle("A")] }, "`bundles[1].trust_domain`"),
+    ] {
+        let plane = Plane { issued: Some(Ok(answer)), ..Plane::default() };
+        let failure = control(&plane).await.issue(vec![7], None, SOON).await.expect_err(told);
+        assert!(matches!(&failure, CallFailure::Convert(_)) && failure.to_string().contains(told), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_its_code_and_silence_ends_at_the_deadline() {
+    let plane = Plane { issued: Some(Err(Status::permission_denied("the token was used"))), ..Plane::default() };
+    let failure = control(&plane).await.issue(vec![7], None, SOON).await.expect_err("refused");
+    assert!(
+        matches!(&failure, CallFailure::Refused { code: Code::PermissionDenied, message } if message == "the token was used")
+    );
+    let failure = control(&Plane::default()).await.issue(vec![7], None, NEVER).await.expect_err("silence");
+    assert_eq!(failure.to_string(), "no answer within 80 ms");
+}
+
+#[tokio::test]
+async fn the_stream_begins_with_hello_and_every_update_gets_its_answer() {
+    let first = Publication::new().next(&snapshot(), || vec![5]).expect("whole");
+    let second = proto::ConfigUpdate { nonce: "garbage".into(), ..Default::default() };
+    let plane = Plane { updates: vec![first.clone(), second], ..Plane::default() };
+    let hello = Hello { workload: snapshot().workload, version: "1".into(), revision: Revision(3) };
+    let (answers, mut updates) = control(&plane).await.config(hello, 65_536, SOON).await.expect("open");
+
+    let mut subscription = Subscription::new();
+    let candidate = subscription.receive(updates.next().await.expect("stream").expect("update")).expect("readable");
+    assert_eq!((&candidate.snapshot, candidate.signature.as_slice()), (&snapshot(), [5].as_slice()));
+    answers.send(subscription.accept(candidate)).await.expect("sent");
+    let nack = subscription.receive(updates.next().await.expect("stream").expect("update")).expect_err("revision 0");
+    answers.send(nack.into()).await.expect("sent");
+    assert!(updates.next().await.expect("a clean end").is_none());
+
+    let heard = plane.heard.lock().await;
+    let [Message::Hello(hello), Message::Ack(ack), Message::Nack(nack)] = heard.config.as_slice() else { panic!("order") };
+    assert_eq!((hello.workload.as_str(), hello.revision), ("shop/web", 3));
+    assert_eq!((ack.nonce.as_str(), nack.nonce.as_str()), (first.nonce.as_str(), "garbage"));
+}
+
+#[tokio::test]
+async fn an_update_is_taken_at_the_bound_of_a_message_and_refused_one_byte_over() {
+    let update = Publication::new().next(&snapshot(), Vec::new).expect("whole");
+    let bytes = prost::Message::encoded_len(&update);
+    for (bytes_max, taken) in [(bytes, true), (bytes - 1, false)] {
+        let plane = Plane { updates: vec![update.clone()], ..Plane::default() };
+        let hello = Hello { workload: snapshot().workload, version: "1".into(), revision: Revision(0) };
+        let (_answers, mut updates) = control(&plane).await.config(hello, bytes_max, SOON).await.expect("open");
+        match updates.next().await {
+            Ok(Some(_)) => assert!(taken, "{bytes_max}"),
+            Err(CallFailure::Refused { code: Code::OutOfRange, .. }) => assert!(!taken, "{bytes_max}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn record() -> DecisionRecord {
+    let workload = WorkloadName::parse("shop/web").expect("name");
+    let service = ServiceName::parse("shop/web").expect("name");
+    let (id, at) = (DecisionId::from_random([3; 16]), Timestamp::from_millis(5));
+    DecisionRecord::refused(id, at, &workload, &service, Reason::TokenExpired, 401, Revision(2))
+}
+
+#[tokio::test]
+async fn records_arrive_in_their_order_and_the_end_of_the_queue_ends_the_report() {
+    let plane = Plane::default();
+    let client = control(&plane).await;
+    let (sender, receiver) = mpsc::channel(4);
+    let allowed = DecisionRecord { effect: Effect::Allow, reason: None, id: DecisionId::from_random([4; 16]), ..record() };
+    for record in [record(), allowed.clone()] {
+        sender.send(record).await.expect("room");
+    }
+    drop(sender);
+    assert_eq!(client.report(receiver).await.expect("reported"), 2);
+    assert_eq!(plane.heard.lock().await.records, [record(), allowed]);
+}
+
+fn workload(name: &str, identity: &str) -> proto::WorkloadStatus {
+    proto::WorkloadStatus {
+        name: name.into(),
+        identity: identity.into(),
+        connected: true,
+        revision: 4,
+        rejected: Some("no".into()),
+        svid_expires_at_ms: Some(77),
+        serial: Some("0a".into()),
+        rotations: 2,
+    }
+}
+
+#[tokio::test]
+async fn the_operator_gets_what_the_control_plane_knows() {
+    let errors = vec![proto::ConfigProblem { file: "a.yaml".into(), line: 2, column: 3, message: "bad".into(), since_ms: 8 }];
+    let workloads = vec![workload("shop/web", "spiffe://shop.example/ns/shop/sa/web")];
+    let status = proto::StatusResponse { revision: 5, publish_to_last_ack_ms: Some(6), errors, workloads };
+    let records = vec![convert::record_to_wire(&record())];
+    let plane = Plane { status: Some(status), records, ..Plane::default() };
+    let (mut client, _dir) = operator(&plane).await;
+
+    let name = WorkloadName::parse("shop/web").expect("name");
+    let token = client.create_join_token(&name, SOON).await.expect("token");
+    assert_eq!((token.token.as_str(), token.bundle_pem.as_str()), ("for shop/web", "PEM"));
+
+    let status = client.status(SOON).await.expect("status");
+    assert_eq!((status.revision, status.publish_to_last_ack_ms), (Revision(5), Some(6)));
+    let problem = &status.errors[0];
+    assert_eq!((problem.file.as_str(), problem.line, problem.column, problem.since.millis()), ("a.yaml", 2, 3, 8));
+    let seen = &status.workloads[0];
+    assert_eq!((seen.name.as_str(), seen.identity.as_str()), ("shop/web", "spiffe://shop.example/ns/shop/sa/web"));
+    assert_eq!((seen.connected, seen.revision, seen.rotations), (true, Revision(4), 2));
+    assert_eq!((seen.rejected.as_deref(), seen.serial.as_deref()), (Some("no"), Some("0a")));
+    assert_eq!(seen.svid_expires_at, Some(Timestamp::from_millis(77)));
+
+    assert_eq!(client.decision(record().id, SOON).await.expect("answer"), Some(record()));
+    assert_eq!(client.decision(DecisionId::from_random([0; 16]), SOON).await.expect("answer"), None);
+    assert_eq!(client.decisions(9, true, SOON).await.expect("answer"), [record()]);
+    let asked = plane.heard.lock().await.decisions.expect("asked");
+    assert_eq!((asked.limit, asked.only_denied), (9, true));
+}
+
+#[tokio::test]
+async fn an_operator_hears_which_workload_or_record_cannot_be_read() {
+    let sound = workload("shop/web", "spiffe://shop.example/ns/shop/sa/web");
+    for (broken, path) in
+        [(workload("web", &sound.identity), "`workloads[1].name`"), (workload("shop/a", "x"), "`workloads[1].identity`")]
+    {
+        let status = proto::StatusResponse { workloads: vec![sound.clone(), broken], ..Default::default() };
+        let (mut client, _dir) = operator(&Plane { status: Some(status), ..Plane::default() }).await;
+        let failure = client.status(SOON).await.expect_err(path).to_string();
+        assert!(failure.contains(path), "{failure}");
+    }
+    let records = vec![convert::record_to_wire(&record()), proto::DecisionRecord::default()];
+    let (mut client, _dir) = operator(&Plane { records, ..Plane::default() }).await;
+    let failure = client.decisions(9, false, SOON).await.expect_err("no id").to_string();
+    assert!(failure.contains("`records[1].id`"), "{failure}");
+}
+
+#[tokio::test]
+async fn nobody_at_the_socket_and_nobody_who_answers_are_told_apart() {
+    let dir = tempfile::tempdir().expect("directory");
+    let failure = OperatorClient::connect(&dir.path().join("none.sock"), SOON).await.expect_err("no socket");
+    assert_eq!(failure.to_string(), "connect: No such file or directory (os error 2)");
+    let (mut client, _dir) = operator(&Plane::default()).await;
+    let failure = client.status(NEVER).await.expect_err("silence");
+    assert!(matches!(failure, CallFailure::Timeout { after: NEVER }));
+}

@@ -1,0 +1,183 @@
+//! Snapshots for tests: one that has everything once, and any.
+
+use model::authz::AttributeType;
+use model::snapshot::{
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
+    TrustBundle, Upstream,
+};
+use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+fn id(account: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://shop.example/ns/shop/sa/{account}")).expect("id")
+}
+
+fn service(name: &str) -> ServiceName {
+    ServiceName::parse(&format!("shop/{name}")).expect("name")
+}
+
+fn port(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+pub(crate) fn policy(name: &str, text: &str) -> AuthorizationPolicy {
+    AuthorizationPolicy {
+        name: format!("shop/{name}"),
+        file: "p.yaml".into(),
+        line: 3,
+        text: text.into(),
+        body: BTreeMap::from([("amount".into(), AttributeType::StringSet)]),
+    }
+}
+
+/// Every field is filled, and no list is empty.
+pub(crate) fn snapshot() -> Snapshot {
+    let mut limits = Limits::default();
+    limits.set(Limit::HandshakeMs, 4000).expect("in range");
+    Snapshot {
+        revision: Revision(1),
+        workload: WorkloadName::parse("shop/web").expect("name"),
+        identity: id("web"),
+        service: service("web"),
+        bundles: vec![TrustBundle {
+            trust_domain: TrustDomain::parse("shop.example").expect("domain"),
+            authorities: vec![vec![1, 2]],
+        }],
+        inbound: vec![Inbound { listen: port(1), application: port(2), protocol: Protocol::Http }],
+        upstreams: vec![Upstream {
+            service: service("ledger"),
+            listen: port(3),
+            protocol: Protocol::Tcp,
+            endpoints: vec![Endpoint { address: port(4), identity: id("ledger") }],
+        }],
+        issuers: vec![TokenIssuer {
+            name: "login".into(),
+            issuer: "https://login.example".into(),
+            audiences: vec!["shop".into()],
+            keys: KeySource::JwksUri("https://login.example/jwks".into()),
+            algorithms: JwtAlgorithm::ALL.to_vec(),
+            roles_claim: Some("roles".into()),
+            attributes: BTreeMap::from([("limit".into(), ClaimMapping { claim: "lim".into(), kind: AttributeType::Long })]),
+        }],
+        policies: vec![policy("z", "permit"), policy("a", "forbid")],
+        country: Some(CountryHeader { header: "x-country".into(), trusted: vec![id("edge")] }),
+        connection_age_max: Duration::from_secs(60),
+        limits,
+    }
+}
+
+/// A DNS label; few enough that names meet again in the next snapshot.
+fn label() -> impl Strategy<Value = String> {
+    "[a-c]([a-c0-1-]{0,2}[a-c0-1])?"
+}
+
+/// Any text that is not empty: control characters, other scripts, nothing is special.
+fn text() -> impl Strategy<Value = String> {
+    vec(any::<char>(), 1..6).prop_map(String::from_iter)
+}
+
+fn address() -> impl Strategy<Value = SocketAddr> {
+    let ip = prop_oneof![any::<Ipv4Addr>().prop_map(IpAddr::from), any::<Ipv6Addr>().prop_map(IpAddr::from)];
+    (ip, 1_u16..).prop_map(SocketAddr::from)
+}
+
+fn loopback() -> impl Strategy<Value = SocketAddr> {
+    let ip =
+        prop_oneof![(0_u8.., 1_u8..255).prop_map(|(b, d)| IpAddr::from([127, b, 0, d])), Just(IpAddr::from(Ipv6Addr::LOCALHOST))];
+    (ip, 1_u16..).prop_map(SocketAddr::from)
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![Just(Protocol::Http), Just(Protocol::Tcp)]
+}
+
+fn kind() -> impl Strategy<Value = AttributeType> {
+    proptest::sample::select(AttributeType::ALL.to_vec())
+}
+
+fn upstreams() -> impl Strategy<Value = Vec<Upstream>> {
+    let endpoint = (address(), label()).prop_map(|(address, account)| Endpoint { address, identity: id(&account) });
+    let upstream = (label(), loopback(), protocol(), vec(endpoint, 0..3));
+    let upstream = upstream.prop_map(|(name, listen, protocol, endpoints)| {
+        let service = service(&name);
+        (format!("{service}@{listen}"), Upstream { service, listen, protocol, endpoints })
+    });
+    by_key(upstream)
+}
+
+fn issuers() -> impl Strategy<Value = Vec<TokenIssuer>> {
+    let keys = prop_oneof![Just(KeySource::Discovery), text().prop_map(KeySource::JwksUri)];
+    let mapping = (text(), kind()).prop_map(|(claim, kind)| ClaimMapping { claim, kind });
+    let algorithms = proptest::sample::subsequence(JwtAlgorithm::ALL.to_vec(), 1..=3);
+    let rest = (text(), vec(text(), 1..3), keys, algorithms, proptest::option::of(text()), btree_map(text(), mapping, 0..3));
+    let issuer = (label(), rest).prop_map(|(name, (issuer, audiences, keys, algorithms, roles_claim, attributes))| {
+        (name.clone(), TokenIssuer { name, issuer, audiences, keys, algorithms, roles_claim, attributes })
+    });
+    by_key(issuer)
+}
+
+fn policies() -> impl Strategy<Value = Vec<AuthorizationPolicy>> {
+    let rest = (text(), 1_u32.., text(), btree_map(text(), kind(), 0..3));
+    let policy = (label(), rest).prop_map(|(name, (file, line, text, body))| {
+        let name = format!("shop/{name}");
+        (name.clone(), AuthorizationPolicy { name, file, line, text, body })
+    });
+    by_key(policy).prop_shuffle()
+}
+
+fn bundles() -> impl Strategy<Value = Vec<TrustBundle>> {
+    let authorities = || vec(vec(any::<u8>(), 0..20), 1..3);
+    let foreign = (label(), authorities());
+    (authorities(), vec(foreign, 0..3)).prop_map(|(own, foreign)| {
+        let foreign = foreign.into_iter().map(|(name, authorities)| (format!("{name}.example"), authorities));
+        let all: BTreeMap<_, _> = foreign.chain([("shop.example".to_owned(), own)]).collect();
+        let bundle = |(name, authorities): (String, _)| TrustBundle {
+            trust_domain: TrustDomain::parse(&name).expect("domain"),
+            authorities,
+        };
+        all.into_iter().map(bundle).collect()
+    })
+}
+
+/// Up to three, each key once, in the order of the keys: the order in which a snapshot is put together.
+fn by_key<T: std::fmt::Debug>(keyed: impl Strategy<Value = (String, T)>) -> impl Strategy<Value = Vec<T>> {
+    vec(keyed, 0..4).prop_map(|list| list.into_iter().collect::<BTreeMap<_, _>>().into_values().collect())
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let chosen = (proptest::sample::select(Limit::ALL.to_vec()), any::<bool>());
+    vec(chosen, 0..4).prop_map(|chosen| {
+        let mut limits = Limits::default();
+        for (limit, high) in chosen {
+            let (min, max) = limit.range();
+            limits.set(limit, if high { max } else { min }).expect("in range");
+        }
+        limits
+    })
+}
+
+/// Any snapshot of the workload `shop/web`.
+pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
+    let inbound = (address(), address(), protocol());
+    let inbound = inbound.prop_map(|(listen, application, protocol)| Inbound { listen, application, protocol });
+    let trusted = vec(label().prop_map(|account| id(&account)), 0..3);
+    let country = ("[a-z]([a-z-]{0,8}[a-z])?", trusted).prop_map(|(header, trusted)| CountryHeader { header, trusted });
+    let parts = (bundles(), vec(inbound, 0..3), upstreams(), issuers(), policies());
+    let rest = (proptest::option::of(country), 1_u64.., limits(), label());
+    (parts, rest).prop_map(|((bundles, inbound, upstreams, issuers, policies), (country, age_ms, limits, name))| Snapshot {
+        service: service(&name),
+        bundles,
+        inbound,
+        upstreams,
+        issuers,
+        policies,
+        country,
+        connection_age_max: Duration::from_millis(age_ms),
+        limits,
+        ..snapshot()
+    })
+}
