@@ -66,7 +66,7 @@ async fn good_tokens_pass_and_every_bad_one_gets_401_with_a_challenge() {
         ("audience", issuer.mint(&claims(&server, json!({ "aud": "other" }))), "token_audience"),
         ("issuer", issuer.mint(&claims(&server, json!({ "iss": "https://evil.example" }))), "token_issuer_unknown"),
         ("forged", stranger.mint(&claims(&server, json!({}))), "token_signature"),
-        ("not a token", "abc".to_owned(), "token_malformed"),
+        ("not a token", "neither.header-nor.claims".to_owned(), "token_malformed"),
         ("none", issuer.mint_hostile(Hostile::AlgNone, &claims(&server, json!({}))), "token_algorithm"),
     ] {
         let answer = with_token(&sidecar, &token).await;
