@@ -1,9 +1,10 @@
 //! A whole mesh for one test: real `rondel up`, real control plane, real sidecars, in a directory and on ports of its own.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use testkit::ports::free;
 use tokio::time::{Instant, sleep};
 
 /// How long a mesh may take to be ready on a slow machine.
@@ -45,11 +46,6 @@ pub(crate) struct Plan {
     pub(crate) more: String,
     /// Lines under MeshConfig's `spec`, indented by two.
     pub(crate) settings: &'static str,
-}
-
-/// An address on loopback that is free now.
-pub(crate) fn free() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
 /// The directory of the programs under test.
@@ -211,7 +207,15 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
 fn up(dir: &Path) -> Child {
     let log = std::fs::File::create(dir.join("up.log")).expect("log");
     let mut command = Command::new(program("rondel"));
-    command.arg("up").arg(dir).arg("--control-listen").arg(free().to_string()).arg("--output").arg("json");
+    command
+        .arg("up")
+        .arg(dir)
+        .arg("--control-listen")
+        .arg(free().to_string())
+        .arg("--control-admin")
+        .arg(free().to_string())
+        .arg("--output")
+        .arg("json");
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     command.spawn().expect("start rondel up")
 }

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::pki::LawlessClient;
+pub(crate) use testkit::ports::free;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
@@ -23,10 +24,6 @@ pub(crate) struct Sidecar {
     pub(crate) snapshot: Snapshot,
     pub(crate) dir: tempfile::TempDir,
     process: Child,
-}
-
-pub(crate) fn free() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap()
 }
 
 pub(crate) fn policy(text: &str) -> AuthorizationPolicy {

@@ -125,6 +125,14 @@ fn what_is_left_out_is_marked_and_the_policies_are_kept_before_their_conditions(
     let (first, last) = (&explanation.policies[0].failed, &explanation.policies[199].failed);
     assert!(first.len() == 9 && first.iter().all(|kept| *kept == line), "the first ones are whole");
     assert_eq!(*last, ["…"], "the last ones say that something was there");
+
+    let mut many = record();
+    let policies = vec![policy("a", Outcome::NotApplied, &["x"; 201])];
+    many.explanation = Some(Explanation { policies, ..Explanation::default() });
+    let wire = record_to_wire(&many);
+    let failed = wire.explanation.as_ref().map(|explanation| explanation.policies[0].failed.as_slice()).expect("explanation");
+    assert_eq!((failed.len(), failed.last().map(String::as_str)), (200, Some("…")));
+    assert!(record_from_wire(wire).is_ok(), "the mark has its place among the entries");
 }
 
 #[test]
