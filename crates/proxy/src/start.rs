@@ -99,9 +99,11 @@ async fn drain(shared: &Shared, workers: &Workers) {
 async fn sweep(shared: Arc<Shared>, workers: Arc<Workers>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
-        let idle = shared.active().map_or_else(model::Limits::default, |active| active.snapshot.limits.clone());
+        let limits = shared.active().map_or_else(model::Limits::default, |active| active.snapshot.limits.clone());
+        // Earlier than the other side would end it, so that no request meets a connection that is being closed.
+        let idle = limits.duration(Limit::IdleMs) * 8 / 10;
         for worker in workers.each() {
-            worker.pool.sweep(Instant::now(), idle.duration(Limit::IdleMs));
+            worker.pool.sweep(Instant::now(), idle);
         }
     }
 }

@@ -43,13 +43,14 @@ where
     let Some(upstream) = active.upstream_at(connection.local) else { return };
     let mut entry = begin(connection, active, Direction::Outbound);
     entry.upstream = Some(upstream.service.to_string());
-    let Some(endpoint) = upstream.endpoints.first() else {
-        return fail(entry, Failed { application: false, failure: Failure::NoEndpoint });
-    };
-    match upstream::connect_peer(endpoint, Alpn::Tcp, active, &connection.shared).await {
-        Ok(peer) => carry(stream, peer, connection, active, entry).await,
-        Err(failure) => fail(entry, Failed { application: false, failure }),
+    let mut last = Failure::NoEndpoint;
+    for endpoint in &upstream.endpoints {
+        match upstream::connect_peer(endpoint, Alpn::Tcp, active, &connection.shared).await {
+            Ok(peer) => return carry(stream, peer, connection, active, entry).await,
+            Err(failure) => last = failure,
+        }
     }
+    fail(entry, Failed { application: false, failure: last });
 }
 
 fn begin(connection: &Connection, active: &Active, direction: Direction) -> Entry {

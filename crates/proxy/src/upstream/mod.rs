@@ -58,6 +58,9 @@ pub enum Failure {
         /// Why.
         refusal: HandshakeRefusal,
     },
+    /// The peer does not take our certificate, as it said only when we first read (RFC 8446 §4.4.2.4).
+    #[error("the peer refused this sidecar: {0}")]
+    NotTaken(HandshakeRefusal),
     /// Too many connections to the target are open.
     #[error("limit `connectionsPerEndpoint` ({limit}) is reached")]
     Full {
@@ -114,6 +117,7 @@ impl Failed {
             (Failure::Connect { .. } | Failure::ConnectTimeout { .. }, true) => Reason::ApplicationConnect,
             (Failure::Connect { .. } | Failure::ConnectTimeout { .. }, false) => Reason::UpstreamConnect,
             (Failure::Handshake { refusal, .. }, _) => refusal.reason(),
+            (Failure::NotTaken(refusal), _) => refusal.reason(),
             (Failure::Full { .. }, _) => Reason::Overloaded,
             (Failure::Reset { .. }, true) => Reason::ApplicationReset,
             (Failure::Reset { .. }, false) => Reason::UpstreamReset,
@@ -142,10 +146,10 @@ pub async fn send_to_application(
     // The permit is spent here: it cannot let a second request through.
     drop(permit);
     let host = worker.pool.host(&Target::Application(address));
-    exchange(request, &host, active, None).await.map_err(|failure| Failed { application: true, failure })
+    exchange(request, &[host], active, None).await.map_err(|failure| Failed { application: true, failure })
 }
 
-/// Sends a request of the application to the least busy endpoint of an upstream, over mutual TLS.
+/// Sends a request of the application to the least busy endpoint of an upstream that can be reached, over mutual TLS.
 ///
 /// # Errors
 /// - [`Failed`] with `application: false`.
@@ -156,35 +160,31 @@ pub async fn send_to_peer(
     shared: &Shared,
     worker: &Worker,
 ) -> Result<(Response<Incoming>, Lease), Failed> {
-    let failed = |failure| Failed { application: false, failure };
-    let host = pick(upstream, worker).ok_or_else(|| failed(Failure::NoEndpoint))?;
-    exchange(request, &host, active, Some(shared)).await.map_err(failed)
+    let hosts = in_order(upstream, worker);
+    exchange(request, &hosts, active, Some(shared)).await.map_err(|failure| Failed { application: false, failure })
 }
 
-/// The endpoint with the fewest requests under way from this worker; the first of equals.
-fn pick(upstream: &Upstream, worker: &Worker) -> Option<Arc<Host>> {
+/// The endpoints, that with the fewest requests under way from this worker first.
+fn in_order(upstream: &Upstream, worker: &Worker) -> Vec<Arc<Host>> {
     let hosts = upstream.endpoints.iter().map(|endpoint| worker.pool.host(&Target::Peer(endpoint.clone())));
-    hosts.min_by_key(|host| host.in_flight())
+    let mut hosts: Vec<Arc<Host>> = hosts.collect();
+    hosts.sort_by_key(|host| host.in_flight());
+    hosts
 }
 
 /// One request and the head of its response. A request of which no byte was sent is tried once more on a new connection.
 async fn exchange(
     mut request: Request<Body>,
-    host: &Arc<Host>,
+    hosts: &[Arc<Host>],
     active: &Active,
     shared: Option<&Shared>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let limits = &active.snapshot.limits;
     let deadline = Instant::now() + limits.duration(Limit::ResponseHeadMs);
     let is_http2 = request.version() == Version::HTTP_2;
-    let mut lease = host.lease();
-    let mut warm = if is_http2 { host.warm_http2() } else { host.warm_http1() };
+    let mut may_be_warm = true;
     loop {
-        let reused = warm.is_some();
-        let mut sender = match warm.take() {
-            Some(sender) => sender,
-            None => connect(host, is_http2, active, shared).await?,
-        };
+        let (mut lease, mut sender, is_warm) = acquire(hosts, is_http2, may_be_warm, active, shared).await?;
         let sent = tokio::time::timeout_at(deadline, send(&mut sender, request)).await;
         let outcome = sent.map_err(|_| Failure::Timeout { limit: limits.of(Limit::ResponseHeadMs) })?;
         match outcome {
@@ -195,11 +195,41 @@ async fn exchange(
                 return Ok((response, lease));
             }
             Err(mut error) => match error.take_message() {
-                Some(unsent) if reused => request = unsent,
+                Some(unsent) if is_warm => {
+                    request = unsent;
+                    may_be_warm = false;
+                }
                 Some(_) | None => return Err(classify(&error.into_error())),
             },
         }
     }
+}
+
+/// A connection to the first host that has one warm or lets one be made; nothing of the request is sent before.
+async fn acquire(
+    hosts: &[Arc<Host>],
+    is_http2: bool,
+    may_be_warm: bool,
+    active: &Active,
+    shared: Option<&Shared>,
+) -> Result<(Lease, Sender, bool), Failure> {
+    let mut last = Failure::NoEndpoint;
+    for host in hosts {
+        let lease = host.lease();
+        let warm = match (may_be_warm, is_http2) {
+            (true, true) => host.warm_http2(),
+            (true, false) => host.warm_http1(),
+            (false, _) => None,
+        };
+        if let Some(sender) = warm {
+            return Ok((lease, sender, true));
+        }
+        match connect(host, is_http2, active, shared).await {
+            Ok(sender) => return Ok((lease, sender, false)),
+            Err(failure) => last = failure,
+        }
+    }
+    Err(last)
 }
 
 async fn send(sender: &mut Sender, request: Request<Body>) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
@@ -212,6 +242,9 @@ async fn send(sender: &mut Sender, request: Request<Body>) -> Result<Response<In
 fn classify(error: &hyper::Error) -> Failure {
     if let Some(refusal) = FramingRefusal::found_in(error) {
         return Failure::CallerFraming(refusal);
+    }
+    if let Some(refusal) = handshake::refused_by_peer(error) {
+        return Failure::NotTaken(refusal);
     }
     let mut detail = error.to_string();
     let mut source = std::error::Error::source(error);

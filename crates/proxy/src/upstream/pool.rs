@@ -117,16 +117,14 @@ impl Host {
         &self.target
     }
 
-    /// A warm HTTP/1.1 connection, the last used first.
+    /// A warm HTTP/1.1 connection, the last used first. One whose last request is still being sent is left where it is.
     pub fn warm_http1(&self) -> Option<Sender> {
         let now = Instant::now();
         let mut idle = self.idle.lock();
-        while let Some(warm) = idle.pop() {
-            if now < warm.retire_at && warm.sender.is_ready() && !warm.sender.is_closed() {
-                return Some(Sender::Http1(warm.sender, warm.retire_at));
-            }
-        }
-        None
+        idle.retain(|warm| now < warm.retire_at && !warm.sender.is_closed());
+        let ready = idle.iter().rposition(|warm| warm.sender.is_ready())?;
+        let warm = idle.remove(ready);
+        Some(Sender::Http1(warm.sender, warm.retire_at))
     }
 
     /// A warm HTTP/2 connection.
