@@ -7,6 +7,9 @@ use std::collections::{HashMap, VecDeque};
 /// Records that are kept; the oldest go first. Allowed ones never push out more than half.
 const RECORDS_MAX: usize = 20_000;
 
+/// Bytes of text that are kept; a compromised sidecar can fill this, and no more.
+const BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// The records of the whole mesh.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
@@ -18,6 +21,28 @@ struct Kept {
     by_id: HashMap<DecisionId, DecisionRecord>,
     allowed: VecDeque<DecisionId>,
     denied: VecDeque<DecisionId>,
+    bytes: usize,
+}
+
+impl Kept {
+    /// Forgets the oldest record of the longer of the two queues.
+    fn forget_oldest(&mut self) {
+        let queue = if self.allowed.len() > self.denied.len() { &mut self.allowed } else { &mut self.denied };
+        if let Some(record) = queue.pop_front().and_then(|oldest| self.by_id.remove(&oldest)) {
+            self.bytes = self.bytes.saturating_sub(bytes(&record));
+        }
+    }
+}
+
+/// About as many as the record's texts have.
+fn bytes(record: &DecisionRecord) -> usize {
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let explained = record.explanation.as_ref().map_or(0, |explanation| {
+        let policies = explanation.policies.iter().map(|policy| 128 + policy.failed.iter().map(String::len).sum::<usize>());
+        let attributes = explanation.attributes.iter().map(|(path, value)| 48 + path.len() + value.len());
+        policies.sum::<usize>() + attributes.sum::<usize>() + of(&explanation.nearest_miss)
+    });
+    512 + record.path.len() + of(&record.detail) + of(&record.principal) + of(&record.user) + explained
 }
 
 impl Records {
@@ -28,16 +53,15 @@ impl Records {
         if kept.by_id.contains_key(&id) {
             return;
         }
+        kept.bytes += bytes(&record);
         kept.by_id.insert(id, record);
         let queue = match effect {
             Effect::Allow => &mut kept.allowed,
             Effect::Deny => &mut kept.denied,
         };
         queue.push_back(id);
-        if queue.len() > RECORDS_MAX / 2
-            && let Some(oldest) = queue.pop_front()
-        {
-            kept.by_id.remove(&oldest);
+        while kept.allowed.len() > RECORDS_MAX / 2 || kept.denied.len() > RECORDS_MAX / 2 || kept.bytes > BYTES_MAX {
+            kept.forget_oldest();
         }
     }
 
@@ -90,6 +114,16 @@ mod tests {
         let recent = records.recent(2, true);
         assert_eq!(recent.iter().map(|record| record.at.millis()).collect::<Vec<_>>(), [29_999, 29_998]);
         assert!(records.find(record(0).id).is_none() && records.find(record(29_999).id).is_some());
+    }
+
+    #[test]
+    fn large_records_are_bounded_by_their_bytes() {
+        let records = Records::default();
+        for number in 0..3_000 {
+            records.keep(DecisionRecord { detail: Some("x".repeat(60_000)), ..record(number) });
+        }
+        assert!((1_000..1_200).contains(&records.len()), "{}", records.len());
+        assert!(records.find(record(2_999).id).is_some());
     }
 
     #[test]

@@ -167,8 +167,10 @@ async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         revision: shared.revision(),
     };
-    let limits = shared.active().map_or_else(model::Limits::default, |active| active.snapshot.limits.clone());
-    let bytes_max = limits.size(model::Limit::ConfigMessageBytes);
+    // Without a configuration nobody has said the limit yet: then the largest that it can be set to holds.
+    let limit = model::Limit::ConfigMessageBytes;
+    let bytes_max = shared.active().map_or(limit.range().1, |active| active.snapshot.limits.of(limit));
+    let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
     let (sender, mut receiver) = match ControlClient::new(channel).config(hello, bytes_max, OPEN_DEADLINE).await {
         Ok(halves) => halves,
         Err(failure) => return failure.to_string(),

@@ -18,7 +18,14 @@ impl proto::telemetry_server::Telemetry for Plane {
         loop {
             let Ok(received) = timeout(QUIET_MAX, records.message()).await else { break };
             let Some(record) = received? else { break };
-            let record = convert::record_from_wire(record).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let record = match convert::record_from_wire(record) {
+                Ok(record) => record,
+                Err(error) => {
+                    // One bad record must not cost the good ones behind it.
+                    tracing::warn!(peer = %peer.id(), %error, "a decision record cannot be read");
+                    continue;
+                }
+            };
             let desired = self.board.current();
             let own = |each: &::config::Workload| each.name.as_str() == record.workload && each.identity == *peer.id();
             if !desired.mesh.workloads.iter().any(own) {
