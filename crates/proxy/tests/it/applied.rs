@@ -4,6 +4,7 @@ use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free, policy};
 use model::snapshot::{Inbound, Protocol};
 use model::{Revision, WorkloadName};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 use wire::proto;
 
@@ -135,4 +136,19 @@ async fn a_short_lived_svid_is_renewed_again_and_again() {
     }
     assert!(sidecar.admin("/ready").await.starts_with("HTTP/1.1 200"));
     assert!(sidecar.pid() > 0);
+}
+
+#[tokio::test]
+async fn a_connection_ends_at_its_maximum_age_and_not_within_a_request() {
+    let age = Duration::from_secs(1);
+    let sidecar = Sidecar::start(application().await, Setup { age, ..Setup::default() }).await;
+    let began = Instant::now();
+    let mut idle = sidecar.caller().await;
+    let mut busy = sidecar.caller().await;
+    busy.write_all(b"POST /busy HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhe").await.unwrap();
+    assert_eq!(crate::sidecar::read_all(&mut idle).await, "", "an idle connection is ended");
+    assert!(began.elapsed() >= age, "not before its age: {:?}", began.elapsed());
+    busy.write_all(b"llo").await.unwrap();
+    let answer = crate::sidecar::read_all(&mut busy).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("POST /busy"), "the request under way ends first: {answer}");
 }

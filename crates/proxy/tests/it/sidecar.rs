@@ -45,6 +45,7 @@ pub(crate) struct Setup {
     pub(crate) issuers: Vec<TokenIssuer>,
     pub(crate) limits: &'static [(Limit, u64)],
     pub(crate) lifetime: Duration,
+    pub(crate) age: Duration,
 }
 
 impl Default for Setup {
@@ -55,6 +56,7 @@ impl Default for Setup {
             issuers: Vec::new(),
             limits: &[],
             lifetime: Duration::from_secs(3600),
+            age: Duration::from_secs(1800),
         }
     }
 }
@@ -79,7 +81,7 @@ impl Sidecar {
             issuers: setup.issuers,
             policies: vec![policy(setup.policy)],
             country: None,
-            connection_age_max: Duration::from_secs(1800),
+            connection_age_max: setup.age,
             limits,
         };
         control.send(control.whole(&snapshot, "first"));
