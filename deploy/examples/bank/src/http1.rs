@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// Bytes of a request or an answer.
@@ -19,6 +20,9 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// For one call to an upstream.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+/// Open connections; further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 1024;
 
 /// A request that was read whole.
 #[derive(Debug)]
@@ -52,21 +56,25 @@ impl Answer {
     }
 }
 
-/// Serves `respond` until the process ends.
+/// Serves `respond` until the process ends. Only on loopback: whoever reaches a service past its sidecar is not checked.
 pub(crate) async fn serve<F, R>(listen: SocketAddr, respond: F) -> anyhow::Result<()>
 where
     F: Fn(Asked) -> R + Send + Sync + 'static,
     R: Future<Output = Answer> + Send,
 {
+    anyhow::ensure!(listen.ip().is_loopback(), "`{listen}` is not a loopback address; a service is reached through its sidecar");
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen at {listen}"))?;
     let respond = Arc::new(respond);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
+        let place = Arc::clone(&places).acquire_owned().await?;
         let Ok((stream, remote)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let respond = Arc::clone(&respond);
         tokio::spawn(async move {
+            let _place = place;
             let service = service_fn(move |request: Request<Incoming>| {
                 let respond = Arc::clone(&respond);
                 async move {
@@ -90,7 +98,8 @@ where
 
 async fn read(request: Request<Incoming>, remote: SocketAddr) -> Result<Asked, String> {
     let (head, body) = request.into_parts();
-    let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| error.to_string())?.to_bytes();
+    let body = timeout(BODY_DEADLINE, Limited::new(body, BODY_BYTES_MAX).collect());
+    let body = body.await.map_err(|_| "the body did not come in time")?.map_err(|error| error.to_string())?.to_bytes();
     Ok(Asked { method: head.method, path: head.uri.path().to_owned(), headers: head.headers, body, remote })
 }
 
@@ -117,4 +126,16 @@ async fn exchange(to: SocketAddr, method: Method, path: &str, headers: HeaderMap
     let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
     driver.abort();
     Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_service_listens_on_loopback_alone() {
+        let answer = |_: Asked| async { Answer::error(StatusCode::OK, "") };
+        let error = serve(([0, 0, 0, 0], 0).into(), answer).await.expect_err("refused");
+        assert!(error.to_string().contains("loopback"), "{error}");
+    }
 }

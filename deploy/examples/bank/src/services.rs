@@ -2,7 +2,7 @@
 
 use crate::country::{self, CountryOf};
 use crate::http1::{Answer, Asked, call, serve};
-use crate::trace::{body, hop, hops, passed_back, passed_on, success};
+use crate::trace::{body, hop, hops, passed_on, success};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -73,7 +73,8 @@ async fn transfer(asked: &Asked, ledger: SocketAddr, fraud: SocketAddr) -> Resul
     let order: Value = serde_json::from_slice(&asked.body)
         .map_err(|_| Box::new(Answer::error(StatusCode::BAD_REQUEST, "the body is not JSON")))?;
     let field = |name: &str| order.get(name).cloned().unwrap_or(Value::Null);
-    let entry = json!({ "from": field("from"), "to": field("to"), "amount": field("amount") });
+    let entry =
+        json!({ "from": field("from"), "to": field("to"), "amount": field("amount"), "currency": field("currency") });
     let score = success(call(fraud, Method::POST, "/score", passed_on(asked), body(&entry)).await)?;
     let written = success(call(ledger, Method::POST, "/entries", passed_on(asked), body(&entry)).await)?;
     let trace = [vec![hop("payments", asked)], hops(&score), hops(&written)].concat();
@@ -120,13 +121,14 @@ pub(crate) async fn fraud(listen: SocketAddr, ledger: SocketAddr) -> anyhow::Res
             return Answer::error(StatusCode::NOT_FOUND, "there is POST /score");
         }
         let known = call(ledger, Method::GET, "/entries", passed_on(&asked), body(&Value::Null)).await;
-        if !known.status.is_success() {
-            return passed_back(known);
-        }
+        let known = match success(known) {
+            Ok(entries) => entries,
+            Err(refused) => return *refused,
+        };
         let amount =
             serde_json::from_slice::<Value>(&asked.body).ok().and_then(|order| order.get("amount").and_then(Value::as_i64));
         let score = (amount.unwrap_or(0) / 100).clamp(0, 100);
-        let trace = [hop("fraud", &asked)];
+        let trace = [vec![hop("fraud", &asked)], hops(&known)].concat();
         Answer::json(StatusCode::OK, &json!({ "score": score, "high": score >= SCORE_HIGH, "trace": trace }))
     })
     .await

@@ -36,7 +36,7 @@ fn copied(from: &HeaderMap, names: &[&'static str]) -> HeaderMap {
 }
 
 /// An upstream's refusal, passed back as it is.
-pub(crate) fn passed_back(answer: Answer) -> Answer {
+fn passed_back(answer: Answer) -> Answer {
     Answer { status: answer.status, headers: copied(&answer.headers, &PASSED_BACK), body: answer.body }
 }
 
@@ -74,5 +74,46 @@ mod tests {
         let hop = hop("ledger", &asked);
         assert_eq!((hop["identity"].as_str(), hop["caller"].as_str()), (Some("spiffe://b/me"), Some("spiffe://b/you")));
         assert!(hop["user"].is_null());
+    }
+    #[test]
+    fn a_refusal_is_passed_back_with_its_challenge_and_decision_and_nothing_else() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-rondel-decision", "d-1"),
+            ("x-rondel-reason", "token_missing"),
+            ("www-authenticate", "Bearer realm=\"b\""),
+            ("content-type", "application/problem+json"),
+            ("x-rondel-principal", "spiffe://b/me"),
+            ("set-cookie", "a=b"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let refused = success(Answer { status: StatusCode::UNAUTHORIZED, headers, body: Bytes::from_static(b"{}") });
+        let refused = refused.expect_err("not a success");
+        assert_eq!((refused.status, &refused.body[..]), (StatusCode::UNAUTHORIZED, &b"{}"[..]));
+        let mut names: Vec<&str> = refused.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "www-authenticate", "x-rondel-decision", "x-rondel-reason"]);
+    }
+
+    #[test]
+    fn a_call_goes_on_with_the_clients_token_and_country_and_no_claim_of_identity() {
+        let mut headers = HeaderMap::new();
+        for name in ["authorization", "x-client-country", "x-request-id", "x-rondel-principal", "x-rondel-user", "cookie"] {
+            headers.insert(name, HeaderValue::from_static("v"));
+        }
+        let remote = ([127, 0, 0, 1], 1).into();
+        let headers = passed_on(&Asked { method: http::Method::GET, path: "/".into(), headers, body: Bytes::new(), remote });
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["authorization", "content-type", "x-client-country", "x-request-id"]);
+    }
+
+    #[test]
+    fn the_hops_of_an_answer_keep_their_order() {
+        let answer = json!({ "trace": [{ "service": "fraud" }, { "service": "ledger" }] });
+        let names: Vec<Value> = hops(&answer).into_iter().map(|hop| hop["service"].clone()).collect();
+        assert_eq!(names, ["fraud", "ledger"]);
+        assert!(hops(&json!({ "trace": "no list" })).is_empty());
     }
 }
