@@ -1,6 +1,7 @@
 //! From an accepted socket to a served connection: handshake, protocol, and the ends that a connection may come to.
 
 use crate::body::Body;
+use crate::clock;
 use crate::framing::{self, Rules};
 use crate::prefixed;
 use crate::reply;
@@ -75,6 +76,13 @@ impl Connection {
     /// The protection space of challenges: the trust domain.
     pub fn realm(&self) -> String {
         self.shared.active().map_or_else(String::new, |active| active.snapshot.identity.trust_domain().to_string())
+    }
+
+    /// How long the connection may go on from now. Between sidecars it has a maximum age, so that a rotated or revoked identity
+    /// does not live on in it, and it never outlives the certificate that opened it.
+    pub fn age_max(&self, active: &Active) -> Option<Duration> {
+        let peer = self.peer.as_ref()?;
+        Some(active.snapshot.connection_age_max.min(peer.not_after().since(clock::now())))
     }
 
     /// Counts a request for as long as it is under way.
@@ -214,7 +222,7 @@ where
     builder.half_close(true).max_headers(limits.size(Limit::RequestHeaders) + 1).timer(TokioTimer::new());
     builder.header_read_timeout(None).max_buf_size(rules.head_bytes_max + PARSER_MARGIN_BYTES);
     let mut served = builder.serve_connection(TokioIo::new(io), service_fn(|request| answer(request, Arc::clone(&connection))));
-    let mut ending = pin!(connection.ending(limits, age_of(&connection, active)));
+    let mut ending = pin!(connection.ending(limits, connection.age_max(active)));
     let mut asked = None;
     loop {
         tokio::select! {
@@ -263,7 +271,7 @@ where
         .keep_alive_timeout(Duration::from_secs(10));
     let service = service_fn(|request| answer(request, Arc::clone(&connection)));
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut ending = pin!(connection.ending(limits, age_of(&connection, active)));
+    let mut ending = pin!(connection.ending(limits, connection.age_max(active)));
     let mut asked = None;
     loop {
         tokio::select! {
@@ -283,11 +291,6 @@ async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Resu
         Some(_) => request::inbound(request, Arc::clone(&connection)).await,
         None => request::outbound(request, Arc::clone(&connection)).await,
     })
-}
-
-/// Between sidecars a connection has a maximum age, so that a rotated or revoked identity does not live on in it.
-fn age_of(connection: &Connection, active: &Active) -> Option<Duration> {
-    connection.peer.is_some().then_some(active.snapshot.connection_age_max)
 }
 
 const fn direction_of(connection: &Connection) -> Direction {

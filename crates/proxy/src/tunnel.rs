@@ -145,6 +145,7 @@ where
 async fn ending(connection: &Connection, active: &Arc<Active>, started: Instant, moved_ms: &AtomicU64) -> Reason {
     let limits = &active.snapshot.limits;
     let idle_max = limits.duration(Limit::IdleMs);
+    let age_max = connection.age_max(active).unwrap_or(active.snapshot.connection_age_max);
     let drained = async {
         connection.shared.drained().await;
         tokio::time::sleep(limits.duration(Limit::DrainMs)).await;
@@ -161,7 +162,7 @@ async fn ending(connection: &Connection, active: &Arc<Active>, started: Instant,
     };
     tokio::select! {
         () = drained => Reason::Draining,
-        () = tokio::time::sleep(active.snapshot.connection_age_max) => Reason::ConnectionAge,
+        () = tokio::time::sleep(age_max) => Reason::ConnectionAge,
         () = idled => Reason::IdleTimeout,
         reason = denied_by_change(connection) => reason,
     }

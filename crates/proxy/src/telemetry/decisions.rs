@@ -11,6 +11,9 @@ use tokio::sync::mpsc;
 /// Records of *allowed* calls that are told per second; denials are told without this bound.
 const ALLOWED_PER_SECOND: u64 = 50;
 
+/// Records of callers who proved no identity that are told per second: strangers must not push the records of workloads out.
+const ANONYMOUS_PER_SECOND: u64 = 20;
+
 /// A decided question, kept so that it can be explained.
 #[derive(Debug)]
 pub struct Question {
@@ -46,28 +49,36 @@ impl Told {
 #[derive(Debug)]
 pub struct Decisions {
     queue: mpsc::Sender<Told>,
-    /// Second of the last allowed record (upper bits) and how many were told in it (lower 16).
-    allowed: AtomicU64,
+    allowed: PerSecond,
+    anonymous: PerSecond,
+}
+
+/// Counts up to a bound in each second: the second in the upper bits, the count in the lower 16.
+#[derive(Debug, Default)]
+struct PerSecond(AtomicU64);
+
+impl PerSecond {
+    /// Whether there is room for one more in this second.
+    fn takes(&self, now_seconds: u64, bound: u64) -> bool {
+        let next = |word: u64| match (word >> 16 == now_seconds, word & 0xffff) {
+            (true, count) if count >= bound => None,
+            (true, count) => Some(now_seconds << 16 | (count + 1)),
+            (false, _) => Some(now_seconds << 16 | 1),
+        };
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
 }
 
 impl Decisions {
     /// A queue of `capacity` records and its exit.
     pub fn queue(capacity: usize) -> (Self, mpsc::Receiver<Told>) {
         let (queue, receiver) = mpsc::channel(capacity);
-        (Self { queue, allowed: AtomicU64::new(0) }, receiver)
+        (Self { queue, allowed: PerSecond::default(), anonymous: PerSecond::default() }, receiver)
     }
 
     /// Whether a record with this effect would be taken now, so that the caller can spare the making of it.
     pub fn wants(&self, effect: Effect, now_seconds: u64) -> bool {
-        if effect == Effect::Deny {
-            return true;
-        }
-        let next = |word: u64| match (word >> 16 == now_seconds, word & 0xffff) {
-            (true, count) if count >= ALLOWED_PER_SECOND => None,
-            (true, count) => Some(now_seconds << 16 | (count + 1)),
-            (false, _) => Some(now_seconds << 16 | 1),
-        };
-        self.allowed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+        effect == Effect::Deny || self.allowed.takes(now_seconds, ALLOWED_PER_SECOND)
     }
 
     /// Queues a record; false if the queue is full. Never waits.
@@ -107,6 +118,10 @@ impl Shared {
     /// Tells the operator's records of a refused call or connection.
     pub fn tell_record(&self, reason: Reason, detail: Option<String>, status: u16, entry: &Entry) {
         let Some(active) = self.active() else { return };
+        if entry.principal.is_none() && !self.decisions.anonymous.takes(entry.at().seconds(), ANONYMOUS_PER_SECOND) {
+            self.metrics.decisions_dropped.inc();
+            return;
+        }
         let snapshot = &active.snapshot;
         let workload = &self.settings.workload;
         let mut record =
@@ -138,5 +153,6 @@ mod tests {
         assert_eq!(taken(7), 50);
         assert_eq!(taken(8), 50);
         assert_eq!((0..200).filter(|_| decisions.wants(Effect::Deny, 8)).count(), 200);
+        assert_eq!((0..200).filter(|_| decisions.anonymous.takes(8, ANONYMOUS_PER_SECOND)).count(), 20);
     }
 }
