@@ -3,6 +3,7 @@
 use crate::country::{self, CountryOf};
 use crate::http1::{Answer, Asked, call, serve};
 use crate::trace::{body, hop, hops, passed_on, success};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -55,7 +56,7 @@ pub(crate) async fn payments(listen: SocketAddr, ledger: SocketAddr, fraud: Sock
         match (asked.method.clone(), asked.path.as_str()) {
             (Method::POST, "/transfers") => transfer(&asked, ledger, fraud).await.unwrap_or_else(|refused| *refused),
             (Method::GET, "/transfers") => {
-                let answer = call(ledger, Method::GET, "/entries", passed_on(&asked), body(&Value::Null)).await;
+                let answer = call(ledger, Method::GET, "/entries", passed_on(&asked), Bytes::new()).await;
                 match success(answer) {
                     Ok(entries) => {
                         with_trace(StatusCode::OK, entries.clone(), [vec![hop("payments", &asked)], hops(&entries)].concat())
@@ -73,8 +74,7 @@ async fn transfer(asked: &Asked, ledger: SocketAddr, fraud: SocketAddr) -> Resul
     let order: Value = serde_json::from_slice(&asked.body)
         .map_err(|_| Box::new(Answer::error(StatusCode::BAD_REQUEST, "the body is not JSON")))?;
     let field = |name: &str| order.get(name).cloned().unwrap_or(Value::Null);
-    let entry =
-        json!({ "from": field("from"), "to": field("to"), "amount": field("amount"), "currency": field("currency") });
+    let entry = json!({ "from": field("from"), "to": field("to"), "amount": field("amount"), "currency": field("currency") });
     let score = success(call(fraud, Method::POST, "/score", passed_on(asked), body(&entry)).await)?;
     let written = success(call(ledger, Method::POST, "/entries", passed_on(asked), body(&entry)).await)?;
     let trace = [vec![hop("payments", asked)], hops(&score), hops(&written)].concat();
@@ -120,7 +120,7 @@ pub(crate) async fn fraud(listen: SocketAddr, ledger: SocketAddr) -> anyhow::Res
         if asked.path != "/score" {
             return Answer::error(StatusCode::NOT_FOUND, "there is POST /score");
         }
-        let known = call(ledger, Method::GET, "/entries", passed_on(&asked), body(&Value::Null)).await;
+        let known = call(ledger, Method::GET, "/entries", passed_on(&asked), Bytes::new()).await;
         let known = match success(known) {
             Ok(entries) => entries,
             Err(refused) => return *refused,

@@ -40,7 +40,7 @@ pub(crate) async fn walk(bank: &Bank, report: &mut Report) -> anyhow::Result<()>
 async fn by_policy(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
     let tina = client::token(bank.issuer(), &json!({ "user": "tina" })).await?;
     let aura = client::token(bank.issuer(), &json!({ "user": "aura" })).await?;
-    let transfer = |amount: i64| json!({ "from": "alice", "to": "bob", "amount": amount });
+    let transfer = |amount: i64| json!({ "from": "alice", "to": "bob", "amount": amount, "currency": "EUR" });
 
     let denial = Denial {
         promise: "over the limit",
@@ -74,7 +74,7 @@ async fn by_policy(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
 }
 
 async fn by_token(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
-    let transfer = json!({ "from": "alice", "to": "bob", "amount": 200 });
+    let transfer = json!({ "from": "alice", "to": "bob", "amount": 200, "currency": "EUR" });
     let denial = Denial {
         promise: "no token",
         does: "nobody in particular sends 200",
@@ -92,7 +92,7 @@ async fn by_token(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
         challenge.starts_with("Bearer realm="),
     );
 
-    let expired = client::token(bank.issuer(), &json!({ "user": "tina", "expires_in": -3600 })).await?;
+    let expired = client::token(bank.issuer(), &json!({ "user": "tina", "ttl": -3600 })).await?;
     let other = client::token(bank.issuer(), &json!({ "user": "tina", "audience": "another-bank" })).await?;
     let forged = forged(bank).await?;
     for (promise, does, token, reason) in [
@@ -120,7 +120,7 @@ async fn forged(bank: &Bank) -> anyhow::Result<String> {
 
 async fn by_identity(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
     let tina = client::token(bank.issuer(), &json!({ "user": "tina" })).await?;
-    let entry = json!({ "from": "alice", "to": "mallory", "amount": 999 });
+    let entry = json!({ "from": "alice", "to": "mallory", "amount": 999, "currency": "EUR" });
     let denial = Denial {
         promise: "fraud writing into the ledger",
         does: "from inside fraud, with tina's good token: POST /entries through its sidecar",
@@ -146,7 +146,8 @@ async fn by_identity(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
 /// A certificate with web's own SPIFFE ID, by an authority that merely has the same name.
 async fn foreign_authority(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
     let id = SpiffeId::parse("spiffe://bank.example/ns/bank/sa/web")?;
-    say(&format!("\n   a client presents a certificate for {id} by an authority of its own"));
+    say("");
+    quote(3, &format!("a client presents a certificate for {id} by an authority of its own"));
     let presented = TestAuthority::new("bank.example").good(&id);
     let client = LawlessClient::new().presenting(&presented.chain, &presented.key).alpn(&["http/1.1"]);
     let mut received = Vec::new();
@@ -161,7 +162,7 @@ async fn foreign_authority(bank: &Bank, report: &mut Report) -> anyhow::Result<(
     let text = explain(bank, &decision).await?;
     let is_kept = received.is_empty() && text.contains("peer_untrusted");
     report.promise(STEP, "certificate of a foreign CA", &format!("no byte of an answer ({told}), decision {decision}"), is_kept);
-    quote(&text);
+    quote(7, &text);
     Ok(())
 }
 
@@ -169,7 +170,7 @@ async fn foreign_authority(bank: &Bank, report: &mut Report) -> anyhow::Result<(
 async fn newest(bank: &Bank, reason: &str) -> anyhow::Result<String> {
     let deadline = Instant::now() + RECORD_DEADLINE;
     loop {
-        let (status, text) = bank.rondel(&["authz", "decisions", "--denied", "--limit", "20", "--output", "json"])?;
+        let (status, text) = bank.rondel(&["authz", "decisions", "--denied", "--limit", "20", "--output", "json"]).await?;
         let records: Value = if status.success() { serde_json::from_str(&text)? } else { Value::Null };
         let found = records.as_array().and_then(|list| list.iter().find(|record| record["reason"] == reason));
         if let Some(id) = found.and_then(|record| record["id"].as_str()) {
@@ -190,7 +191,7 @@ async fn check(bank: &Bank, report: &mut Report, denial: &Denial, answer: &Answe
     let is_status = answer.status == denial.status && answer.header("x-rondel-reason") == denial.reason;
     let is_kept = is_status && text.contains(denial.explained);
     report.promise(STEP, denial.promise, &format!("{} {decision}", answer.short()), is_kept);
-    quote(&text);
+    quote(7, &text);
     Ok(())
 }
 
@@ -198,7 +199,7 @@ async fn check(bank: &Bank, report: &mut Report, denial: &Denial, answer: &Answe
 async fn explain(bank: &Bank, decision: &str) -> anyhow::Result<String> {
     let deadline = Instant::now() + RECORD_DEADLINE;
     loop {
-        let (status, text) = bank.rondel(&["authz", "explain", decision])?;
+        let (status, text) = bank.rondel(&["authz", "explain", decision]).await?;
         if status.success() || Instant::now() > deadline {
             return Ok(text);
         }

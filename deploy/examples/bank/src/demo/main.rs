@@ -4,13 +4,15 @@
 
 mod client;
 mod denials;
+mod files;
 mod mesh;
 mod report;
 mod steps;
 
+use anyhow::{anyhow, bail};
 use clap::Parser;
 use mesh::Bank;
-use report::Report;
+use report::{Report, quote, say};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,50 +34,62 @@ struct Arguments {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let mut report = Report::default();
-    let kept = tokio::select! {
-        walked = walk(&arguments, &mut report) => match walked {
-            Ok(kept) => kept,
-            Err(error) => {
-                eprintln!("\nbank-demo: {error:#}");
-                false
-            }
-        },
-        () = interrupted() => {
-            eprintln!("\nbank-demo: interrupted");
-            false
+    match run(&Arguments::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nbank-demo: {error:#}");
+            ExitCode::FAILURE
         }
-    };
-    if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
-/// The whole walk. The mesh ends when this does, whatever way it ends.
-async fn walk(arguments: &Arguments, report: &mut Report) -> anyhow::Result<bool> {
-    let mut bank = Bank::start(&arguments.mesh, arguments.port_offset).await?;
-    steps::allowed(&bank, report).await?;
-    denials::walk(&bank, report).await?;
-    steps::policy(&bank, report).await?;
-    steps::rotation(&bank, report).await?;
-    steps::control_plane(&bank, report).await?;
+/// Everything, from the start of the mesh to its end; true if every promise was kept. The mesh ends when this does, whatever
+/// way it ends.
+async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let mut bank = tokio::select! {
+        started = Bank::start(&arguments.mesh, arguments.port_offset) => started?,
+        () = interrupted() => bail!("interrupted"),
+    };
+    let mut report = Report::default();
+    let walked = tokio::select! {
+        walked = walk(&bank, &mut report) => walked,
+        () = interrupted() => Err(anyhow!("interrupted")),
+    };
+    if let Err(error) = &walked {
+        report.promise("walk", "goes to its end", &format!("{error:#}"), false);
+        quote(3, &format!("the end of what `rondel up` printed:{}", bank.log_tail()));
+    }
     let kept = report.summary();
-    if !arguments.once {
+    if !arguments.once && walked.is_ok() {
         bank.print_addresses();
         tokio::select! {
-            () = interrupted() => println!("\nending"),
-            ended = bank.ended() => anyhow::bail!("the mesh ended by itself: {ended}"),
+            () = interrupted() => say("\nending"),
+            ended = bank.ended() => bail!("the mesh ended by itself: {ended}"),
         }
     }
     bank.stop().await;
     Ok(kept)
 }
 
+/// The steps, in order.
+async fn walk(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
+    steps::allowed(bank, report).await?;
+    denials::walk(bank, report).await?;
+    steps::policy(bank, report).await?;
+    steps::rotation(bank, report).await?;
+    steps::control_plane(bank, report).await
+}
+
+/// Waits for Ctrl-C, a request to end, or the end of the terminal.
 async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let all = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = all else {
         return std::future::pending().await;
     };
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
 }

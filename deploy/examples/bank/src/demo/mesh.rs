@@ -1,24 +1,32 @@
 //! The bank mesh as a child process: a copy of its YAML, a real `rondel up`, and the CLI to ask it.
 
 use crate::client;
-use crate::report::say;
+use crate::files::{self, SHORT_LIFETIME};
+use crate::report::{quote, say};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// For the mesh to be up, and for an expected change to be seen.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
-/// For `rondel up` to take everything down.
+/// For `rondel up` to take everything down; its own deadlines add up to less.
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// For one command of the CLI.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a change is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// The life of a certificate in the walk.
-const SHORT_LIFETIME: &str = "20s";
+/// How often the start is looked at: each look is a process.
+const START_LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Where the control plane listens; its admin port is the next one.
+const CONTROL_PORT: u16 = 17_400;
+/// Lines of a log that an error shows.
+const TAIL_LINES: usize = 20;
 
 /// The running mesh. Everything ends when it is dropped.
 #[derive(Debug)]
@@ -32,17 +40,20 @@ impl Bank {
     /// Copies the mesh, shortens the life of its certificates, starts it and waits until every workload is connected and ready.
     pub(crate) async fn start(source: &Path, offset: u16) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("rondel-bank-").tempdir().context("make a directory for the demo")?;
-        copy(source, &dir.path().join("mesh"), offset).with_context(|| format!("copy the mesh `{}`", source.display()))?;
-        say(&format!(
-            "Rondel: the bank mesh, from `{}`; certificates live {SHORT_LIFETIME} here, so that they rotate while you watch",
-            source.display()
-        ));
+        let copied = files::copy(source, &dir.path().join("mesh"), offset);
+        let mut ports = copied.with_context(|| format!("copy the mesh `{}`", source.display()))?.ports;
+        // Of all that listens, the applications are the ones that `rondel up` cannot look at before it starts them.
+        ports.extend([at(CONTROL_PORT, offset).port(), at(CONTROL_PORT + 1, offset).port()]);
+        files::check_free(&ports)?;
+        say(&format!("Rondel: the bank mesh, from `{}`", source.display()));
+        say(&format!("Certificates live {SHORT_LIFETIME} here, so that they rotate while you watch."));
         let log = std::fs::File::create(dir.path().join("up.log"))?;
         let mut command = Command::new(program("rondel")?);
         // Through `exec-child`, so that the mesh ends even if this process is killed.
         command.arg("exec-child").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(program("rondel")?);
-        command.arg("up").arg(dir.path().join("mesh")).arg("--control-listen").arg(at(17_400, offset).to_string());
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.arg("up").arg(dir.path().join("mesh")).arg("--control-listen").arg(at(CONTROL_PORT, offset).to_string());
+        // A group of its own: Ctrl-C at the terminal reaches this process, which takes the mesh down once and in order.
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let mut bank = Self { up: command.spawn().context("start `rondel up`")?, dir, offset };
         bank.wait_until_up().await?;
         Ok(bank)
@@ -52,21 +63,23 @@ impl Bank {
         let deadline = Instant::now() + START_DEADLINE;
         let mut told = 0;
         loop {
+            // Before the log is read, so that the last words of a child that has ended are among what is told.
+            let ended = self.up.try_wait();
             let log = self.log();
             for line in log.lines().skip(told) {
-                say(&format!("   {line}"));
+                quote(3, line);
                 told += 1;
             }
-            if let Ok(Some(status)) = self.up.try_wait() {
+            if let Ok(Some(status)) = ended {
                 bail!("`rondel up` ended with {status}");
             }
-            if self.state().join("up.json").exists() && self.all_synced(&self.status()?) && self.answers().await {
+            if self.state().join("up.json").exists() && self.all_synced(&self.status().await?) && self.answers().await {
                 return Ok(());
             }
             if Instant::now() > deadline {
                 bail!("the mesh was not up within {} s", START_DEADLINE.as_secs());
             }
-            sleep(LOOK_EVERY).await;
+            sleep(START_LOOK_EVERY).await;
         }
     }
 
@@ -76,6 +89,14 @@ impl Bank {
         let Ok(token) = client::token(self.issuer(), &user).await else { return false };
         let read = client::call(client::GERMANY, self.web(), http::Method::GET, "/transfers", Some(&token), &Value::Null).await;
         read.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// The end of what `rondel up` printed.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default();
+        tail.iter().map(|line| format!("\n  {line}")).collect()
     }
 
     fn log(&self) -> String {
@@ -109,18 +130,20 @@ impl Bank {
     }
 
     /// Runs the CLI; its exit code and output.
-    pub(crate) fn rondel(&self, arguments: &[&str]) -> anyhow::Result<(ExitStatus, String)> {
-        let mut command = Command::new(program("rondel")?);
-        command.args(arguments).env("RONDEL_STATE", self.state()).env("NO_COLOR", "1").stdin(Stdio::null());
-        let output = command.output().context("run `rondel`")?;
+    pub(crate) async fn rondel(&self, arguments: &[&str]) -> anyhow::Result<(ExitStatus, String)> {
+        let mut command = tokio::process::Command::new(program("rondel")?);
+        command.args(arguments).env("RONDEL_STATE", self.state()).env("NO_COLOR", "1").stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(COMMAND_DEADLINE, command.output()).await;
+        let late = || format!("`rondel {}` did not end within {} s", arguments.join(" "), COMMAND_DEADLINE.as_secs());
+        let output = output.with_context(late)?.context("run `rondel`")?;
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));
         Ok((output.status, text))
     }
 
     /// `rondel status --output json`; null while the control plane is away.
-    pub(crate) fn status(&self) -> anyhow::Result<Value> {
-        let (status, text) = self.rondel(&["status", "--output", "json"])?;
+    pub(crate) async fn status(&self) -> anyhow::Result<Value> {
+        let (status, text) = self.rondel(&["status", "--output", "json"]).await?;
         Ok(if status.success() { serde_json::from_str(&text).context("status as JSON")? } else { Value::Null })
     }
 
@@ -134,7 +157,7 @@ impl Bank {
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         let deadline = Instant::now() + CHANGE_DEADLINE;
         loop {
-            let status = self.status()?;
+            let status = self.status().await?;
             if wanted(&status) {
                 return Ok(status);
             }
@@ -154,24 +177,32 @@ impl Bank {
 
     pub(crate) fn print_addresses(&self) {
         let (web, issuer) = (self.web(), self.issuer());
-        say(&format!("\nThe mesh stays up until Ctrl-C. State and logs: {}", self.state().display()));
+        say("\nThe mesh stays up until Ctrl-C.");
+        say(&format!("  web       http://{web}/transfers (from 127.0.49.x you are in DE, from 127.0.33.x in FR)"));
+        say(&format!("  issuer    http://{issuer}/token (users tina, frank, aura)"));
+        say(&format!(
+            "  payments  {} (mutual TLS), metrics at http://{}/metrics",
+            self.payments_inbound(),
+            at(15_002, self.offset)
+        ));
+        say(&format!("  policies  {}", self.mesh_dir().join("policies").display()));
+        say(&format!("  logs      {}", self.state().join("logs").display()));
         say("Try, in another terminal:");
-        say(&format!(
-            "  TOKEN=$(curl -s http://{issuer}/token -d '{{\"user\":\"tina\"}}' | sed 's/.*access_token\":\"\\([^\"]*\\).*/\\1/')"
-        ));
-        say(&format!(
-            "  curl -i --interface 127.0.49.1 http://{web}/transfers -H \"Authorization: Bearer $TOKEN\" -d '{{\"from\":\"a\",\"to\":\"b\",\"amount\":250}}'"
-        ));
+        say(&format!("  TOKEN=$(curl -s http://{issuer}/token -d user=tina | cut -d'\"' -f4)"));
+        say(&format!("  curl -i --interface 127.0.49.1 http://{web}/transfers \\"));
+        say("    -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\");
+        say("    -d '{\"from\":\"alice\",\"to\":\"bob\",\"amount\":250,\"currency\":\"EUR\"}'");
         say(&format!("  export RONDEL_STATE={}", self.state().display()));
-        say("  rondel status; rondel authz decisions --denied; rondel authz explain ID");
-        say(&format!("  curl -s http://{}/metrics | grep rondel_requests", at(15_002, self.offset)));
+        say("  rondel status");
+        say("  rondel authz decisions --denied");
+        say("  rondel authz explain ID");
     }
 
     /// Waits until `rondel up` ends by itself.
     pub(crate) async fn ended(&mut self) -> String {
         loop {
             if let Ok(Some(status)) = self.up.try_wait() {
-                return status.to_string();
+                return format!("{status}; the end of what it printed:{}", self.log_tail());
             }
             sleep(Duration::from_millis(200)).await;
         }
@@ -183,6 +214,15 @@ impl Bank {
         let deadline = Instant::now() + STOP_DEADLINE;
         while matches!(self.up.try_wait(), Ok(None)) && Instant::now() < deadline {
             sleep(LOOK_EVERY).await;
+        }
+        self.kill();
+    }
+
+    /// Ends `rondel up` if it still runs. Its children die with it: it started them through `exec-child`.
+    fn kill(&mut self) {
+        if matches!(self.up.try_wait(), Ok(None)) {
+            let _gone = self.up.kill();
+            let _ended = self.up.wait();
         }
     }
 
@@ -199,8 +239,12 @@ impl Drop for Bank {
     fn drop(&mut self) {
         if matches!(self.up.try_wait(), Ok(None)) {
             self.terminate();
-            // `rondel up` takes its children down and then ends; the wait is bounded by its own deadlines.
-            let _ended = self.up.wait();
+            let deadline = std::time::Instant::now() + STOP_DEADLINE;
+            while matches!(self.up.try_wait(), Ok(None)) && std::time::Instant::now() < deadline {
+                // A destructor cannot await.
+                std::thread::park_timeout(LOOK_EVERY);
+            }
+            self.kill();
         }
     }
 }
@@ -222,58 +266,4 @@ fn program(name: &str) -> anyhow::Result<PathBuf> {
         bail!("`{}` is not built: run `make build`", path.display());
     }
     Ok(path)
-}
-
-/// Copies the YAML, with short certificates and moved ports.
-fn copy(from: &Path, to: &Path, offset: u16) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target, offset)?;
-        } else {
-            let text = std::fs::read_to_string(entry.path())?.replace("lifetime: 1h", &format!("lifetime: {SHORT_LIFETIME}"));
-            std::fs::write(target, moved(&text, offset))?;
-        }
-    }
-    Ok(())
-}
-
-/// Adds `offset` to every `127.0.0.1:PORT` of a text.
-fn moved(text: &str, offset: u16) -> String {
-    const HOST: &str = "127.0.0.1:";
-    let mut parts = text.split(HOST);
-    let mut out = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let digits = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
-        let (port, rest) = part.split_at(digits);
-        let port = port.parse::<u16>().map_or_else(|_| port.to_owned(), |port| port.saturating_add(offset).to_string());
-        out.push_str(&format!("{HOST}{port}{rest}"));
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_moved_and_nothing_else() {
-        let text = "listen: \"127.0.0.1:15102\", command: [--country, 127.0.49.0/24=DE]\nissuer: http://127.0.0.1:18100\n";
-        assert_eq!(moved(text, 0), text);
-        let expected = "listen: \"127.0.0.1:15107\", command: [--country, 127.0.49.0/24=DE]\nissuer: http://127.0.0.1:18105\n";
-        assert_eq!(moved(text, 5), expected);
-    }
-
-    #[test]
-    fn the_banks_mesh_is_a_good_configuration() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("mesh");
-        let mesh =
-            config::read(&dir).map_err(|error| vec![error]).and_then(|sources| config::parse(&sources)).expect("a good mesh");
-        assert_eq!((mesh.workloads.len(), mesh.issuers.len(), mesh.policies.len()), (4, 1, 3));
-    }
 }

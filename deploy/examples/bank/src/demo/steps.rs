@@ -2,7 +2,7 @@
 
 use crate::client::{self, GERMANY};
 use crate::mesh::{Bank, workloads};
-use crate::report::{Report, say};
+use crate::report::{Report, quote, say};
 use anyhow::Context;
 use http::Method;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ const CLIENTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(15);
 
 fn transfer(amount: i64) -> Value {
-    json!({ "from": "alice", "to": "bob", "amount": amount })
+    json!({ "from": "alice", "to": "bob", "amount": amount, "currency": "EUR" })
 }
 
 /// Step 1: one transfer from end to end.
@@ -36,15 +36,10 @@ pub(crate) async fn allowed(bank: &Bank, report: &mut Report) -> anyhow::Result<
     for hop in &hops {
         let text = |name: &str| hop[name].as_str().unwrap_or("-").to_owned();
         if hop["caller"].is_string() {
-            say(&format!(
-                "     {:9} called by {} for {}, decision {}",
-                text("service"),
-                text("caller"),
-                text("user"),
-                text("decision")
-            ));
+            quote(5, &format!("{:9} for {}, called by {}", text("service"), text("user"), text("caller")));
+            quote(15, &format!("decision {}", text("decision")));
         } else {
-            say(&format!("     {:9} called by the client at {}", text("service"), text("client")));
+            quote(5, &format!("{:9} called by the client at {}", text("service"), text("client")));
         }
         took_part.extend([text("identity"), text("caller")].into_iter().filter(|id| id.starts_with("spiffe://")));
     }
@@ -67,70 +62,77 @@ pub(crate) async fn allowed(bank: &Bank, report: &mut Report) -> anyhow::Result<
     Ok(())
 }
 
-/// Step 3: an edit in force everywhere, then a broken one that changes nothing.
+/// The file that step 3 edits, and the rule in it.
+const EDITED_FILE: &str = "policies/payments.yaml";
+const EDITED_RULE: &str = "context.request.body.amount <= context.user.limit";
+
+/// Step 3: an edit in force everywhere, then a broken one that changes nothing, then the original again.
 pub(crate) async fn policy(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
     report.step(3, "A policy is edited on disk");
-    let file = bank.mesh_dir().join("policies/payments.yaml");
+    let file = bank.mesh_dir().join(EDITED_FILE);
     let original = std::fs::read_to_string(&file).context("read the policy")?;
+    let tight = original.replace(EDITED_RULE, "context.request.body.amount * 2 <= context.user.limit");
+    anyhow::ensure!(tight != original, "the rule that this step edits is not in `{EDITED_FILE}`");
     let token = client::token(bank.issuer(), &json!({ "user": "tina" })).await?;
-    let (large_order, small_order) = (transfer(800), transfer(400));
-    let pay = |amount: i64| {
-        client::call(
-            GERMANY,
-            bank.web(),
-            Method::POST,
-            "/transfers",
-            Some(&token),
-            if amount == 400 { &small_order } else { &large_order },
-        )
-    };
 
-    let before = pay(800).await?;
-    let revision = bank.status()?["revision"].as_u64().unwrap_or(0);
-    let tight = original
-        .replace("context.request.body.amount <= context.user.limit", "context.request.body.amount * 2 <= context.user.limit");
-    anyhow::ensure!(tight != original, "the rule that this step edits is not in `policies/payments.yaml`");
+    let before = pay(bank, &token, 800).await?;
     say("   `amount <= limit` becomes `amount * 2 <= limit`");
     let written = Instant::now();
-    replace(&file, &tight)?;
-    let status = bank
-        .until("the edit in force at every sidecar", |status| {
-            status["revision"].as_u64() > Some(revision) && bank.all_synced(status)
-        })
-        .await?;
-    let took = written.elapsed().as_millis();
-    let acked = status["publish_to_last_ack_ms"].as_u64().unwrap_or(0);
+    let status = edit(bank, &tight).await?;
     let seen = format!(
-        "revision {} at 4 of 4 sidecars {took} ms after the write ({acked} ms from publish to last ack)",
-        status["revision"]
+        "revision {} at {} of 4 sidecars {} ms after the write ({} ms from publish to last ack)",
+        status["revision"],
+        workloads(&status).iter().filter(|each| each["state"] == "SYNCED").count(),
+        written.elapsed().as_millis(),
+        status["publish_to_last_ack_ms"]
     );
-    report.promise("policy", "in force at every sidecar", &seen, true);
-    let after = pay(800).await?;
+    report.promise("policy", "in force at every sidecar", &seen, bank.all_synced(&status));
+    let after = pay(bank, &token, 800).await?;
     let seen = format!("800 before: {}, after: {}", before.short(), after.short());
     report.promise("policy", "the edit decides", &seen, before.status == 201 && after.status == 403);
 
+    broken_edit(bank, report, &tight).await?;
+    let (large, small) = (pay(bank, &token, 800).await?, pay(bank, &token, 400).await?);
+    let seen = format!("800: {}, 400: {}", large.short(), small.short());
+    report.promise("policy", "the last good policy stays", &seen, large.status == 403 && small.status == 201);
+
+    let status = edit(bank, &original).await?;
+    let restored = pay(bank, &token, 800).await?;
+    let is_kept = restored.status == 201 && status["errors"] == json!([]);
+    report.promise("policy", "the original is back in force", &format!("800: {}", restored.short()), is_kept);
+    Ok(())
+}
+
+/// One transfer by tina from where she may make it.
+async fn pay(bank: &Bank, token: &str, amount: i64) -> anyhow::Result<client::Answer> {
+    client::call(GERMANY, bank.web(), Method::POST, "/transfers", Some(token), &transfer(amount)).await
+}
+
+/// Writes a good text, and waits until every sidecar has it.
+async fn edit(bank: &Bank, text: &str) -> anyhow::Result<Value> {
+    let revision = bank.status().await?["revision"].as_u64().context("the control plane is away")?;
+    replace(&bank.mesh_dir().join(EDITED_FILE), text)?;
+    let is_in_force = |status: &Value| status["revision"].as_u64() > Some(revision) && bank.all_synced(status);
+    bank.until("the edit in force at every sidecar", is_in_force).await
+}
+
+/// Writes a text with a misspelt attribute: the error must say where, and what is wrong.
+async fn broken_edit(bank: &Bank, report: &mut Report, good: &str) -> anyhow::Result<()> {
     say("   then a broken edit: `context.user.limt`");
-    replace(&file, &tight.replace("context.user.limit", "context.user.limt"))?;
+    replace(&bank.mesh_dir().join(EDITED_FILE), &good.replace("context.user.limit", "context.user.limt"))?;
     let status = bank.until("the error", |status| status["errors"].as_array().is_some_and(|list| !list.is_empty())).await?;
     let error = &status["errors"][0];
-    let place = format!("{}:{}", error["file"].as_str().unwrap_or_default(), error["line"]);
     let message = error["message"].as_str().unwrap_or_default();
-    let lines: Vec<usize> =
-        tight.lines().enumerate().filter(|(_, line)| line.contains("context.user.limit")).map(|(row, _)| row + 1).collect();
-    let is_kept = error["file"] == "policies/payments.yaml"
-        && message.contains("limt")
-        && error["line"].as_u64().is_some_and(|line| lines.iter().any(|row| u64::try_from(*row).ok() == Some(line)));
-    report.promise("policy", "a broken edit is refused", &format!("{place}: {message}"), is_kept);
-    let (large, small) = (pay(800).await?, pay(400).await?);
-    let seen = format!("800: {}, 400: {}", large.short(), small.short());
-    report.promise("policy", "the last good policy stays in force", &seen, large.status == 403 && small.status == 201);
-
-    let revision = bank.status()?["revision"].as_u64().unwrap_or(0);
-    replace(&file, &original)?;
-    bank.until("the original again", |status| {
-        status["revision"].as_u64() > Some(revision) && bank.all_synced(status) && status["errors"] == json!([])
-    })
-    .await?;
+    let line = error["line"].as_u64().and_then(|line| usize::try_from(line).ok());
+    let is_line =
+        line.and_then(|line| good.lines().nth(line.checked_sub(1)?)).is_some_and(|it| it.contains("context.user.limit"));
+    let seen = format!("{}:{}: {message}", error["file"].as_str().unwrap_or_default(), error["line"]);
+    report.promise(
+        "policy",
+        "a broken edit is refused",
+        &seen,
+        error["file"] == EDITED_FILE && is_line && message.contains("limt"),
+    );
     Ok(())
 }
 
@@ -183,7 +185,7 @@ pub(crate) async fn rotation(bank: &Bank, report: &mut Report) -> anyhow::Result
         let mut serials: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let deadline = Instant::now() + ROTATION_TIME;
         while Instant::now() < deadline {
-            for each in workloads(&bank.status()?) {
+            for each in workloads(&bank.status().await?) {
                 if let (Some(name), Some(serial)) = (each["name"].as_str(), each["serial"].as_str()) {
                     serials.entry(name.to_owned()).or_default().insert(serial.to_owned());
                 }
@@ -214,7 +216,7 @@ pub(crate) async fn control_plane(bank: &Bank, report: &mut Report) -> anyhow::R
     let outage = async {
         kill(bank.control_pid()?)?;
         sleep(Duration::from_millis(200)).await;
-        let away = bank.status()?.is_null();
+        let away = bank.status().await?.is_null();
         say("   killed; `rondel up` starts it again in 3 s; transfers go on meanwhile");
         let back = bank.until("all sidecars reconnected", |status| bank.all_synced(status)).await?;
         let reconnected = killed.elapsed();
@@ -228,8 +230,9 @@ pub(crate) async fn control_plane(bank: &Bank, report: &mut Report) -> anyhow::R
     let seen = format!("{connected} of 4 after {:.1} s", reconnected.as_secs_f64());
     report.promise("control", "everything reconnects", &seen, connected == 4);
     let after = std::fs::read(&root).context("read the trust root")?;
-    let print: String = identity::sha256(&after).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    report.promise("control", "same trust root", &format!("SHA-256 {print}… before and after"), before == after);
+    let print = |bundle: &[u8]| identity::sha256(bundle).iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let seen = format!("SHA-256 {}… before, {}… after", print(&before), print(&after));
+    report.promise("control", "same trust root", &seen, before == after);
     Ok(())
 }
 
