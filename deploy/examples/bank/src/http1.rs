@@ -135,7 +135,8 @@ mod tests {
     #[tokio::test]
     async fn a_service_listens_on_loopback_alone() {
         let answer = |_: Asked| async { Answer::error(StatusCode::OK, "") };
-        let error = serve(([0, 0, 0, 0], 0).into(), answer).await.expect_err("refused");
+        let served = timeout(Duration::from_secs(5), serve(([0, 0, 0, 0], 0).into(), answer)).await;
+        let error = served.expect("refused at once").expect_err("refused");
         assert!(error.to_string().contains("loopback"), "{error}");
     }
 }

@@ -47,13 +47,14 @@ async fn main() -> ExitCode {
 /// Everything, from the start of the mesh to its end; true if every promise was kept. The mesh ends when this does, whatever
 /// way it ends.
 async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
-    let mut bank = tokio::select! {
+    let bank = tokio::select! {
         started = Bank::start(&arguments.mesh, arguments.port_offset) => started?,
         () = interrupted() => bail!("interrupted"),
     };
     let mut report = Report::default();
     let walked = tokio::select! {
         walked = walk(&bank, &mut report) => walked,
+        ended = bank.ended() => Err(anyhow!("the mesh ended by itself: {ended}")),
         () = interrupted() => Err(anyhow!("interrupted")),
     };
     if let Err(error) = &walked {
@@ -65,7 +66,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         bank.print_addresses();
         tokio::select! {
             () = interrupted() => say("\nending"),
-            ended = bank.ended() => bail!("the mesh ended by itself: {ended}"),
+            ended = bank.ended() => bail!("the mesh ended by itself: {ended}; the end of what it printed:{}", bank.log_tail()),
         }
     }
     bank.stop().await;

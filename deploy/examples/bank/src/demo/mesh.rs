@@ -5,6 +5,7 @@ use crate::files::{self, SHORT_LIFETIME};
 use crate::report::{quote, say};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ const TAIL_LINES: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Bank {
     dir: tempfile::TempDir,
-    up: Child,
+    up: RefCell<Child>,
     offset: u16,
 }
 
@@ -54,23 +55,24 @@ impl Bank {
         command.arg("up").arg(dir.path().join("mesh")).arg("--control-listen").arg(at(CONTROL_PORT, offset).to_string());
         // A group of its own: Ctrl-C at the terminal reaches this process, which takes the mesh down once and in order.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        let mut bank = Self { up: command.spawn().context("start `rondel up`")?, dir, offset };
+        let up = RefCell::new(command.spawn().context("start `rondel up`")?);
+        let bank = Self { dir, up, offset };
         bank.wait_until_up().await?;
         Ok(bank)
     }
 
-    async fn wait_until_up(&mut self) -> anyhow::Result<()> {
+    async fn wait_until_up(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
         let mut told = 0;
         loop {
             // Before the log is read, so that the last words of a child that has ended are among what is told.
-            let ended = self.up.try_wait();
+            let ended = self.exit_status();
             let log = self.log();
             for line in log.lines().skip(told) {
                 quote(3, line);
                 told += 1;
             }
-            if let Ok(Some(status)) = ended {
+            if let Some(status) = ended {
                 bail!("`rondel up` ended with {status}");
             }
             if self.state().join("up.json").exists() && self.all_synced(&self.status().await?) && self.answers().await {
@@ -193,41 +195,50 @@ impl Bank {
         say("    -H \"Authorization: Bearer $TOKEN\" -H 'Content-Type: application/json' \\");
         say("    -d '{\"from\":\"alice\",\"to\":\"bob\",\"amount\":250,\"currency\":\"EUR\"}'");
         say(&format!("  export RONDEL_STATE={}", self.state().display()));
+        if let Some(folder) = program("rondel").ok().as_deref().and_then(Path::parent) {
+            say(&format!("  export PATH=$PATH:{}", folder.display()));
+        }
         say("  rondel status");
         say("  rondel authz decisions --denied");
-        say("  rondel authz explain ID");
+        say("  rondel authz explain ID      (the x-rondel-decision of a refusal: make the amount 5000)");
     }
 
     /// Waits until `rondel up` ends by itself.
-    pub(crate) async fn ended(&mut self) -> String {
+    pub(crate) async fn ended(&self) -> String {
         loop {
-            if let Ok(Some(status)) = self.up.try_wait() {
-                return format!("{status}; the end of what it printed:{}", self.log_tail());
+            if let Some(status) = self.exit_status() {
+                return status.to_string();
             }
             sleep(Duration::from_millis(200)).await;
         }
     }
 
     /// Takes the mesh down and waits for it.
-    pub(crate) async fn stop(&mut self) {
+    pub(crate) async fn stop(&self) {
         self.terminate();
         let deadline = Instant::now() + STOP_DEADLINE;
-        while matches!(self.up.try_wait(), Ok(None)) && Instant::now() < deadline {
+        while self.exit_status().is_none() && Instant::now() < deadline {
             sleep(LOOK_EVERY).await;
         }
         self.kill();
     }
 
     /// Ends `rondel up` if it still runs. Its children die with it: it started them through `exec-child`.
-    fn kill(&mut self) {
-        if matches!(self.up.try_wait(), Ok(None)) {
-            let _gone = self.up.kill();
-            let _ended = self.up.wait();
+    fn kill(&self) {
+        if self.exit_status().is_none() {
+            let mut up = self.up.borrow_mut();
+            let _gone = up.kill();
+            let _ended = up.wait();
         }
     }
 
+    /// How `rondel up` ended, if it has.
+    fn exit_status(&self) -> Option<ExitStatus> {
+        self.up.borrow_mut().try_wait().ok().flatten()
+    }
+
     fn terminate(&self) {
-        let pid = i32::try_from(self.up.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let pid = i32::try_from(self.up.borrow().id()).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
             // It may have ended already.
             let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -237,10 +248,10 @@ impl Bank {
 
 impl Drop for Bank {
     fn drop(&mut self) {
-        if matches!(self.up.try_wait(), Ok(None)) {
+        if self.exit_status().is_none() {
             self.terminate();
             let deadline = std::time::Instant::now() + STOP_DEADLINE;
-            while matches!(self.up.try_wait(), Ok(None)) && std::time::Instant::now() < deadline {
+            while self.exit_status().is_none() && std::time::Instant::now() < deadline {
                 // A destructor cannot await.
                 std::thread::park_timeout(LOOK_EVERY);
             }
