@@ -8,7 +8,7 @@ use crate::operator::{self, DEADLINE, Where};
 use crate::output::Output;
 use anyhow::{Context, bail};
 use child::{Kind, Supervised};
-use config::{Mesh, Workload};
+use config::{Call, Mesh, Workload};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -128,7 +128,8 @@ fn addresses(mesh: &Mesh) -> Vec<(SocketAddr, String)> {
         let name = &workload.name;
         all.push((workload.admin, format!("admin port of {name}")));
         all.extend(workload.inbound.iter().map(|inbound| (inbound.listen, format!("inbound port of {name}"))));
-        all.extend(workload.upstreams.iter().map(|up| (up.listen, format!("port of {name} for {}", up.service))));
+        let call = |up: &Call| Some((up.listen?, format!("port of {name} for {}", up.service)));
+        all.extend(workload.upstreams.iter().filter_map(call));
     }
     all
 }

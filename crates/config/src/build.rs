@@ -1,14 +1,13 @@
 //! From documents to a mesh: every reference resolved, every value in range, every policy compiled. Reports all errors at once.
 
 use crate::error::{ConfigError, suggestion};
-use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
+use crate::mesh::{Mesh, Process, SelectedPolicy, Settings};
 use crate::source::{Document, Source, documents};
-use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, WorkloadSpec, Written, at};
+use crate::workload;
+use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, Written, at};
 use model::authz::AttributeType;
 use model::ids;
-use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer, Upstream,
-};
+use model::snapshot::{AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, JwtAlgorithm, KeySource, Protocol, TokenIssuer};
 use model::{Limit, Limits, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use serde_saphyr::{Location, Spanned};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,17 +21,18 @@ const ERRORS_MAX: usize = 100;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The errors so far. Checking goes on after one, so that a user mends them all at once.
-struct Errors(Vec<ConfigError>);
+#[derive(Default)]
+pub(crate) struct Errors(Vec<ConfigError>);
 
 impl Errors {
-    fn at(&mut self, document: Document<'_>, location: Location, message: impl Display) {
+    pub(crate) fn at(&mut self, document: Document<'_>, location: Location, message: impl Display) {
         if self.0.len() < ERRORS_MAX {
             self.0.push(at(document, location, message.to_string()));
         }
     }
 
     /// The value, or `None` and one more error.
-    fn take<T, E: Display>(&mut self, document: Document<'_>, location: Location, outcome: Result<T, E>) -> Option<T> {
+    pub(crate) fn take<T, E: Display>(&mut self, document: Document<'_>, location: Location, outcome: Result<T, E>) -> Option<T> {
         outcome.map_err(|error| self.at(document, location, error)).ok()
     }
 }
@@ -68,22 +68,31 @@ pub fn parse(sources: &[Source]) -> Result<Mesh, Vec<ConfigError>> {
 
 fn build(resources: &[Resource<'_>], sources: &[Source], errors: &mut Errors) -> Option<Mesh> {
     let settings = the_mesh(resources, sources, errors)?;
-    let (settings, country) = settings_of(settings, errors)?;
+    let (settings, spec) = settings_of(settings, errors)?;
     let domain = settings.trust_domain.clone();
     let mut mesh = Mesh { settings, workloads: Vec::new(), issuers: Vec::new(), policies: Vec::new() };
     for resource in resources {
         match resource {
             Resource::Mesh(_) => {}
-            Resource::Workload(written) => mesh.workloads.extend(workload(written, &domain, errors)),
+            Resource::Workload(written) => mesh.workloads.extend(workload::workload(written, &domain, errors)),
+            Resource::Authentication(_) => {}
             Resource::Issuer(written) => mesh.issuers.extend(issuer(written, errors)),
             Resource::Policy(written) => mesh.policies.extend(policy(written, errors)),
         }
     }
     mesh.workloads.sort_by(|one, other| one.name.cmp(&other.name));
     mesh.issuers.sort_by(|one, other| one.name.cmp(&other.name));
+    let mut said = BTreeMap::new();
+    for resource in resources {
+        if let Resource::Authentication(written) = resource {
+            workload::authenticate(&mut mesh, written, &mut said, errors);
+        }
+    }
     references(&mesh, resources, errors);
     issuers_agree(&mesh, resources, errors);
-    mesh.settings.country = country.and_then(|(document, country)| resolve_country(&mesh, document, country, errors));
+    let (document, spec) = spec;
+    mesh.settings.country = spec.country.as_ref().and_then(|country| resolve_country(&mesh, document, country, errors));
+    mesh.settings.forwarders = identities(&mesh, document, &spec.forwarders, errors);
     Some(mesh)
 }
 
@@ -91,7 +100,7 @@ fn build(resources: &[Resource<'_>], sources: &[Source], errors: &mut Errors) ->
 fn the_mesh<'a, 'b>(resources: &'b [Resource<'a>], sources: &[Source], errors: &mut Errors) -> Option<&'b Written<'a, MeshSpec>> {
     let mut found = resources.iter().filter_map(|resource| match resource {
         Resource::Mesh(written) => Some(written.as_ref()),
-        Resource::Workload(_) | Resource::Issuer(_) | Resource::Policy(_) => None,
+        Resource::Workload(_) | Resource::Issuer(_) | Resource::Policy(_) | Resource::Authentication(_) => None,
     });
     let first = found.next();
     for other in found {
@@ -118,6 +127,7 @@ fn names_are_unique(resources: &[Resource<'_>], errors: &mut Errors) {
             Resource::Workload(written) => ("Workload", &written.metadata, written.document),
             Resource::Issuer(written) => ("TokenIssuer", &written.metadata, written.document),
             Resource::Policy(written) => ("AuthorizationPolicy", &written.metadata, written.document),
+            Resource::Authentication(written) => ("PeerAuthentication", &written.metadata, written.document),
         };
         let namespace = metadata.namespace.as_ref().map_or("", |namespace| namespace.value.as_str());
         let name = format!("{namespace}/{}", metadata.name.value);
@@ -128,7 +138,7 @@ fn names_are_unique(resources: &[Resource<'_>], errors: &mut Errors) {
                 format!("a second `{kind}` of the name `{}`; the first stands at {first}", ids::printable(&metadata.name.value));
             errors.at(document, metadata.name.defined, message);
         }
-        if namespace.is_empty() && matches!(kind, "Workload" | "AuthorizationPolicy") {
+        if namespace.is_empty() && matches!(kind, "Workload" | "AuthorizationPolicy" | "PeerAuthentication") {
             errors.at(document, metadata.name.defined, format!("a `{kind}` needs `metadata.namespace`"));
         }
         if !namespace.is_empty() && matches!(kind, "MeshConfig" | "TokenIssuer") {
@@ -137,9 +147,10 @@ fn names_are_unique(resources: &[Resource<'_>], errors: &mut Errors) {
     }
 }
 
-type CountrySpec<'a, 'b> = Option<(Document<'a>, &'b yaml::Country)>;
+/// What can be resolved only when all workloads are known.
+type Unresolved<'a, 'b> = (Document<'a>, &'b MeshSpec);
 
-fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) -> Option<(Settings, CountrySpec<'a, 'b>)> {
+fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) -> Option<(Settings, Unresolved<'a, 'b>)> {
     let (document, spec) = (written.document, &written.spec);
     let trust_domain = errors.take(document, spec.trust_domain.defined, TrustDomain::parse(&spec.trust_domain.value));
     let certificates = &spec.certificates;
@@ -162,6 +173,7 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
             }
         }
     }
+    let egress = egress(document, spec.egress.as_ref(), errors);
     let processes = spec.processes.iter().filter_map(|each| process(document, each, errors)).collect();
     let settings = Settings {
         name: written.metadata.name.value.clone(),
@@ -170,10 +182,12 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
         authority_lifetime: authority,
         connection_age_max: age,
         country: None,
+        forwarders: Vec::new(),
+        egress,
         limits,
         processes,
     };
-    Some((settings, spec.country.as_ref().map(|country| (document, country))))
+    Some((settings, (document, spec)))
 }
 
 fn process(document: Document<'_>, spec: &ProcessSpec, errors: &mut Errors) -> Option<Process> {
@@ -182,7 +196,7 @@ fn process(document: Document<'_>, spec: &ProcessSpec, errors: &mut Errors) -> O
     Some(Process { name: spec.name.value.clone(), command: spec.command.value.clone(), environment: spec.environment.clone() })
 }
 
-fn command(document: Document<'_>, command: &Spanned<Vec<String>>, errors: &mut Errors) -> Option<()> {
+pub(crate) fn command(document: Document<'_>, command: &Spanned<Vec<String>>, errors: &mut Errors) -> Option<()> {
     let is_good = command.value.first().is_some_and(|program| !program.is_empty());
     if !is_good {
         errors.at(document, command.defined, "a command needs at least the program's name");
@@ -238,23 +252,41 @@ fn resolve_country(mesh: &Mesh, document: Document<'_>, country: &yaml::Country,
     if header.is_empty() || !header.bytes().all(is_token) || header.starts_with("x-rondel-") {
         errors.at(document, country.header.defined, format!("`{}` cannot be the header of the country", ids::printable(&header)));
     }
-    let mut trusted = Vec::new();
-    for name in &country.trusted {
-        let Some(service) = errors.take(document, name.defined, ServiceName::parse(&name.value)) else { continue };
-        match mesh.workloads.iter().find(|workload| workload.service == service) {
-            Some(workload) => trusted.push(workload.identity.clone()),
-            None => errors.at(document, name.defined, no_service(mesh, &service)),
-        }
-    }
+    let trusted = identities(mesh, document, &country.trusted, errors);
     Some(CountryHeader { header, trusted })
 }
 
-fn no_service(mesh: &Mesh, service: &ServiceName) -> String {
+/// The identities of the workloads of these services.
+fn identities(mesh: &Mesh, document: Document<'_>, services: &[Spanned<String>], errors: &mut Errors) -> Vec<SpiffeId> {
+    let mut found = Vec::new();
+    for name in services {
+        let Some(service) = errors.take(document, name.defined, ServiceName::parse(&name.value)) else { continue };
+        match mesh.workloads.iter().find(|workload| workload.service == service) {
+            Some(workload) => found.push(workload.identity.clone()),
+            None => errors.at(document, name.defined, no_service(mesh, &service)),
+        }
+    }
+    found
+}
+
+fn egress(document: Document<'_>, written: Option<&Spanned<String>>, errors: &mut Errors) -> Egress {
+    match written.map(|written| (written, written.value.as_str())) {
+        None | Some((_, "allow")) => Egress::Allow,
+        Some((_, "refuse")) => Egress::Refuse,
+        Some((written, other)) => {
+            let message = format!("egress `{}` is not one of `allow` and `refuse`", ids::printable(other));
+            errors.at(document, written.defined, message);
+            Egress::Refuse
+        }
+    }
+}
+
+pub(crate) fn no_service(mesh: &Mesh, service: &ServiceName) -> String {
     let near = suggestion(service.as_str(), mesh.workloads.iter().map(|workload| workload.service.as_str()));
     format!("no workload of service `{service}`{near}")
 }
 
-fn address(document: Document<'_>, written: &Spanned<String>, errors: &mut Errors) -> Option<SocketAddr> {
+pub(crate) fn address(document: Document<'_>, written: &Spanned<String>, errors: &mut Errors) -> Option<SocketAddr> {
     let parsed = SocketAddr::from_str(&written.value).ok().filter(|address| address.port() != 0);
     if parsed.is_none() {
         let message = format!(
@@ -266,7 +298,7 @@ fn address(document: Document<'_>, written: &Spanned<String>, errors: &mut Error
     parsed
 }
 
-fn loopback(document: Document<'_>, written: &Spanned<String>, why: &str, errors: &mut Errors) -> Option<SocketAddr> {
+pub(crate) fn loopback(document: Document<'_>, written: &Spanned<String>, why: &str, errors: &mut Errors) -> Option<SocketAddr> {
     let parsed = address(document, written, errors)?;
     if !parsed.ip().is_loopback() {
         errors.at(document, written.defined, format!("`{parsed}` must be a loopback address: {why}"));
@@ -275,58 +307,21 @@ fn loopback(document: Document<'_>, written: &Spanned<String>, why: &str, errors
     Some(parsed)
 }
 
-fn protocol(document: Document<'_>, written: &Spanned<String>, errors: &mut Errors) -> Option<Protocol> {
+/// The declared protocol; none declared means that it is detected.
+pub(crate) fn protocol(document: Document<'_>, written: Option<&Spanned<String>>, errors: &mut Errors) -> Option<Protocol> {
+    let Some(written) = written else { return Some(Protocol::Detect) };
     match written.value.as_str() {
         "http" => Some(Protocol::Http),
         "tcp" => Some(Protocol::Tcp),
         other => {
-            let message = format!("protocol `{}` is not one of `http` (HTTP/1.1, HTTP/2, gRPC) and `tcp`", ids::printable(other));
+            let message = format!(
+                "protocol `{}` is not one of `http` (HTTP/1.1, HTTP/2, gRPC) and `tcp`; left out, it is detected",
+                ids::printable(other)
+            );
             errors.at(document, written.defined, message);
             None
         }
     }
-}
-
-fn workload(written: &Written<'_, WorkloadSpec>, domain: &TrustDomain, errors: &mut Errors) -> Option<Workload> {
-    let (document, spec, name) = (written.document, &written.spec, &written.metadata.name);
-    let namespace = written.metadata.namespace.as_ref()?;
-    let account = spec.account.as_ref().unwrap_or(name);
-    let named = errors.take(document, name.defined, WorkloadName::new(&namespace.value, &name.value));
-    let service = errors.take(document, account.defined, ServiceName::new(&namespace.value, &account.value));
-    let admin = loopback(document, &spec.admin, "it has no authentication", errors);
-    let mut inbound = Vec::new();
-    for each in &spec.inbound {
-        let (listen, protocol) = (address(document, &each.listen, errors), protocol(document, &each.protocol, errors));
-        let application =
-            loopback(document, &each.application, "the application must not be reachable around its sidecar", errors);
-        if let (Some(listen), Some(application), Some(protocol)) = (listen, application, protocol) {
-            inbound.push(Inbound { listen, application, protocol });
-        }
-    }
-    let mut upstreams = Vec::new();
-    for each in &spec.upstreams {
-        let service = errors.take(document, each.service.defined, ServiceName::parse(&each.service.value));
-        let listen = loopback(document, &each.listen, "whoever reaches it speaks with this workload's identity", errors);
-        if let (Some(service), Some(listen), Some(protocol)) = (service, listen, protocol(document, &each.protocol, errors)) {
-            upstreams.push(Upstream { service, listen, protocol, endpoints: Vec::new() });
-        }
-    }
-    let run = match &spec.run {
-        Some(run) => command(document, &run.command, errors).map(|()| Process {
-            name: name.value.clone(),
-            command: run.command.value.clone(),
-            environment: run.environment.clone(),
-        }),
-        None => None,
-    };
-    let (named, service) = (named?, service?);
-    let (space, account) = service.as_str().split_once('/')?;
-    let identity: SpiffeId = errors.take(document, account_place(written), SpiffeId::workload(domain, space, account))?;
-    Some(Workload { name: named, identity, admin: admin?, inbound, upstreams, run, service })
-}
-
-fn account_place(written: &Written<'_, WorkloadSpec>) -> Location {
-    written.spec.account.as_ref().map_or(written.metadata.name.defined, |account| account.defined)
 }
 
 fn issuer(written: &Written<'_, IssuerSpec>, errors: &mut Errors) -> Option<TokenIssuer> {
@@ -446,10 +441,10 @@ fn text_line(document: Document<'_>, location: Location) -> u32 {
 
 /// Upstreams lead to services that exist and carry the protocol, selectors select somebody, and no address is used twice.
 fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
-    let mut taken: BTreeMap<SocketAddr, String> = BTreeMap::new();
+    let mut taken = workload::Taken::new();
     for resource in resources {
         match resource {
-            Resource::Workload(written) => workload_references(mesh, written, &mut taken, errors),
+            Resource::Workload(written) => workload::references(mesh, written, &mut taken, errors),
             Resource::Policy(written) => {
                 let (Some(namespace), Some(selector)) = (&written.metadata.namespace, &written.spec.selector) else { continue };
                 let wanted = format!("{}/{}", namespace.value, selector.account.value);
@@ -460,44 +455,7 @@ fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
                     errors.at(written.document, selector.account.defined, message);
                 }
             }
-            Resource::Mesh(_) | Resource::Issuer(_) => {}
-        }
-    }
-}
-
-fn workload_references(
-    mesh: &Mesh,
-    written: &Written<'_, WorkloadSpec>,
-    taken: &mut BTreeMap<SocketAddr, String>,
-    errors: &mut Errors,
-) {
-    let (document, spec) = (written.document, &written.spec);
-    let own = written.metadata.name.value.as_str();
-    let mut take = |address: &Spanned<String>, what: String, errors: &mut Errors| {
-        let Ok(parsed) = SocketAddr::from_str(&address.value) else { return };
-        if let Some(other) = taken.insert(parsed, what.clone()) {
-            errors.at(document, address.defined, format!("{parsed} ({what}) is used already: {other}"));
-        }
-    };
-    take(&spec.admin, format!("admin port of {own}"), errors);
-    for each in &spec.inbound {
-        take(&each.listen, format!("inbound port of {own}"), errors);
-    }
-    for each in &spec.upstreams {
-        take(&each.listen, format!("port of {own} for {}", each.service.value), errors);
-        let Ok(service) = ServiceName::parse(&each.service.value) else { continue };
-        let instances: Vec<&Workload> = mesh.workloads.iter().filter(|workload| workload.service == service).collect();
-        if instances.is_empty() {
-            errors.at(document, each.service.defined, no_service(mesh, &service));
-        } else if !instances
-            .iter()
-            .any(|workload| workload.inbound.iter().any(|inbound| inbound.protocol.as_str() == each.protocol.value))
-        {
-            let message = format!(
-                "no workload of service `{service}` has an inbound port with protocol `{}`",
-                ids::printable(&each.protocol.value)
-            );
-            errors.at(document, each.protocol.defined, message);
+            Resource::Mesh(_) | Resource::Issuer(_) | Resource::Authentication(_) => {}
         }
     }
 }

@@ -9,9 +9,10 @@ mod mesh;
 mod source;
 #[cfg(test)]
 mod tests;
+mod workload;
 mod yaml;
 
 pub use build::parse;
 pub use error::ConfigError;
-pub use mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
+pub use mesh::{Call, Mesh, Process, SelectedPolicy, Settings, Workload};
 pub use source::{Source, read};

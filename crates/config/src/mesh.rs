@@ -1,6 +1,8 @@
 //! The mesh that the configuration describes, and the plan of one workload's snapshot.
 
-use model::snapshot::{AuthorizationPolicy, CountryHeader, Endpoint, Inbound, Protocol, TokenIssuer, TrustBundle, Upstream};
+use model::snapshot::{
+    AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, Protocol, TokenIssuer, TrustBundle, Upstream,
+};
 use model::{Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,6 +36,10 @@ pub struct Settings {
     pub connection_age_max: Duration,
     /// Where a call's country is read from.
     pub country: Option<CountryHeader>,
+    /// Whose `x-forwarded-for` is believed.
+    pub forwarders: Vec<SpiffeId>,
+    /// What becomes of captured connections that lead to no upstream.
+    pub egress: Egress,
     /// The bounds in force.
     pub limits: Limits,
     /// What `rondel up` runs outside the mesh.
@@ -60,14 +66,37 @@ pub struct Workload {
     pub service: ServiceName,
     /// Its SPIFFE ID.
     pub identity: SpiffeId,
+    /// Whether its traffic is redirected to its sidecar.
+    pub captured: bool,
     /// The admin port of its sidecar.
     pub admin: SocketAddr,
     /// Where peers reach the application.
     pub inbound: Vec<Inbound>,
-    /// What the application calls; the endpoints are filled in by [`Mesh::snapshot`].
-    pub upstreams: Vec<Upstream>,
+    /// What the application calls.
+    pub upstreams: Vec<Call>,
     /// What `rondel up` runs beside the sidecar.
     pub run: Option<Process>,
+}
+
+/// A service that the application of a workload calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The called service.
+    pub service: ServiceName,
+    /// Where the application calls it; `None` where it calls the endpoints' own addresses, which only capture can see.
+    pub listen: Option<SocketAddr>,
+    /// The called port; `None` calls every port of the protocol.
+    pub port: Option<u16>,
+    /// The declared protocol; `None` takes what the called ports declare.
+    pub protocol: Option<Protocol>,
+}
+
+impl Call {
+    /// Whether it reaches this port.
+    pub fn reaches(&self, inbound: &Inbound) -> bool {
+        self.port.is_none_or(|port| port == inbound.listen.port())
+            && self.protocol.is_none_or(|protocol| protocol == inbound.protocol || inbound.protocol == Protocol::Detect)
+    }
 }
 
 /// An authorization policy and whom it selects.
@@ -99,10 +128,6 @@ impl Mesh {
     /// Plans what one workload's sidecar works from: only what it needs. `None` if there is no such workload.
     pub fn snapshot(&self, workload: &WorkloadName, revision: Revision, bundles: &[TrustBundle]) -> Option<Snapshot> {
         let workload = self.workloads.iter().find(|each| each.name == *workload)?;
-        let upstream = |upstream: &Upstream| Upstream {
-            endpoints: self.endpoints(&upstream.service, upstream.protocol),
-            ..upstream.clone()
-        };
         Some(Snapshot {
             revision,
             workload: workload.name.clone(),
@@ -110,28 +135,67 @@ impl Mesh {
             service: workload.service.clone(),
             bundles: sorted(bundles, |bundle| bundle.trust_domain.to_string()),
             inbound: workload.inbound.clone(),
-            upstreams: sorted(&workload.upstreams.iter().map(upstream).collect::<Vec<_>>(), |up| {
-                format!("{}@{}", up.service, up.listen)
-            }),
+            upstreams: self.upstreams(workload),
             issuers: self.issuers.clone(),
             policies: self.policies_of(workload),
             country: self.settings.country.clone(),
+            forwarders: self.settings.forwarders.clone(),
+            captured: workload.captured,
+            egress: self.settings.egress,
             connection_age_max: self.settings.connection_age_max,
             limits: self.settings.limits.clone(),
         })
     }
 
-    /// Every inbound listener of this protocol of every workload of the service.
-    fn endpoints(&self, service: &ServiceName, protocol: Protocol) -> Vec<Endpoint> {
-        let instances = self.workloads.iter().filter(|workload| workload.service == *service);
-        let mut endpoints: Vec<Endpoint> = instances
-            .flat_map(|workload| {
-                let carried = workload.inbound.iter().filter(move |inbound| inbound.protocol == protocol);
-                carried.map(|inbound| Endpoint { address: inbound.listen, identity: workload.identity.clone() })
-            })
-            .collect();
-        endpoints.sort();
-        endpoints
+    /// What a workload's calls lead to, in the order in which they travel.
+    fn upstreams(&self, workload: &Workload) -> Vec<Upstream> {
+        let mut upstreams: Vec<Upstream> = workload.upstreams.iter().flat_map(|call| self.reached(call)).collect();
+        upstreams.sort_by_key(|up| match up.listen {
+            Some(listen) => format!("{}@{listen}", up.service),
+            None => format!("{}@{}", up.service, up.protocol.as_str()),
+        });
+        // Two calls without an address of their own may reach the same ports.
+        let mut merged: Vec<Upstream> = Vec::with_capacity(upstreams.len());
+        for upstream in upstreams {
+            match merged.last_mut() {
+                Some(last)
+                    if last.listen.is_none() && (&last.service, last.protocol) == (&upstream.service, upstream.protocol) =>
+                {
+                    last.endpoints.extend(upstream.endpoints);
+                    last.endpoints.sort();
+                    last.endpoints.dedup();
+                }
+                Some(_) | None => merged.push(upstream),
+            }
+        }
+        merged
+    }
+
+    /// One upstream per protocol of the reached ports; exactly one where the application calls an address of its own.
+    fn reached(&self, call: &Call) -> Vec<Upstream> {
+        let upstream = |protocol: Protocol, endpoints: Vec<Endpoint>| Upstream {
+            service: call.service.clone(),
+            listen: call.listen,
+            protocol,
+            endpoints,
+        };
+        let instances = self.workloads.iter().filter(|workload| workload.service == call.service);
+        let mut endpoints: BTreeMap<&str, (Protocol, Vec<Endpoint>)> = BTreeMap::new();
+        for instance in instances {
+            for inbound in instance.inbound.iter().filter(|inbound| call.reaches(inbound)) {
+                let protocol = call.protocol.unwrap_or(inbound.protocol);
+                let endpoint = Endpoint { address: inbound.listen, identity: instance.identity.clone() };
+                endpoints.entry(protocol.as_str()).or_insert((protocol, Vec::new())).1.push(endpoint);
+            }
+        }
+        if endpoints.is_empty() {
+            return vec![upstream(call.protocol.unwrap_or(Protocol::Detect), Vec::new())];
+        }
+        let sorted = |(protocol, mut endpoints): (Protocol, Vec<Endpoint>)| {
+            endpoints.sort();
+            upstream(protocol, endpoints)
+        };
+        endpoints.into_values().map(sorted).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 /// The one version of the resources.
 const API_VERSION: &str = "rondel.dev/v1alpha1";
 /// The kinds that this version enforces.
-const KINDS: [&str; 4] = ["MeshConfig", "Workload", "TokenIssuer", "AuthorizationPolicy"];
+const KINDS: [&str; 5] = ["MeshConfig", "Workload", "PeerAuthentication", "TokenIssuer", "AuthorizationPolicy"];
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -55,6 +55,7 @@ pub(crate) enum Resource<'a> {
     Workload(Box<Written<'a, WorkloadSpec>>),
     Issuer(Box<Written<'a, IssuerSpec>>),
     Policy(Box<Written<'a, PolicySpec>>),
+    Authentication(Box<Written<'a, AuthenticationSpec>>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +65,9 @@ pub(crate) struct MeshSpec {
     #[serde(default)]
     pub(crate) certificates: Certificates,
     pub(crate) country: Option<Country>,
+    #[serde(default)]
+    pub(crate) forwarders: Vec<Spanned<String>>,
+    pub(crate) egress: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) limits: BTreeMap<String, Spanned<u64>>,
     #[serde(default)]
@@ -98,6 +102,8 @@ pub(crate) struct ProcessSpec {
 #[serde(deny_unknown_fields)]
 pub(crate) struct WorkloadSpec {
     pub(crate) account: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) captured: bool,
     pub(crate) admin: Spanned<String>,
     #[serde(default)]
     pub(crate) inbound: Vec<InboundSpec>,
@@ -110,16 +116,25 @@ pub(crate) struct WorkloadSpec {
 #[serde(deny_unknown_fields)]
 pub(crate) struct InboundSpec {
     pub(crate) listen: Spanned<String>,
-    pub(crate) application: Spanned<String>,
-    pub(crate) protocol: Spanned<String>,
+    pub(crate) application: Option<Spanned<String>>,
+    pub(crate) protocol: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct UpstreamSpec {
     pub(crate) service: Spanned<String>,
-    pub(crate) listen: Spanned<String>,
-    pub(crate) protocol: Spanned<String>,
+    pub(crate) listen: Option<Spanned<String>>,
+    pub(crate) port: Option<Spanned<u16>>,
+    pub(crate) protocol: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuthenticationSpec {
+    pub(crate) selector: Option<Selector>,
+    pub(crate) mode: Spanned<String>,
+    pub(crate) ports: Option<Spanned<Vec<Spanned<u16>>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -183,6 +198,7 @@ pub(crate) fn resource(document: Document<'_>) -> Result<Resource<'_>, ConfigErr
     match head.kind.value.as_str() {
         "MeshConfig" => whole(document).map(Box::new).map(Resource::Mesh),
         "Workload" => whole(document).map(Box::new).map(Resource::Workload),
+        "PeerAuthentication" => whole(document).map(Box::new).map(Resource::Authentication),
         "TokenIssuer" => whole(document).map(Box::new).map(Resource::Issuer),
         "AuthorizationPolicy" => whole(document).map(Box::new).map(Resource::Policy),
         other => {

@@ -48,6 +48,7 @@ pub struct Credentials {
     certified: Arc<SingleCertAndKey>,
     http: Arc<ServerConfig>,
     tcp: Arc<ServerConfig>,
+    any: Arc<ServerConfig>,
     control: Arc<ServerConfig>,
 }
 
@@ -93,8 +94,9 @@ impl Credentials {
         let server = |alpn: &[Alpn], svid| server_config(Arc::clone(&certified), Arc::clone(&bundles), alpn, svid);
         let http = server(&[Alpn::Http2, Alpn::Http1], ClientSvid::Required)?;
         let tcp = server(&[Alpn::Tcp], ClientSvid::Required)?;
+        let any = server(&[Alpn::Http2, Alpn::Http1, Alpn::Tcp], ClientSvid::Required)?;
         let control = server(&[Alpn::Http2], ClientSvid::Optional)?;
-        Ok(Self { svid, bundles, signer, certified, http, tcp, control })
+        Ok(Self { svid, bundles, signer, certified, http, tcp, any, control })
     }
 
     /// The own SVID.
@@ -117,6 +119,10 @@ impl Credentials {
 
     pub(crate) fn tcp(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.tcp)
+    }
+
+    pub(crate) fn any(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.any)
     }
 
     pub(crate) fn control(&self) -> Arc<ServerConfig> {

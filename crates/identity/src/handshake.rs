@@ -61,6 +61,8 @@ pub enum Serves {
     Http,
     /// Opaque bytes: `rondel-tcp`.
     Tcp,
+    /// Whichever of them the caller asks for.
+    Any,
 }
 
 impl From<Protocol> for Serves {
@@ -68,6 +70,7 @@ impl From<Protocol> for Serves {
         match protocol {
             Protocol::Http => Self::Http,
             Protocol::Tcp => Self::Tcp,
+            Protocol::Detect => Self::Any,
         }
     }
 }
@@ -195,6 +198,7 @@ where
     let config = match serves {
         Serves::Http => credentials.http(),
         Serves::Tcp => credentials.tcp(),
+        Serves::Any => credentials.any(),
     };
     let stream = within(deadline, accept_with(stream, config)).await?;
     let connection = stream.get_ref().1;

@@ -3,6 +3,7 @@
 use crate::ids::{ServiceName, SpiffeId};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -63,6 +64,51 @@ pub struct User {
     pub attributes: BTreeMap<String, AttributeValue>,
 }
 
+/// Who holds the connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Principal {
+    /// A workload, proven by its SVID.
+    Workload(SpiffeId),
+    /// A plaintext caller at a permissive port: nobody who proved anything.
+    Unauthenticated,
+}
+
+impl Principal {
+    /// The id of the policies' entity: the whole SPIFFE ID, or `unauthenticated`, which no SPIFFE ID can be.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Workload(id) => id.as_str(),
+            Self::Unauthenticated => "unauthenticated",
+        }
+    }
+
+    /// The workload, if one was proven.
+    pub const fn workload(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Workload(id) => Some(id),
+            Self::Unauthenticated => None,
+        }
+    }
+}
+
+impl From<SpiffeId> for Principal {
+    fn from(id: SpiffeId) -> Self {
+        Self::Workload(id)
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl serde::Serialize for Principal {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// Where a call comes from.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Source {
@@ -77,8 +123,8 @@ pub struct Source {
 /// For opaque TCP `action` is `connect`, `path` is `/`, `host` is empty, and there is neither user nor body.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct AuthzRequest {
-    /// The calling workload, proven by its SVID.
-    pub principal: SpiffeId,
+    /// The calling workload, proven by its SVID, or nobody who proved anything.
+    pub principal: Principal,
     /// The user of the verified token, if the request carried one.
     pub user: Option<Arc<User>>,
     /// The HTTP method as sent, or `connect`.

@@ -35,6 +35,10 @@ pub enum Limit {
     StreamsPerConnection,
     /// Open connections to one endpoint, per worker.
     ConnectionsPerEndpoint,
+    /// Inbound requests under way in the sidecar.
+    RequestsUnderWay,
+    /// Milliseconds that a request may wait for a place among them.
+    QueueMs,
     /// Milliseconds that open requests get to end after SIGTERM.
     DrainMs,
     /// Decision records that wait to be sent to the control plane.
@@ -57,7 +61,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in the order of the documentation.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::RequestHeadBytes,
         Self::RequestHeaders,
         Self::PolicyBodyBytes,
@@ -73,6 +77,8 @@ impl Limit {
         Self::OutboundConnections,
         Self::StreamsPerConnection,
         Self::ConnectionsPerEndpoint,
+        Self::RequestsUnderWay,
+        Self::QueueMs,
         Self::DrainMs,
         Self::DecisionQueue,
         Self::ConfigMessageBytes,
@@ -167,6 +173,16 @@ impl Limit {
             Self::StreamsPerConnection => ("streamsPerConnection", 256, 1, 10_000, "concurrent HTTP/2 streams of one connection"),
             Self::ConnectionsPerEndpoint => {
                 ("connectionsPerEndpoint", 1024, 1, 100_000, "open connections to one endpoint, per worker")
+            }
+            Self::RequestsUnderWay => (
+                "requestsUnderWay",
+                10_000,
+                1,
+                1_000_000,
+                "inbound requests under way in the sidecar; those beyond it wait `queueMs`, then get 503",
+            ),
+            Self::QueueMs => {
+                ("queueMs", 1000, 0, 60_000, "milliseconds that a request waits for a place among `requestsUnderWay`")
             }
             Self::DrainMs => ("drainMs", 10_000, 0, 3_600_000, "milliseconds that open requests get to end after SIGTERM"),
             Self::DecisionQueue => (

@@ -36,6 +36,10 @@ impl Side {
 pub enum Reason {
     /// A client spoke plaintext at a port that demands mutual TLS.
     PlaintextRefused,
+    /// A captured connection to a port of the application that the workload does not declare.
+    PortUnknown,
+    /// A connection to the sidecar's own port that no redirection brought there.
+    RedirectLoop,
     /// The peer presented no certificate.
     PeerCertificateMissing,
     /// The peer's chain does not lead to an authority of its trust domain.
@@ -100,6 +104,8 @@ pub enum Reason {
     NotPermitted,
     /// A policy failed while it was evaluated.
     PolicyError,
+    /// A captured connection that leads to no upstream, where `egress` is `refuse`.
+    EgressRefused,
     /// The upstream has no endpoint.
     UpstreamNoEndpoint,
     /// No connection to the upstream could be made.
@@ -136,8 +142,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 52] = [
         Self::PlaintextRefused,
+        Self::PortUnknown,
+        Self::RedirectLoop,
         Self::PeerCertificateMissing,
         Self::PeerUntrusted,
         Self::PeerExpired,
@@ -170,6 +178,7 @@ impl Reason {
         Self::DeniedByPolicy,
         Self::NotPermitted,
         Self::PolicyError,
+        Self::EgressRefused,
         Self::UpstreamNoEndpoint,
         Self::UpstreamConnect,
         Self::UpstreamReset,
@@ -221,6 +230,18 @@ impl Reason {
                 Caller,
                 "this port speaks mutual TLS only",
                 "call through a sidecar, or speak mutual TLS with an SVID of the mesh",
+            ),
+            Self::PortUnknown => (
+                "port_unknown",
+                Caller,
+                "nothing is offered at this port",
+                "declare the port in `inbound` of the workload, or exclude it from capture",
+            ),
+            Self::RedirectLoop => (
+                "redirect_loop",
+                Caller,
+                "this port takes redirected connections only",
+                "call the application's port, not the sidecar's; look at `rondel-proxy capture check`",
             ),
             Self::PeerCertificateMissing => {
                 ("peer_certificate_missing", Caller, "a client certificate is required", "present an X.509-SVID of the mesh")
@@ -376,6 +397,12 @@ impl Reason {
             Self::PolicyError => {
                 ("policy_error", Sidecar, "not allowed", "`rondel authz explain ID` shows the policy that failed and why")
             }
+            Self::EgressRefused => (
+                "egress_refused",
+                Caller,
+                "the destination is not in the mesh",
+                "declare it in `upstreams` of the workload, or set `egress: allow`",
+            ),
             Self::UpstreamNoEndpoint => (
                 "upstream_no_endpoint",
                 Control,

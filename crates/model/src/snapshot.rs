@@ -30,6 +30,13 @@ pub struct Snapshot {
     pub policies: Vec<AuthorizationPolicy>,
     /// Where a call's country is read from.
     pub country: Option<CountryHeader>,
+    /// The workloads whose `x-forwarded-for` and `x-forwarded-proto` are believed. From others they are replaced.
+    pub forwarders: Vec<SpiffeId>,
+    /// Whether the sidecar stands in the workload's own network namespace and its traffic is redirected to it: then nothing
+    /// listens at `inbound` and `upstreams`, and the original destination is looked up in them.
+    pub captured: bool,
+    /// What becomes of captured outbound connections that lead to no upstream.
+    pub egress: Egress,
     /// The age at which a connection between sidecars is ended gracefully.
     pub connection_age_max: Duration,
     /// The bounds in force.
@@ -52,14 +59,27 @@ pub enum Protocol {
     Http,
     /// Opaque TCP: decided once, as a connection with the action `connect`.
     Tcp,
+    /// Not declared. Who speaks first decides: what begins as a request of HTTP is HTTP, everything else is opaque TCP.
+    Detect,
+}
+
+/// What becomes of captured connections of the application that lead to no upstream of the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Egress {
+    /// They go on to where they were going, as they are, and are logged.
+    #[default]
+    Allow,
+    /// They are refused.
+    Refuse,
 }
 
 impl Protocol {
-    /// The word that a user writes: `http` or `tcp`.
+    /// The word that a user writes: `http` or `tcp`; `detect` where nothing is written.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Tcp => "tcp",
+            Self::Detect => "detect",
         }
     }
 }
@@ -73,6 +93,8 @@ pub struct Inbound {
     pub application: SocketAddr,
     /// What the port carries.
     pub protocol: Protocol,
+    /// Whether plaintext callers get in too, as the unauthenticated principal.
+    pub permissive: bool,
 }
 
 /// A service that the application calls, through a local port of the sidecar.
@@ -80,8 +102,9 @@ pub struct Inbound {
 pub struct Upstream {
     /// The called service.
     pub service: ServiceName,
-    /// Where the sidecar listens for the application, on loopback.
-    pub listen: SocketAddr,
+    /// Where the application calls it: on loopback a port of the sidecar, captured any address that means the service. `None`
+    /// where the application calls the endpoints' own addresses.
+    pub listen: Option<SocketAddr>,
     /// What the port carries.
     pub protocol: Protocol,
     /// Where the service's workloads are. May be empty: then calls get `upstream_no_endpoint`.

@@ -3,6 +3,7 @@
 use crate::slice::Wants;
 use crate::vocabulary::BodyShape;
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value};
+use model::SpiffeId;
 use model::authz::{AttributeType, AttributeValue, AuthzRequest, User};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr;
@@ -122,10 +123,11 @@ fn entity(id: EntityUid, attributes: HashMap<String, Value>, parents: HashSet<En
 }
 
 fn principal_attributes(request: &AuthzRequest) -> HashMap<String, Value> {
-    let id = &request.principal;
-    let mut attributes =
-        HashMap::from([("id".to_owned(), text(id.as_str())), ("trust_domain".to_owned(), text(id.trust_domain().as_str()))]);
-    if let Some((namespace, account)) = id.service().as_ref().and_then(|service| service.as_str().split_once('/')) {
+    let principal = &request.principal;
+    let domain = principal.workload().map_or("", |id| id.trust_domain().as_str());
+    let mut attributes = HashMap::from([("id".to_owned(), text(principal.as_str())), ("trust_domain".to_owned(), text(domain))]);
+    let service = principal.workload().and_then(SpiffeId::service);
+    if let Some((namespace, account)) = service.as_ref().and_then(|service| service.as_str().split_once('/')) {
         attributes.insert("namespace".to_owned(), text(namespace));
         attributes.insert("account".to_owned(), text(account));
     }

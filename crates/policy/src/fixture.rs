@@ -1,7 +1,7 @@
 //! The bank of the tests: its policies, its issuer, and requests to change one fact of.
 
 use crate::{Denied, Permit, Policies, PolicyError, compile, decide};
-use model::authz::{AttributeType, AttributeValue, AuthzRequest, Source, User};
+use model::authz::{AttributeType, AttributeValue, AuthzRequest, Principal, Source, User};
 use model::ids::{DecisionId, Revision, ServiceName, SpiffeId};
 use model::snapshot::{AuthorizationPolicy, ClaimMapping, JwtAlgorithm, KeySource, TokenIssuer};
 use model::time::Timestamp;
@@ -39,8 +39,8 @@ when { context.request.path == "/entries" };
 permit (principal == Workload::"spiffe://bank.example/ns/bank/sa/fraud", action == Action::"GET", resource);
 "#;
 
-pub(crate) fn id(account: &str) -> SpiffeId {
-    SpiffeId::parse(&format!("spiffe://bank.example/ns/bank/sa/{account}")).expect("account")
+pub(crate) fn id(account: &str) -> Principal {
+    SpiffeId::parse(&format!("spiffe://bank.example/ns/bank/sa/{account}")).expect("account").into()
 }
 
 pub(crate) fn shape(fields: &[(&str, AttributeType)]) -> BTreeMap<String, AttributeType> {

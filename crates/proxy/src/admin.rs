@@ -35,7 +35,7 @@ pub fn bind(shared: &Shared) -> Result<TcpListener, BindFailure> {
 pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, remote)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
@@ -44,7 +44,7 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
         tokio::spawn(async move {
             let _place = place;
             let service = service_fn(move |request| {
-                let response = respond(&request, &shared);
+                let response = respond(&request, &shared, remote.ip().to_canonical().is_loopback());
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
@@ -55,9 +55,16 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn respond(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+fn respond(request: &Request<Incoming>, shared: &Shared, is_local: bool) -> Response<Full<Bytes>> {
+    if request.method() == Method::POST && request.uri().path() == "/quit" {
+        if !is_local {
+            return text(StatusCode::FORBIDDEN, "text/plain", "only from this machine\n".to_owned());
+        }
+        shared.quit.notify_one();
+        return text(StatusCode::OK, "text/plain", "draining\n".to_owned());
+    }
     if request.method() != Method::GET {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned());
+        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET, and POST /quit\n".to_owned());
     }
     match request.uri().path() {
         "/metrics" => text(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.text()),
@@ -67,7 +74,7 @@ fn respond(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>
             let body = shared.active().map_or(serde_json::Value::Null, |active| describe(&active.snapshot));
             text(StatusCode::OK, "application/json", format!("{body:#}\n"))
         }
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "/metrics /ready /live /config\n".to_owned()),
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "/metrics /ready /live /config, and POST /quit\n".to_owned()),
     }
 }
 

@@ -1,23 +1,25 @@
-//! From an accepted socket to a served connection: handshake, protocol, and the ends that a connection may come to.
+//! A connection while it is served: its caller, its requests, and the ends that it may come to.
 
+use crate::accept::LAST_WORDS_DEADLINE;
 use crate::body::Body;
 use crate::clock;
 use crate::framing::{self, Rules};
-use crate::prefixed;
+use crate::prefixed::{self, Prefixed};
 use crate::reply;
 use crate::request;
 use crate::state::{Active, Shared};
 use crate::telemetry::access_log::{Direction, Entry};
-use crate::tunnel;
+use crate::upgrade::Switched;
 use crate::workers::Worker;
+use bytes::BytesMut;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use identity::handshake::{self, Alpn, HandshakeRefusal, Serves, VerifiedPeer};
-use model::snapshot::Protocol;
-use model::{Limit, Limits, Reason};
+use identity::handshake::VerifiedPeer;
+use model::{Limit, Limits, Principal};
+use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -25,7 +27,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 /// What is known of a connection for as long as it lives. A request takes everything else from the snapshot.
@@ -37,11 +38,24 @@ pub struct Connection {
     pub worker: Arc<Worker>,
     /// The other end.
     pub remote: SocketAddr,
-    /// The listener's address, by which the snapshot knows it.
+    /// Where the other end wanted to go, by which the snapshot knows it.
     pub local: SocketAddr,
-    /// The verified peer; `None` where the application beside us is the other end.
-    pub peer: Option<VerifiedPeer>,
+    /// Who holds the other end.
+    pub caller: Caller,
+    /// The switch to another protocol that an answer has granted; carried out when the HTTP library has let go of the connection.
+    pub switched: Mutex<Option<Box<Switched>>>,
     activity: Activity,
+}
+
+/// Who holds the other end of a connection.
+#[derive(Debug)]
+pub enum Caller {
+    /// A workload that proved its identity in this connection's handshake.
+    Peer(VerifiedPeer),
+    /// Somebody who spoke plaintext to a permissive port.
+    Plaintext,
+    /// The application beside this sidecar.
+    Application,
 }
 
 /// When something last moved, and how much is under way.
@@ -62,15 +76,34 @@ enum Ending {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(
-        shared: Arc<Shared>,
-        worker: Arc<Worker>,
-        remote: SocketAddr,
-        local: SocketAddr,
-        peer: Option<VerifiedPeer>,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, worker: Arc<Worker>, remote: SocketAddr, local: SocketAddr, caller: Caller) -> Self {
         let activity = Activity { started: Instant::now(), moved_ms: AtomicU64::new(0), requests: AtomicUsize::new(0) };
-        Self { shared, worker, remote, local, peer, activity }
+        Self { shared, worker, remote, local, caller, switched: Mutex::new(None), activity }
+    }
+
+    /// The verified peer, if there is one.
+    pub const fn peer(&self) -> Option<&VerifiedPeer> {
+        match &self.caller {
+            Caller::Peer(peer) => Some(peer),
+            Caller::Plaintext | Caller::Application => None,
+        }
+    }
+
+    /// Who calls, as the policies see it; `None` for the application, whose calls are decided where they arrive.
+    pub fn principal(&self) -> Option<Principal> {
+        match &self.caller {
+            Caller::Peer(peer) => Some(Principal::Workload(peer.id().clone())),
+            Caller::Plaintext => Some(Principal::Unauthenticated),
+            Caller::Application => None,
+        }
+    }
+
+    /// Which way its calls go.
+    pub const fn direction(&self) -> Direction {
+        match self.caller {
+            Caller::Peer(_) | Caller::Plaintext => Direction::Inbound,
+            Caller::Application => Direction::Outbound,
+        }
     }
 
     /// The protection space of challenges: the trust domain.
@@ -81,7 +114,7 @@ impl Connection {
     /// How long the connection may go on from now. Between sidecars it has a maximum age, so that a rotated or revoked identity
     /// does not live on in it, and it never outlives the certificate that opened it.
     pub fn age_max(&self, active: &Active) -> Option<Duration> {
-        let peer = self.peer.as_ref()?;
+        let peer = self.peer()?;
         Some(active.snapshot.connection_age_max.min(peer.not_after().since(clock::now())))
     }
 
@@ -101,7 +134,13 @@ impl Connection {
 
     /// Waits until the connection should end by itself: drain, maximum age (between sidecars only), or idleness.
     async fn ending(&self, limits: &Limits, age: Option<Duration>) -> Ending {
-        let drained = self.shared.drained();
+        let drained = async {
+            // What the application still calls goes on until it is gone.
+            match self.direction() {
+                Direction::Inbound => self.shared.drained().await,
+                Direction::Outbound => std::future::pending().await,
+            }
+        };
         let idle_max = limits.duration(Limit::IdleMs);
         let aged = async {
             match age {
@@ -138,75 +177,21 @@ impl Drop for UnderWay {
     }
 }
 
-/// Serves a connection from a peer: the handshake makes the principal, ALPN says the protocol.
-pub async fn serve_inbound(stream: TcpStream, remote: SocketAddr, local: SocketAddr, shared: Arc<Shared>, worker: Arc<Worker>) {
-    let (Some(active), Some(credentials)) = (shared.active(), shared.credentials()) else {
-        refuse_connection(&shared, remote, Direction::Inbound, Reason::NotReady, "no configuration or identity yet".into());
-        return;
-    };
-    let Some(listener) = active.inbound_at(local) else { return };
-    let limits = &active.snapshot.limits;
-    let deadline = limits.duration(Limit::HandshakeMs);
-    let first = timeout(deadline, prefixed::first_byte(&stream)).await;
-    if let Ok(Ok(Some(byte))) = first
-        && byte != TLS_HANDSHAKE_RECORD
-    {
-        return refuse_plaintext(stream, remote, &shared, deadline).await;
-    }
-    let shaken = handshake::accept(stream, &credentials, Serves::from(listener.protocol), deadline).await;
-    shared.metrics.handshake("inbound", shaken.as_ref().err().map(HandshakeRefusal::reason));
-    let (stream, peer, alpn) = match shaken {
-        Ok(shaken) => shaken,
-        Err(refusal) => {
-            return refuse_connection(&shared, remote, Direction::Inbound, refusal.reason(), refusal.to_string());
-        }
-    };
-    let protocol = listener.protocol;
-    let connection = Arc::new(Connection::new(shared, worker, remote, local, Some(peer)));
-    match (protocol, alpn) {
-        (Protocol::Tcp, _) => tunnel::inbound(stream, &connection, &active).await,
-        (Protocol::Http, Some(Alpn::Http2)) => serve_http2(stream, connection, &active).await,
-        (Protocol::Http, _) => serve_http1(stream, connection, &active).await,
-    }
-}
-
-/// The first byte of a TLS connection (RFC 8446 §5.1: ContentType handshake).
-const TLS_HANDSHAKE_RECORD: u8 = 0x16;
-
 /// What the HTTP library may hold beyond one head, so that the guard's bound is always the first to be met.
 const PARSER_MARGIN_BYTES: usize = 64 * 1024;
-/// For the answer on a connection that ends with it.
-const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(2);
 /// What a caller may still send while it is told that its connection ends.
 const LAST_WORDS_READ_MAX: usize = 64 * 1024;
 
 /// Sends an answer and ends the connection. What the caller still sends is read, bounded, so that its kernel does not discard
 /// the answer with a reset.
-async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
     stream.write_all(bytes).await?;
     stream.shutdown().await?;
     prefixed::discard(stream, LAST_WORDS_READ_MAX).await
 }
 
-/// Serves a connection from the application. HTTP/2 is told from HTTP/1 by its preface (RFC 9113 §3.4).
-pub async fn serve_outbound(stream: TcpStream, remote: SocketAddr, local: SocketAddr, shared: Arc<Shared>, worker: Arc<Worker>) {
-    let Some(active) = shared.active() else { return };
-    let Some(upstream) = active.upstream_at(local) else { return };
-    let protocol = upstream.protocol;
-    let limits = &active.snapshot.limits;
-    let connection = Arc::new(Connection::new(shared, worker, remote, local, None));
-    if protocol == Protocol::Tcp {
-        return tunnel::outbound(stream, &connection, &active).await;
-    }
-    // An application may open a connection long before it speaks; only idleness ends that.
-    let Ok(Ok((stream, preface))) = timeout(limits.duration(Limit::IdleMs), prefixed::read_preface(stream)).await else {
-        return;
-    };
-    if preface { serve_http2(stream, connection, &active).await } else { serve_http1(stream, connection, &active).await }
-}
-
 /// The life of an HTTP/1 connection: the framing guard lets only unambiguous messages through to the parser.
-async fn serve_http1<S>(stream: S, connection: Arc<Connection>, active: &Arc<Active>)
+pub(crate) async fn serve_http1<S>(stream: S, connection: Arc<Connection>, active: &Arc<Active>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -234,14 +219,21 @@ where
             }
         }
     }
-    let mut stream = served.into_parts().io.into_inner().into_inner();
+    let parts = served.into_parts();
+    let (mut stream, held) = parts.io.into_inner().into_parts();
+    let switched = connection.switched.lock().take();
+    if let Some(switched) = switched {
+        // What the HTTP library has read ahead comes before what the guard has held back.
+        let mut ahead = BytesMut::from(parts.read_buf);
+        ahead.unsplit(held);
+        return switched.carry(Prefixed::new(ahead, stream), &connection, active).await;
+    }
     // A refusal within a body was answered by whoever read the body.
     if let Some(refusal) = refused.take()
         && !refusal.ends_body()
     {
-        let direction = direction_of(&connection);
-        let mut entry = Entry::begin(&connection.shared, "access", direction, connection.remote);
-        entry.principal = connection.peer.as_ref().map(|peer| peer.id().clone());
+        let mut entry = Entry::begin(&connection.shared, "access", connection.direction(), connection.remote);
+        entry.principal = connection.principal();
         entry.reason = Some(refusal.reason());
         entry.status = reply::status(refusal.reason()).as_u16();
         entry.detail = Some(refusal.to_string());
@@ -254,7 +246,7 @@ where
 }
 
 /// The life of an HTTP/2 connection.
-async fn serve_http2<S>(stream: S, connection: Arc<Connection>, active: &Arc<Active>)
+pub(crate) async fn serve_http2<S>(stream: S, connection: Arc<Connection>, active: &Arc<Active>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -262,6 +254,7 @@ where
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(u32::try_from(limits.of(Limit::StreamsPerConnection)).unwrap_or(u32::MAX))
         .max_header_list_size(u32::try_from(limits.of(Limit::RequestHeadBytes)).unwrap_or(u32::MAX))
         .initial_stream_window_size(1 << 20)
@@ -287,35 +280,8 @@ where
 /// One request, to whichever page of `request` this connection's side says. Never fails: a refusal is an answer.
 async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Body>, Infallible> {
     let _under_way = connection.request_begins();
-    Ok(match connection.peer {
-        Some(_) => request::inbound(request, Arc::clone(&connection)).await,
-        None => request::outbound(request, Arc::clone(&connection)).await,
+    Ok(match connection.caller {
+        Caller::Peer(_) | Caller::Plaintext => request::inbound(request, Arc::clone(&connection)).await,
+        Caller::Application => request::outbound(request, Arc::clone(&connection)).await,
     })
-}
-
-const fn direction_of(connection: &Connection) -> Direction {
-    if connection.peer.is_some() { Direction::Inbound } else { Direction::Outbound }
-}
-
-/// Notes a connection that was refused before anything could be answered on it.
-fn refuse_connection(shared: &Arc<Shared>, remote: SocketAddr, direction: Direction, reason: Reason, detail: String) {
-    let mut entry = Entry::begin(shared, "connection", direction, remote);
-    entry.reason = Some(reason);
-    entry.detail = Some(detail.clone());
-    entry.revision = shared.revision();
-    "connect".clone_into(&mut entry.method);
-    shared.tell_record(reason, Some(detail), 0, &entry);
-}
-
-/// Tells a plaintext client in its own language that this port speaks mutual TLS.
-async fn refuse_plaintext(mut stream: TcpStream, remote: SocketAddr, shared: &Arc<Shared>, deadline: Duration) {
-    let reason = Reason::PlaintextRefused;
-    let mut entry = Entry::begin(shared, "connection", Direction::Inbound, remote);
-    entry.reason = Some(reason);
-    entry.status = reply::status(reason).as_u16();
-    entry.revision = shared.revision();
-    "connect".clone_into(&mut entry.method);
-    shared.tell_record(reason, None, entry.status, &entry);
-    let bytes = reply::raw(reason, entry.decision, "");
-    let _sent = timeout(deadline.min(LAST_WORDS_DEADLINE), last_words(&mut stream, &bytes)).await;
 }

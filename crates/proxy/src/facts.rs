@@ -7,21 +7,25 @@ mod headers;
 mod host;
 mod path;
 
-pub use headers::{Hop, forward_headers, forward_trailers, only_value};
+pub use headers::{Hop, forward_headers, forward_trailers, forwarded_for, only_value};
 
+use crate::framing::upgrade_offers;
 use host::Host;
-use http::header::{HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, UPGRADE};
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, Method, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
 use model::Reason;
 use model::ids::printable;
 
 /// What a request says, each thing in one form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
-    /// The method as sent. Never `CONNECT` or `TRACE`.
+    /// The method that is decided: as sent, and never `CONNECT` or `TRACE`. A WebSocket that is opened by an extended `CONNECT`
+    /// (RFC 8441 §4) is the `GET` that it replaces, so that a policy says the same of every version of HTTP.
     pub method: Method,
+    /// The protocol that the caller wants to go on with on this connection or stream.
+    pub upgrade: Option<Upgrade>,
     /// The normalised path: begins with `/` and has no dot segments; `*` for a server-wide `OPTIONS`.
     pub path: String,
     /// `path`, and the query as it came: what is forwarded.
@@ -33,6 +37,15 @@ pub struct Facts {
     scheme: Scheme,
 }
 
+/// How the caller asks for another protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// The `Upgrade` line of HTTP/1.1 (RFC 9110 §7.8): one protocol, as it was written.
+    Line(HeaderValue),
+    /// The `:protocol` of HTTP/2's extended `CONNECT` (RFC 8441 §4).
+    ExtendedConnect,
+}
+
 /// Why a request does not say one thing. The caller must mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FactsRefusal {
@@ -42,8 +55,8 @@ pub enum FactsRefusal {
         /// The method.
         method: &'static str,
     },
-    /// The request asks for another protocol.
-    #[error("`Upgrade` is not carried")]
+    /// The request offers more than one protocol to go on with.
+    #[error("`Upgrade` offers more than one protocol")]
     Upgrade,
     /// The path could be read in two ways.
     #[error("path `{path}` {rule}")]
@@ -112,22 +125,21 @@ impl FactsRefusal {
 /// # Errors
 /// - [`FactsRefusal`], naming what is not carried or could be read in two ways.
 pub fn collect(head: &Parts) -> Result<Facts, FactsRefusal> {
-    for (method, name) in [(Method::CONNECT, "CONNECT"), (Method::TRACE, "TRACE")] {
-        if head.method == method {
-            return Err(FactsRefusal::Method { method: name });
-        }
-    }
-    if head.headers.contains_key(UPGRADE) {
-        return Err(FactsRefusal::Upgrade);
-    }
+    let upgrade = upgrade(head)?;
+    let method = match head.method {
+        Method::CONNECT if upgrade == Some(Upgrade::ExtendedConnect) => Method::GET,
+        Method::CONNECT => return Err(FactsRefusal::Method { method: "CONNECT" }),
+        Method::TRACE => return Err(FactsRefusal::Method { method: "TRACE" }),
+        _ => head.method.clone(),
+    };
     if let Some(header) = headers::nominated_in_vain(&head.headers) {
         return Err(FactsRefusal::Nominated { header });
     }
     let scheme = scheme(&head.uri)?;
     let host = host(&head.uri, &head.headers)?;
-    let (path, path_and_query) = target(&head.method, &head.uri)?;
+    let (path, path_and_query) = target(&method, &head.uri)?;
     let authority = host.authority();
-    Ok(Facts { method: head.method.clone(), path, path_and_query, host: host.name, authority, scheme })
+    Ok(Facts { method, upgrade, path, path_and_query, host: host.name, authority, scheme })
 }
 
 impl Facts {
@@ -143,6 +155,25 @@ impl Facts {
         let target = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.as_str());
         target.path_and_query(self.path_and_query.as_str()).build().map_err(|_| too_long())
     }
+}
+
+/// What the caller wants to go on with. An offer that `Connection` does not name is none (RFC 9110 §7.8), and neither is HTTP/2.
+fn upgrade(head: &Parts) -> Result<Option<Upgrade>, FactsRefusal> {
+    if head.version == Version::HTTP_2 {
+        let extended = head.method == Method::CONNECT && head.extensions.get::<hyper::ext::Protocol>().is_some();
+        return Ok(extended.then_some(Upgrade::ExtendedConnect));
+    }
+    let lines = || head.headers.get_all(UPGRADE).iter();
+    let mut offers = lines().flat_map(|line| upgrade_offers(line.as_bytes()));
+    let Some(offer) = offers.next() else { return Ok(None) };
+    if offers.next().is_some() {
+        return Err(FactsRefusal::Upgrade);
+    }
+    let named =
+        |line: &HeaderValue| line.as_bytes().split(|b| *b == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    let is_named = head.version == Version::HTTP_11 && head.headers.get_all(CONNECTION).iter().any(named);
+    let value = HeaderValue::from_bytes(offer).map_err(|_| FactsRefusal::Upgrade)?;
+    Ok(is_named.then_some(Upgrade::Line(value)))
 }
 
 /// The target's scheme; `http` where it has none. It is forwarded and says nothing about this connection.

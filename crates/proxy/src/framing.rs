@@ -9,6 +9,7 @@ mod head;
 
 use bytes::{Buf, BufMut, BytesMut};
 use chunked::{Chunked, Progress};
+pub(crate) use head::upgrade_offers;
 use head::{BodyLength, Head};
 use model::{Limit, Reason};
 use parking_lot::Mutex;

@@ -1,20 +1,25 @@
 //! The data plane: what `rondel-proxy` is made of.
 //!
 //! Read [`request`] first: the life of one request, from top to bottom, in two functions (inbound and outbound). Then
-//! [`connection`], which makes a verified connection out of a socket, and [`start`], which lists every task of the process.
+//! [`accept`], which makes a connection with a known caller out of a socket, [`connection`], which serves it, and [`start`], which lists every task of the process.
 
+pub mod accept;
 pub mod admin;
+pub mod application;
 pub mod authenticate;
 pub mod body;
 pub mod clock;
 pub mod connection;
 pub mod control_link;
+pub mod detect;
 pub mod disk;
 pub mod facts;
 pub mod fetch;
 pub mod framing;
+pub mod gate;
 pub mod listener;
 pub mod prefixed;
+pub mod probe;
 pub mod reply;
 pub mod request;
 pub mod response;
@@ -25,5 +30,6 @@ pub mod state;
 pub mod sync;
 pub mod telemetry;
 pub mod tunnel;
+pub mod upgrade;
 pub mod upstream;
 pub mod workers;

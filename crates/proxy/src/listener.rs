@@ -1,11 +1,11 @@
 //! Listening sockets: bound before a configuration is put in force, and handed to the workers from one accept loop each.
 
-use crate::connection;
+use crate::accept::{self, Arrival};
 use crate::state::{Active, Shared};
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::workers::Workers;
 use model::{Limit, Reason};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
@@ -34,6 +34,7 @@ pub struct BindFailure {
 #[derive(Debug, Default)]
 pub struct Listeners {
     running: BTreeMap<(bool, SocketAddr), AbortHandle>,
+    captured: BTreeSet<(bool, SocketAddr)>,
     open: Arc<[AtomicUsize; 2]>,
 }
 
@@ -45,14 +46,46 @@ pub struct Bound {
 }
 
 impl Listeners {
+    /// Binds the addresses at which redirected connections arrive. They are kept whatever the configuration says.
+    ///
+    /// # Errors
+    /// - [`BindFailure`] naming the first address that cannot be bound.
+    pub fn capture(
+        &mut self,
+        addresses: &[(bool, SocketAddr)],
+        shared: &Arc<Shared>,
+        workers: &Arc<Workers>,
+    ) -> Result<(), BindFailure> {
+        for &(is_inbound, address) in addresses {
+            let listener = listen(address).map_err(|error| BindFailure { address, error })?;
+            self.accept(listener, address, is_inbound, shared, workers);
+        }
+        self.captured = addresses.iter().copied().collect();
+        Ok(())
+    }
+
+    fn accept(
+        &mut self,
+        listener: TcpListener,
+        address: SocketAddr,
+        is_inbound: bool,
+        shared: &Arc<Shared>,
+        workers: &Arc<Workers>,
+    ) {
+        let accepting =
+            accept_loop(listener, address, is_inbound, Arc::clone(shared), Arc::clone(workers), Arc::clone(&self.open));
+        self.running.insert((is_inbound, address), tokio::spawn(accepting).abort_handle());
+    }
+
     /// Binds what a configuration asks for and is not open yet. Nothing is accepted until [`Listeners::switch`].
     ///
     /// # Errors
     /// - [`BindFailure`] naming the first address that cannot be bound; all that were bound for it are closed again.
     pub fn bind(&self, active: &Active) -> Result<Bound, BindFailure> {
-        let inbound = active.snapshot.inbound.iter().map(|inbound| (true, inbound.listen));
-        let outbound = active.snapshot.upstreams.iter().map(|upstream| (false, upstream.listen));
-        let wanted: BTreeSet<_> = inbound.chain(outbound).collect();
+        let snapshot = &active.snapshot;
+        let inbound = snapshot.inbound.iter().map(|inbound| (true, inbound.listen));
+        let outbound = snapshot.upstreams.iter().filter_map(|upstream| Some((false, upstream.listen?)));
+        let wanted: BTreeSet<_> = if snapshot.captured { self.captured.clone() } else { inbound.chain(outbound).collect() };
         let mut new = Vec::new();
         for &(is_inbound, address) in &wanted {
             if !self.running.contains_key(&(is_inbound, address)) {
@@ -73,9 +106,7 @@ impl Listeners {
             keep
         });
         for (is_inbound, address, listener) in bound.new {
-            let accepting =
-                accept_loop(listener, address, is_inbound, Arc::clone(shared), Arc::clone(workers), Arc::clone(&self.open));
-            self.running.insert((is_inbound, address), tokio::spawn(accepting).abort_handle());
+            self.accept(listener, address, is_inbound, shared, workers);
         }
     }
 
@@ -112,6 +143,7 @@ async fn accept_loop(
     workers: Arc<Workers>,
     open: Arc<[AtomicUsize; 2]>,
 ) {
+    let captured = shared.settings.capture && local.ip().is_unspecified();
     let (direction, limit) = match is_inbound {
         true => (Direction::Inbound, Limit::InboundConnections),
         false => (Direction::Outbound, Limit::OutboundConnections),
@@ -135,13 +167,35 @@ async fn accept_loop(
             // The socket is registered with the runtime of the worker that serves it.
             let Ok(stream) = tokio::net::TcpStream::from_std(stream) else { return };
             let _unsupported = stream.set_nodelay(true);
+            let local = if captured { original_destination(&stream) } else { Some(local) };
+            let remote = canonical(remote);
+            let Some(local) = local else {
+                return accept::refuse_connection(&shared, remote, direction, Reason::RedirectLoop, NOT_REDIRECTED.to_owned());
+            };
+            let arrival = Arrival { stream, remote, local, shared, worker };
             if is_inbound {
-                connection::serve_inbound(stream, remote, local, shared, worker).await;
+                accept::inbound(arrival).await;
             } else {
-                connection::serve_outbound(stream, remote, local, shared, worker).await;
+                accept::outbound(arrival).await;
             }
         });
     }
+}
+
+const NOT_REDIRECTED: &str = "the connection was made to the sidecar's own port: no redirection brought it here";
+
+/// Where a redirected connection was going; `None` if nothing redirected it, which would lead back here for ever.
+fn original_destination(stream: &tokio::net::TcpStream) -> Option<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let own = canonical(stream.local_addr().ok()?);
+    let found = if own.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let original = canonical(found.ok()?.as_socket()?);
+    (original != own).then_some(original)
+}
+
+/// An IPv4 address in its own form, also where a socket of both families saw it.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Counts one open connection of a side.

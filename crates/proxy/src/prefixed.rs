@@ -1,5 +1,6 @@
 //! Looking at the first bytes of a connection and giving them back.
 
+use crate::detect::{Guess, detect};
 use bytes::{Buf, BytesMut};
 use std::io;
 use std::pin::Pin;
@@ -9,12 +10,40 @@ use tokio::net::TcpStream;
 
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes asked for in one read of what a client says first.
+const READ_BYTES: usize = 1024;
 
 /// A stream of which some bytes were read already: they come first.
 #[derive(Debug)]
 pub struct Prefixed<S> {
     prefix: BytesMut,
     inner: S,
+}
+
+impl<S> Prefixed<S> {
+    /// A stream with the bytes that were read from it.
+    pub const fn new(prefix: BytesMut, inner: S) -> Self {
+        Self { prefix, inner }
+    }
+}
+
+/// Reads into `prefix` until it is clear what the client speaks; one that ends before speaks nothing that is HTTP.
+///
+/// # Errors
+/// - the stream's.
+///
+/// Cancel safety: what was read is in `prefix`.
+pub async fn first_words<S: AsyncRead + Unpin>(stream: &mut S, prefix: &mut BytesMut) -> io::Result<Guess> {
+    loop {
+        match detect(prefix) {
+            Guess::Unclear => {}
+            clear => return Ok(clear),
+        }
+        prefix.reserve(READ_BYTES);
+        if stream.read_buf(prefix).await? == 0 {
+            return Ok(Guess::Opaque);
+        }
+    }
 }
 
 /// The first byte of a connection, left in it; `None` if it ended before.

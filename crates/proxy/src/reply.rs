@@ -2,6 +2,7 @@
 
 use crate::body::{Body, HeldRefusal};
 use crate::facts::FactsRefusal;
+use crate::gate::GateFull;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::Failed;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -34,6 +35,9 @@ pub enum Refusal {
     /// The destination failed.
     #[error("{0}")]
     Failed(#[from] Failed),
+    /// Too many requests are under way.
+    #[error("{0}")]
+    Full(#[from] GateFull),
     /// There is no configuration for this port.
     #[error("no configuration was applied for this port yet")]
     NotReady,
@@ -56,6 +60,7 @@ impl Refusal {
             Self::Denied(denied) if denied.user_could_be_allowed => Reason::TokenMissing,
             Self::Denied(denied) => denied.decision.reason.unwrap_or(Reason::NotPermitted),
             Self::Failed(failed) => failed.reason(),
+            Self::Full(_) => Reason::Overloaded,
             Self::NotReady => Reason::NotReady,
         }
     }
@@ -71,6 +76,8 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::BodyIncomplete
         | Reason::BodyAmbiguous
         | Reason::PlaintextRefused
+        | Reason::PortUnknown
+        | Reason::RedirectLoop
         | Reason::HandshakeFailed
         | Reason::CallerGone
         | Reason::IdleTimeout => StatusCode::BAD_REQUEST,
@@ -88,7 +95,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::TokenExpired
         | Reason::TokenNotYetValid
         | Reason::TokenClaim => StatusCode::UNAUTHORIZED,
-        Reason::DeniedByPolicy | Reason::NotPermitted | Reason::PolicyError => StatusCode::FORBIDDEN,
+        Reason::DeniedByPolicy | Reason::NotPermitted | Reason::PolicyError | Reason::EgressRefused => StatusCode::FORBIDDEN,
         Reason::PeerCertificateMissing
         | Reason::PeerUntrusted
         | Reason::PeerExpired

@@ -8,13 +8,15 @@ use crate::body::{self, Body};
 use crate::connection::Connection;
 use crate::facts::{self, Facts, Hop};
 use crate::reply::{self, Refusal};
-use crate::response;
+use crate::response::{self, Received};
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
+use crate::upgrade::Asked;
 use crate::upstream;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
+use identity::handshake::VerifiedPeer;
 use model::snapshot::CountryHeader;
 use model::{AuthzRequest, Source};
 use policy::{BodyFacts, Permit};
@@ -24,7 +26,7 @@ use std::sync::Arc;
 pub async fn inbound(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
     let mut entry = Entry::begin(&connection.shared, "access", Direction::Inbound, connection.remote);
     match permitted(request, &connection, &mut entry).await {
-        Ok((response, lease)) => response::finish(response, entry, lease),
+        Ok(received) => response::finish(received, entry, &connection),
         Err(refusal) => {
             connection.shared.tell_refusal(&refusal, &entry);
             reply::refuse(&refusal, entry, &connection.realm())
@@ -33,26 +35,23 @@ pub async fn inbound(request: Request<Incoming>, connection: Arc<Connection>) ->
 }
 
 /// The steps of an inbound request, in the order in which they happen.
-async fn permitted(
-    request: Request<Incoming>,
-    connection: &Connection,
-    entry: &mut Entry,
-) -> Result<response::Received, Refusal> {
+async fn permitted(request: Request<Incoming>, connection: &Connection, entry: &mut Entry) -> Result<Received, Refusal> {
     let shared = &connection.shared;
     let now = entry.at();
 
     // One snapshot, taken once: the whole request is decided by one revision.
     let active = shared.active().ok_or(Refusal::NotReady)?;
     let listener = active.inbound_at(connection.local).ok_or(Refusal::NotReady)?;
-    let peer = connection.peer.as_ref().ok_or(Refusal::NotReady)?;
+    let principal = connection.principal().ok_or(Refusal::NotReady)?;
     entry.revision = active.snapshot.revision;
-    entry.principal = Some(peer.id().clone());
+    entry.principal = Some(principal.clone());
 
     // What the request says, read once; what is decided is what is forwarded.
     let (mut head, incoming) = request.into_parts();
     entry.method = head.method.to_string();
     let facts = facts::collect(&head)?;
     entry.path.clone_from(&facts.path);
+    entry.place = Some(shared.gate.enter(&active.snapshot.limits).await?);
 
     // Who it is for.
     let claims = authenticate::user(&head.headers, &active, shared, now).await?;
@@ -60,7 +59,7 @@ async fn permitted(
     entry.user = user.as_ref().map(|user| user.subject.clone());
 
     // What it carries, if a policy asks.
-    let (body, fields) = read_for_policy(&head, incoming, &active).await?;
+    let (body, fields) = read_for_policy(&facts, &head, incoming, &active).await?;
     let (fields, body_note) = match fields {
         Some(BodyFacts::Fields(fields)) => (Some(fields), None),
         Some(BodyFacts::Absent { why }) => (None, Some(why)),
@@ -69,9 +68,9 @@ async fn permitted(
 
     // May it happen?
     let question = AuthzRequest {
-        principal: peer.id().clone(),
+        principal,
         user,
-        action: entry.method.clone(),
+        action: facts.method.to_string(),
         resource: active.snapshot.service.clone(),
         path: facts.path.clone(),
         host: facts.host.clone(),
@@ -80,21 +79,25 @@ async fn permitted(
         source: Source { address: connection.remote.ip(), country: country(&active, connection, &head) },
         now,
     };
+    let asked_again = facts.upgrade.is_some().then(|| question.clone());
     let permit = decide(question, &active, connection, entry)?;
 
     // On to the application, with the caller's identity as we verified it and none that the caller claimed.
     prepare(&mut head, &facts, Hop::Inbound)?;
     identify(&mut head, &active, connection, entry);
+    let asked = Asked::prepare(facts.upgrade, &mut head, asked_again);
     let request = Request::from_parts(head, body);
     entry.upstream = Some(listener.application.to_string());
-    Ok(upstream::send_to_application(permit, request, listener.application, &active, &connection.worker).await?)
+    let sent = upstream::send_to_application(permit, request, listener.application, &active, &connection.worker).await;
+    let (response, lease) = sent?;
+    Ok(Received { response, lease, asked, active })
 }
 
 /// A request from the application beside this sidecar to an upstream.
 pub async fn outbound(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
     let mut entry = Entry::begin(&connection.shared, "access", Direction::Outbound, connection.remote);
     match sent(request, &connection, &mut entry).await {
-        Ok((response, lease)) => response::finish(response, entry, lease),
+        Ok(received) => response::finish(received, entry, &connection),
         Err(refusal) => {
             connection.shared.tell_refusal(&refusal, &entry);
             reply::refuse(&refusal, entry, &connection.realm())
@@ -103,13 +106,13 @@ pub async fn outbound(request: Request<Incoming>, connection: Arc<Connection>) -
 }
 
 /// The steps of an outbound request, in the order in which they happen.
-async fn sent(request: Request<Incoming>, connection: &Connection, entry: &mut Entry) -> Result<response::Received, Refusal> {
+async fn sent(request: Request<Incoming>, connection: &Connection, entry: &mut Entry) -> Result<Received, Refusal> {
     let shared = &connection.shared;
     let active = shared.active().ok_or(Refusal::NotReady)?;
-    let upstream = active.upstream_at(connection.local).ok_or(Refusal::NotReady)?;
+    let called = active.upstream_at(connection.local).ok_or(Refusal::NotReady)?;
     entry.revision = active.snapshot.revision;
-    entry.principal = Some(active.snapshot.identity.clone());
-    entry.upstream = Some(upstream.service.to_string());
+    entry.principal = Some(active.snapshot.identity.clone().into());
+    entry.upstream = Some(called.upstream.service.to_string());
 
     let (mut head, incoming) = request.into_parts();
     entry.method = head.method.to_string();
@@ -117,13 +120,20 @@ async fn sent(request: Request<Incoming>, connection: &Connection, entry: &mut E
     entry.path.clone_from(&facts.path);
 
     prepare(&mut head, &facts, Hop::Outbound)?;
+    let asked = Asked::prepare(facts.upgrade, &mut head, None);
     let request = Request::from_parts(head, Body::Streaming(incoming));
-    Ok(upstream::send_to_peer(request, upstream, &active, shared, &connection.worker).await?)
+    let (response, lease) = upstream::send_to_peer(request, called, &active, shared, &connection.worker).await?;
+    Ok(Received { response, lease, asked, active })
 }
 
 /// Reads the body if a policy that could apply to this method reads it; otherwise it streams through untouched.
-async fn read_for_policy(head: &Parts, incoming: Incoming, active: &Active) -> Result<(Body, Option<BodyFacts>), Refusal> {
-    let Some(declared) = active.policies.body_fields(head.method.as_str()) else {
+async fn read_for_policy(
+    facts: &Facts,
+    head: &Parts,
+    incoming: Incoming,
+    active: &Active,
+) -> Result<(Body, Option<BodyFacts>), Refusal> {
+    let Some(declared) = active.policies.body_fields(facts.method.as_str()) else {
         return Ok((Body::Streaming(incoming), None));
     };
     let limits = &active.snapshot.limits;
@@ -155,7 +165,7 @@ fn decide(question: AuthzRequest, active: &Arc<Active>, connection: &Connection,
 /// The call's country: one value of the configured header, believed only from the configured callers.
 fn country(active: &Active, connection: &Connection, head: &Parts) -> Option<String> {
     let CountryHeader { header, trusted } = active.snapshot.country.as_ref()?;
-    let peer = connection.peer.as_ref()?;
+    let peer = connection.peer()?;
     let name = HeaderName::from_bytes(header.as_bytes()).ok()?;
     let value = trusted.contains(peer.id()).then(|| facts::only_value(&head.headers, &name))??;
     (value.len() == 2 && value.bytes().all(|b| b.is_ascii_uppercase())).then_some(value)
@@ -177,23 +187,28 @@ fn prepare(head: &mut Parts, facts: &Facts, hop: Hop) -> Result<(), Refusal> {
 
 /// Tells the application who calls: set after everything of that name was removed.
 fn identify(head: &mut Parts, active: &Active, connection: &Connection, entry: &Entry) {
-    let Some(peer) = &connection.peer else { return };
-    let own = &active.snapshot.identity;
-    let certificate = format!("By={own};Hash={};URI={}", peer.fingerprint_sha256(), peer.id());
+    let snapshot = &active.snapshot;
+    let caller = connection.peer().map(VerifiedPeer::id);
+    let is_forwarder = caller.is_some_and(|id| snapshot.forwarders.contains(id));
+    facts::forwarded_for(&mut head.headers, connection.remote.ip(), is_forwarder);
     let decision = entry.decision.to_string();
     let mut set = |name: &'static str, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             head.headers.insert(HeaderName::from_static(name), value);
         }
     };
-    set("x-forwarded-client-cert", &certificate);
-    set("x-rondel-principal", peer.id().as_str());
     set("x-rondel-decision", &decision);
+    // A plaintext caller has no identity, and so its requests carry none.
+    if let Some(peer) = connection.peer() {
+        let own = &snapshot.identity;
+        set("x-forwarded-client-cert", &format!("By={own};Hash={};URI={}", peer.fingerprint_sha256(), peer.id()));
+        set("x-rondel-principal", peer.id().as_str());
+    }
     if let Some(user) = &entry.user {
         set("x-rondel-user", user);
     }
-    if let Some(CountryHeader { header, trusted }) = &active.snapshot.country
-        && !trusted.contains(peer.id())
+    if let Some(CountryHeader { header, trusted }) = &snapshot.country
+        && !caller.is_some_and(|id| trusted.contains(id))
     {
         // Some applications read `_` as `-`: the claim goes in either spelling.
         let claims: Vec<HeaderName> =

@@ -1,8 +1,10 @@
 //! What the process is told at its start. Everything else comes from the control plane.
 
+use crate::probe::Probe;
 use clap::Parser;
 use model::WorkloadName;
 use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 /// The sidecar of a Rondel mesh: holds a workload's identity, speaks mutual TLS for it, and decides every inbound call.
@@ -27,6 +29,25 @@ pub struct Settings {
     /// Address of /metrics, /ready, /live and /config; keep it on loopback or a scrape network
     #[arg(long, env = "RONDEL_ADMIN", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
+    /// The sidecar stands in the workload's network namespace, and its traffic is redirected to it: see `rondel-proxy capture`
+    #[arg(long, env = "RONDEL_CAPTURE", default_value_t = false)]
+    pub capture: bool,
+    /// Port to which inbound connections are redirected
+    #[arg(long, env = "RONDEL_CAPTURE_INBOUND", default_value_t = 15006)]
+    pub capture_inbound: u16,
+    /// Port to which outbound connections are redirected
+    #[arg(long, env = "RONDEL_CAPTURE_OUTBOUND", default_value_t = 15001)]
+    pub capture_outbound: u16,
+    /// Process of the application: the sidecar ends when it has ended, and after SIGTERM serves it until then
+    #[arg(long, env = "RONDEL_APPLICATION_PID")]
+    pub application_pid: Option<u32>,
+    /// A health probe of the application that is answered without mutual TLS: `http://:8080/healthz` at `/probe/8080/healthz`,
+    /// `tcp://:8080` at `/probe/8080`; may be repeated
+    #[arg(long = "probe", env = "RONDEL_PROBES", value_delimiter = ',', value_parser = Probe::parse)]
+    pub probes: Vec<Probe>,
+    /// Where probes are answered
+    #[arg(long, env = "RONDEL_PROBE_LISTEN", default_value = "0.0.0.0:15021")]
+    pub probe_listen: SocketAddr,
     /// Worker threads; 0 means one per core
     #[arg(long, env = "RONDEL_WORKERS", default_value_t = 0)]
     pub workers: usize,
@@ -36,6 +57,18 @@ pub struct Settings {
     /// Log filter, in tracing's syntax; logs go to standard error
     #[arg(long, env = "RONDEL_LOG", default_value = "info")]
     pub log: String,
+}
+
+impl Settings {
+    /// The addresses at which redirected connections arrive: inbound ones first.
+    pub fn capture_addresses(&self) -> Vec<(bool, SocketAddr)> {
+        if !self.capture {
+            return Vec::new();
+        }
+        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let ports = [(true, self.capture_inbound), (false, self.capture_outbound)];
+        ports.into_iter().flat_map(|(is_inbound, port)| any.map(|ip| (is_inbound, SocketAddr::new(ip, port)))).collect()
+    }
 }
 
 fn parse_workload(text: &str) -> Result<WorkloadName, model::ids::IdError> {

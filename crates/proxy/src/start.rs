@@ -1,5 +1,6 @@
 //! Start-up as one readable function, and the list of every task of the process.
 
+use crate::application::Application;
 use crate::control_link::Anchor;
 use crate::settings::Settings;
 use crate::state::Shared;
@@ -8,7 +9,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
 use crate::workers::Workers;
-use crate::{admin, disk, fetch, rotate};
+use crate::{admin, disk, fetch, probe, rotate};
 use anyhow::{Context, bail};
 use identity::bundle::TrustBundles;
 use model::Limit;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 
 /// Requests for keys that may wait.
 const KEY_REQUESTS_MAX: usize = 1024;
+/// How often a drain looks whether it is over.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often pools are swept of old and idle connections.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
@@ -36,23 +39,28 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (decisions, told) = Decisions::queue(Limit::DecisionQueue.default_value().try_into().unwrap_or(1024));
     let (key_requests, wanted_keys) = mpsc::channel(KEY_REQUESTS_MAX);
     let access_log = AccessLog::start(settings.access_log)?;
-    let workers = Arc::new(Workers::start(settings.workers).context("start the workers")?);
-    let shared = Arc::new(Shared::new(settings, key_requests, decisions, access_log, Metrics::default()));
+    let metrics = Metrics::default();
+    let workers = Arc::new(Workers::start(settings.workers, &metrics).context("start the workers")?);
+    let shared = Arc::new(Shared::new(settings, key_requests, decisions, access_log, metrics));
     let admin = admin::bind(&shared)?;
+    let probes = probe::bind(&shared)?;
     tracing::info!(workload = %shared.settings.workload, admin = %shared.settings.admin, "starting");
 
     let mut applier = Applier::new(Arc::clone(&shared), Arc::clone(&workers));
+    applier.capture()?;
     disk::boot(&mut applier, &shared, &anchor);
 
     // Every task of the process. The death of one ends it.
     let mut tasks = JoinSet::new();
     tasks.spawn(admin::run(admin, Arc::clone(&shared)));
+    tasks.spawn(probe::run(probes, Arc::clone(&shared)));
     tasks.spawn(rotate::run(Arc::clone(&shared), anchor.clone()));
     tasks.spawn(fetch::run(Arc::clone(&shared), wanted_keys));
     tasks.spawn(sync::report(Arc::clone(&shared), anchor.clone(), told));
     tasks.spawn(sync::run(applier, anchor));
     tasks.spawn(sweep(Arc::clone(&shared), Arc::clone(&workers)));
 
+    let application = Application::of(&shared.settings);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -62,8 +70,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         }
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = shared.quit.notified() => tracing::info!("asked to quit"),
+        () = application.gone() => tracing::info!("the application has ended"),
     }
-    drain(&shared, &workers).await;
+    drain(&shared, &workers, &application).await;
     workers.stop();
     Ok(())
 }
@@ -81,14 +91,17 @@ fn anchor(settings: &Settings) -> anyhow::Result<Anchor> {
     Ok(Anchor { bundles: Arc::new(bundles), control_plane })
 }
 
-/// Tells every connection to end gracefully, and waits for them up to `drainMs`.
-async fn drain(shared: &Shared, workers: &Workers) {
+/// Tells inbound connections to end gracefully, and goes on serving the application until it is gone, all up to `drainMs`.
+async fn drain(shared: &Shared, workers: &Workers, application: &Application) {
     let limit = shared.active().map_or_else(model::Limits::default, |active| active.snapshot.limits.clone());
     let deadline = Instant::now() + limit.duration(Limit::DrainMs);
     shared.draining.send_replace(true);
     tracing::info!(connections = workers.connections(), "draining");
-    while workers.connections() > 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    while Instant::now() < deadline {
+        if workers.connections() == 0 && application.is_gone(shared).await {
+            return;
+        }
+        tokio::time::sleep(DRAIN_LOOK_EVERY).await;
     }
     let left = workers.connections();
     if left > 0 {

@@ -1,20 +1,21 @@
 //! What all connections of the process share: three live cells, each replaced whole, and the things that count.
 
 use crate::clock;
+use crate::gate::Gate;
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
 use identity::credentials::Credentials;
 use identity::rotation;
-use model::snapshot::{Inbound, Upstream};
+use model::snapshot::{Endpoint, Inbound, Upstream};
 use model::{Revision, Snapshot, Timestamp};
 use policy::Policies;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use token::{KeySets, TokenCache};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Verified tokens that are remembered per process.
 const TOKENS_REMEMBERED: usize = 10_000;
@@ -29,14 +30,36 @@ pub struct Active {
 }
 
 impl Active {
-    /// The inbound listener at this address.
+    /// The inbound port at this address.
     pub fn inbound_at(&self, listen: SocketAddr) -> Option<&Inbound> {
         self.snapshot.inbound.iter().find(|inbound| inbound.listen == listen)
     }
 
-    /// The upstream whose local port this address is.
-    pub fn upstream_at(&self, listen: SocketAddr) -> Option<&Upstream> {
-        self.snapshot.upstreams.iter().find(|upstream| upstream.listen == listen)
+    /// The upstream that the application means by this address: its own address, or that of one of its endpoints.
+    pub fn upstream_at(&self, address: SocketAddr) -> Option<Called<'_>> {
+        let upstreams = &self.snapshot.upstreams;
+        if let Some(upstream) = upstreams.iter().find(|upstream| upstream.listen == Some(address)) {
+            return Some(Called { upstream, endpoint: None });
+        }
+        let mut endpoints = upstreams.iter().flat_map(|upstream| upstream.endpoints.iter().map(move |each| (upstream, each)));
+        let (upstream, endpoint) = endpoints.find(|(_, endpoint)| self.snapshot.captured && endpoint.address == address)?;
+        Some(Called { upstream, endpoint: Some(endpoint) })
+    }
+}
+
+/// What the application calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Called<'a> {
+    /// The service.
+    pub upstream: &'a Upstream,
+    /// The one endpoint, where the application called it by its own address.
+    pub endpoint: Option<&'a Endpoint>,
+}
+
+impl Called<'_> {
+    /// Where the call may go.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        self.endpoint.map_or(&self.upstream.endpoints, std::slice::from_ref)
     }
 }
 
@@ -72,6 +95,10 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// Counters.
     pub metrics: Metrics,
+    /// Places for inbound requests.
+    pub gate: Gate,
+    /// Told when somebody on the machine asks the sidecar to end.
+    pub quit: Notify,
     /// True once SIGTERM came.
     pub draining: watch::Sender<bool>,
     /// Whether the configuration stream is up.
@@ -100,6 +127,8 @@ impl Shared {
             decisions,
             access_log,
             metrics,
+            gate: Gate::default(),
+            quit: Notify::new(),
             draining: watch::Sender::new(false),
             control_connected: AtomicBool::new(false),
             issued_at: AtomicU64::new(0),

@@ -57,6 +57,12 @@ pub enum ApplyFailure {
     /// A listener cannot be opened.
     #[error("{0}")]
     Bind(#[from] BindFailure),
+    /// The configuration and the start of this process disagree about capture: addresses would be taken for what they are not.
+    #[error("`captured` is {} in the configuration, and this sidecar was started {} `--capture`", !wanted, if *wanted { "with" } else { "without" })]
+    Capture {
+        /// How the process was started.
+        wanted: bool,
+    },
     /// The control plane's signature is not one over this configuration.
     #[error("signature: {0}")]
     Signature(#[from] DiskFailure),
@@ -91,6 +97,9 @@ impl Applier {
         {
             return Err(ApplyFailure::Foreign { wanted: own.to_string(), got: snapshot.identity.to_string() });
         }
+        if snapshot.captured != self.shared.settings.capture {
+            return Err(ApplyFailure::Capture { wanted: self.shared.settings.capture });
+        }
         let running = self.shared.revision();
         if snapshot.revision < running {
             return Err(ApplyFailure::Older { running, got: snapshot.revision });
@@ -107,6 +116,15 @@ impl Applier {
         self.shared.replace_config(active);
         self.listeners.switch(bound, &self.shared, &self.workers);
         Ok(())
+    }
+
+    /// Opens the ports to which traffic is redirected, before any configuration: until one is applied they refuse.
+    ///
+    /// # Errors
+    /// - [`BindFailure`](crate::listener::BindFailure) naming the address.
+    pub fn capture(&mut self) -> Result<(), crate::listener::BindFailure> {
+        let addresses = self.shared.settings.capture_addresses();
+        self.listeners.capture(&addresses, &self.shared, &self.workers)
     }
 
     /// Stops accepting.

@@ -1,37 +1,95 @@
 //! Opaque TCP: decided once as a connection, decided again when the policies change, copied in between.
 
 use crate::connection::Connection;
+use crate::prefixed::Prefixed;
 use crate::reply::Refusal;
-use crate::state::Active;
+use crate::state::{Active, Called};
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::upstream::{self, Failed, Failure};
+use bytes::BytesMut;
 use identity::handshake::Alpn;
-use model::{AuthzRequest, Limit, Reason, Source};
+use model::snapshot::Inbound;
+use model::{AuthzRequest, DecisionId, Limit, Reason, Source};
 use policy::Permit;
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// Bytes that one direction of a tunnel holds.
 const COPY_BYTES: usize = 16 * 1024;
+
+/// A connection to a peer's sidecar.
+type PeerStream = identity::ClientStream<TcpStream>;
+
+/// The far end of a tunnel, and what of it was read already.
+pub type Far<S> = Prefixed<S>;
 
 /// A connection from a peer to the application.
 pub async fn inbound<S>(stream: S, connection: &Connection, active: &Arc<Active>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(listener) = active.inbound_at(connection.local) else { return };
+    let Some((entry, question, listener)) = admitted(connection, active) else { return };
+    match upstream::connect_tcp(listener.application, &active.snapshot.limits).await {
+        Ok(application) => carry(stream, application, connection, active, entry, question).await,
+        Err(failure) => fail(entry, Failed { application: true, failure }),
+    }
+}
+
+/// The same, where the application was connected to before and has spoken first.
+pub async fn inbound_to<S>(stream: S, application: Far<TcpStream>, connection: &Connection, active: &Arc<Active>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some((entry, question, _)) = admitted(connection, active) else { return };
+    carry(stream, application, connection, active, entry, question).await;
+}
+
+/// Asks the policies for the action `connect`. The permit is spent on this one connection.
+fn admitted<'a>(connection: &Connection, active: &'a Arc<Active>) -> Option<(Entry, Option<AuthzRequest>, &'a Inbound)> {
+    let listener = active.inbound_at(connection.local)?;
     let mut entry = begin(connection, active, Direction::Inbound);
     entry.upstream = Some(listener.application.to_string());
-    let Some(permit) = decide(connection, active, &mut entry) else { return };
-    // The permit is spent on this one connection.
-    drop(permit);
+    let question = question(connection, active)?;
+    let _permit: Permit = decide(question.clone(), connection, active, &mut entry)?;
+    Some((entry, Some(question), listener))
+}
+
+/// Connects to the application and waits until it speaks, if the policies let this caller connect; otherwise waits for ever.
+pub async fn application_speaks(connection: &Connection, active: &Arc<Active>) -> Far<TcpStream> {
+    let permitted = active.inbound_at(connection.local).filter(|_| {
+        let id = DecisionId::from_random([0; 16]);
+        // Only whether to listen to the application: the connection is decided, and told of, when there is one.
+        question(connection, active)
+            .is_some_and(|question| policy::decide(&active.policies, &question, id, active.snapshot.revision).is_ok())
+    });
+    let Some(listener) = permitted else { return pending().await };
     match upstream::connect_tcp(listener.application, &active.snapshot.limits).await {
-        Ok(application) => carry(stream, application, connection, active, entry).await,
-        Err(failure) => fail(entry, Failed { application: true, failure }),
+        Ok(stream) => speaks(stream).await,
+        Err(_) => pending().await,
+    }
+}
+
+/// Connects to the upstream and waits until it speaks. If it cannot be reached, that is told when the application has spoken.
+pub async fn upstream_speaks(connection: &Connection, active: &Arc<Active>) -> Far<PeerStream> {
+    let Some(called) = active.upstream_at(connection.local) else { return pending().await };
+    match reach(called, connection, active).await {
+        Ok(stream) => speaks(stream).await,
+        Err(_) => pending().await,
+    }
+}
+
+async fn speaks<S: AsyncRead + Unpin>(mut stream: S) -> Far<S> {
+    let mut prefix = BytesMut::with_capacity(COPY_BYTES);
+    match stream.read_buf(&mut prefix).await {
+        Ok(1..) => Prefixed::new(prefix, stream),
+        // It closed without a word: that is told to the caller when it has spoken.
+        Ok(0) | Err(_) => pending().await,
     }
 }
 
@@ -40,23 +98,50 @@ pub async fn outbound<S>(stream: S, connection: &Connection, active: &Arc<Active
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some(upstream) = active.upstream_at(connection.local) else { return };
+    let Some(called) = active.upstream_at(connection.local) else { return };
     let mut entry = begin(connection, active, Direction::Outbound);
-    entry.upstream = Some(upstream.service.to_string());
+    entry.upstream = Some(called.upstream.service.to_string());
+    match reach(called, connection, active).await {
+        Ok(peer) => carry(stream, peer, connection, active, entry, None).await,
+        Err(failure) => fail(entry, Failed { application: false, failure }),
+    }
+}
+
+/// The same, where the upstream was connected to before and has spoken first.
+pub async fn outbound_to<S>(stream: S, upstream: Far<PeerStream>, connection: &Connection, active: &Arc<Active>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut entry = begin(connection, active, Direction::Outbound);
+    entry.upstream = active.upstream_at(connection.local).map(|called| called.upstream.service.to_string());
+    carry(stream, upstream, connection, active, entry, None).await;
+}
+
+/// A redirected connection from the application to somewhere outside the mesh: it goes on to where it was going, as it is.
+pub async fn pass(stream: TcpStream, connection: &Connection, active: &Arc<Active>) {
+    let mut entry = begin(connection, active, Direction::Outbound);
+    entry.upstream = Some(connection.local.to_string());
+    match upstream::connect_tcp(connection.local, &active.snapshot.limits).await {
+        Ok(far) => carry(stream, far, connection, active, entry, None).await,
+        Err(failure) => fail(entry, Failed { application: false, failure }),
+    }
+}
+
+/// An opaque connection to the first endpoint that can be reached.
+async fn reach(called: Called<'_>, connection: &Connection, active: &Arc<Active>) -> Result<PeerStream, Failure> {
     let mut last = Failure::NoEndpoint;
-    for endpoint in &upstream.endpoints {
+    for endpoint in called.endpoints() {
         match upstream::connect_peer(endpoint, Alpn::Tcp, active, &connection.shared).await {
-            Ok(peer) => return carry(stream, peer, connection, active, entry).await,
+            Ok(peer) => return Ok(peer),
             Err(failure) => last = failure,
         }
     }
-    fail(entry, Failed { application: false, failure: last });
+    Err(last)
 }
 
 fn begin(connection: &Connection, active: &Active, direction: Direction) -> Entry {
     let mut entry = Entry::begin(&connection.shared, "tunnel", direction, connection.remote);
-    let own = || active.snapshot.identity.clone();
-    entry.principal = Some(connection.peer.as_ref().map_or_else(own, |peer| peer.id().clone()));
+    entry.principal = connection.principal().or_else(|| Some(active.snapshot.identity.clone().into()));
     entry.revision = active.snapshot.revision;
     "connect".clone_into(&mut entry.method);
     "/".clone_into(&mut entry.path);
@@ -68,10 +153,10 @@ fn fail(mut entry: Entry, failed: Failed) {
     entry.detail = Some(failed.to_string());
 }
 
-/// Asks the policies for the action `connect`; a denial is noted in the entry and told to the operator's records.
-fn decide(connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> Option<Permit> {
-    let question = AuthzRequest {
-        principal: connection.peer.as_ref()?.id().clone(),
+/// What the policies are asked of an opaque connection.
+fn question(connection: &Connection, active: &Active) -> Option<AuthzRequest> {
+    Some(AuthzRequest {
+        principal: connection.principal()?,
         user: None,
         action: "connect".to_owned(),
         resource: active.snapshot.service.clone(),
@@ -81,14 +166,18 @@ fn decide(connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> O
         body_note: None,
         source: Source { address: connection.remote.ip(), country: None },
         now: crate::clock::now(),
-    };
+    })
+}
+
+/// Asks the policies; a denial is noted in the entry and told to the operator's records.
+fn decide(question: AuthzRequest, connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> Option<Permit> {
     match policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision) {
         Ok(permit) => {
             connection.shared.tell_decision(permit.decision(), question, active, None);
             Some(permit)
         }
         Err(mut denied) => {
-            // A connection cannot carry a token, so that no denial of it is answered with a challenge.
+            // An open connection cannot be answered with a challenge.
             denied.user_could_be_allowed = false;
             entry.reason = denied.decision.reason;
             let decision = denied.decision.clone();
@@ -98,9 +187,16 @@ fn decide(connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> O
     }
 }
 
-/// Copies both ways until both sides have ended, or something asks for the end.
-async fn carry<A, B>(near: A, far: B, connection: &Connection, active: &Arc<Active>, mut entry: Entry)
-where
+/// Copies both ways until both sides have ended, or something asks for the end. `question` is what let an inbound connection in:
+/// it is asked again whenever the policies change.
+pub async fn carry<A, B>(
+    near: A,
+    far: B,
+    connection: &Connection,
+    active: &Arc<Active>,
+    mut entry: Entry,
+    question: Option<AuthzRequest>,
+) where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
@@ -108,45 +204,84 @@ where
     let moved_ms = AtomicU64::new(0);
     let (near_read, near_write) = tokio::io::split(near);
     let (far_read, far_write) = tokio::io::split(far);
-    let both = async {
-        tokio::try_join!(copy(near_read, far_write, started, &moved_ms), copy(far_read, near_write, started, &moved_ms)).map(drop)
-    };
+    let there = Copied { from: End::Near, to: End::Far, started, moved_ms: &moved_ms };
+    let back = Copied { from: End::Far, to: End::Near, started, moved_ms: &moved_ms };
+    let both = async { tokio::try_join!(copy(near_read, far_write, there), copy(far_read, near_write, back)).map(drop) };
     tokio::select! {
         ended = both => match ended {
             Ok(()) => entry.ended(),
-            Err(error) => {
-                entry.reason = Some(if connection.peer.is_some() { Reason::ApplicationReset } else { Reason::UpstreamReset });
+            Err((end, error)) => {
+                entry.reason = Some(match (end, connection.direction()) {
+                    (End::Near, _) => Reason::CallerGone,
+                    (End::Far, Direction::Inbound) => Reason::ApplicationReset,
+                    (End::Far, Direction::Outbound) => Reason::UpstreamReset,
+                });
                 entry.detail = Some(error.to_string());
             }
         },
-        reason = ending(connection, active, started, &moved_ms) => entry.reason = Some(reason),
+        reason = ending(connection, active, question, started, &moved_ms) => entry.reason = Some(reason),
     }
 }
 
+/// An end of a tunnel, as seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The caller's.
+    Near,
+    /// The called one's.
+    Far,
+}
+
+/// One direction of a tunnel.
+struct Copied<'a> {
+    from: End,
+    to: End,
+    started: Instant,
+    moved_ms: &'a AtomicU64,
+}
+
 /// Copies one direction; the end of the source is passed on as the end of the sink, so that half-closed works.
-async fn copy<R, W>(mut source: ReadHalf<R>, mut sink: WriteHalf<W>, started: Instant, moved_ms: &AtomicU64) -> io::Result<()>
+async fn copy<R, W>(mut source: ReadHalf<R>, mut sink: WriteHalf<W>, way: Copied<'_>) -> Result<(), (End, io::Error)>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let at = |end| move |error| (end, error);
     let mut buffer = vec![0; COPY_BYTES];
     loop {
-        let count = source.read(&mut buffer).await?;
+        let count = source.read(&mut buffer).await.map_err(at(way.from))?;
         if count == 0 {
-            return sink.shutdown().await;
+            return sink.shutdown().await.map_err(at(way.to));
         }
-        sink.write_all(buffer.get(..count).unwrap_or_default()).await?;
-        sink.flush().await?;
-        moved_ms.store(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        sink.write_all(buffer.get(..count).unwrap_or_default()).await.map_err(at(way.to))?;
+        sink.flush().await.map_err(at(way.to))?;
+        way.moved_ms.store(u64::try_from(way.started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
 /// Waits for what ends a tunnel from our side: drain, age, idleness, or policies that no longer permit it.
-async fn ending(connection: &Connection, active: &Arc<Active>, started: Instant, moved_ms: &AtomicU64) -> Reason {
+async fn ending(
+    connection: &Connection,
+    active: &Arc<Active>,
+    question: Option<AuthzRequest>,
+    started: Instant,
+    moved_ms: &AtomicU64,
+) -> Reason {
     let limits = &active.snapshot.limits;
     let idle_max = limits.duration(Limit::IdleMs);
-    let age_max = connection.age_max(active).unwrap_or(active.snapshot.connection_age_max);
+    let aged = async {
+        match (connection.age_max(active), active.upstream_at(connection.local)) {
+            (Some(age), _) => tokio::time::sleep(age).await,
+            // Between sidecars; what leads elsewhere has no identity to grow old.
+            (None, Some(_)) => tokio::time::sleep(active.snapshot.connection_age_max).await,
+            (None, None) => pending().await,
+        }
+    };
     let drained = async {
+        if connection.direction() == Direction::Outbound {
+            // What the application still says goes on until it is gone.
+            return pending().await;
+        }
         connection.shared.drained().await;
         tokio::time::sleep(limits.duration(Limit::DrainMs)).await;
     };
@@ -162,22 +297,28 @@ async fn ending(connection: &Connection, active: &Arc<Active>, started: Instant,
     };
     tokio::select! {
         () = drained => Reason::Draining,
-        () = tokio::time::sleep(age_max) => Reason::ConnectionAge,
+        () = aged => Reason::ConnectionAge,
         () = idled => Reason::IdleTimeout,
-        reason = denied_by_change(connection) => reason,
+        reason = denied_by_change(connection, active, question) => reason,
     }
 }
 
-/// Waits until a changed configuration no longer permits this inbound connection (design §9.9).
-async fn denied_by_change(connection: &Connection) -> Reason {
+/// Waits until a changed configuration no longer permits what let this connection in (design §9.9).
+async fn denied_by_change(connection: &Connection, decided: &Active, question: Option<AuthzRequest>) -> Reason {
     let mut configs = connection.shared.config.subscribe();
+    let Some(question) = question else { return pending().await };
+    if configs.borrow().as_ref().is_some_and(|now| now.snapshot.revision != decided.snapshot.revision) {
+        // It changed between the decision and now.
+        configs.mark_changed();
+    }
     loop {
-        if connection.peer.is_none() || configs.changed().await.is_err() {
-            return std::future::pending().await;
+        if configs.changed().await.is_err() {
+            return pending().await;
         }
         let Some(active) = configs.borrow_and_update().clone() else { continue };
         let mut entry = begin(connection, &active, Direction::Inbound);
-        let permitted = decide(connection, &active, &mut entry).is_some();
+        let again = AuthzRequest { now: crate::clock::now(), ..question.clone() };
+        let permitted = decide(again, connection, &active, &mut entry).is_some();
         entry.ended();
         if !permitted {
             return entry.reason.unwrap_or(Reason::NotPermitted);
@@ -198,7 +339,9 @@ mod tests {
         let (near_read, near_write) = tokio::io::split(near);
         let (far_read, far_write) = tokio::io::split(far);
         let copies = async {
-            tokio::try_join!(copy(near_read, far_write, started, &moved), copy(far_read, near_write, started, &moved)).map(drop)
+            let there = Copied { from: End::Near, to: End::Far, started, moved_ms: &moved };
+            let back = Copied { from: End::Far, to: End::Near, started, moved_ms: &moved };
+            tokio::try_join!(copy(near_read, far_write, there), copy(far_read, near_write, back)).map(drop)
         };
         let talk = async {
             client.write_all(b"ask").await.expect("ask");

@@ -2,7 +2,7 @@
 
 use model::authz::AttributeType;
 use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
     TrustBundle, Upstream,
 };
 use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
@@ -47,10 +47,10 @@ pub(crate) fn snapshot() -> Snapshot {
             trust_domain: TrustDomain::parse("shop.example").expect("domain"),
             authorities: vec![vec![1, 2]],
         }],
-        inbound: vec![Inbound { listen: port(1), application: port(2), protocol: Protocol::Http }],
+        inbound: vec![Inbound { listen: port(1), application: port(2), protocol: Protocol::Http, permissive: true }],
         upstreams: vec![Upstream {
             service: service("ledger"),
-            listen: port(3),
+            listen: Some(port(3)),
             protocol: Protocol::Tcp,
             endpoints: vec![Endpoint { address: port(4), identity: id("ledger") }],
         }],
@@ -65,6 +65,9 @@ pub(crate) fn snapshot() -> Snapshot {
         }],
         policies: vec![policy("z", "permit"), policy("a", "forbid")],
         country: Some(CountryHeader { header: "x-country".into(), trusted: vec![id("edge")] }),
+        forwarders: vec![id("edge")],
+        captured: false,
+        egress: Egress::Refuse,
         connection_age_max: Duration::from_secs(60),
         limits,
     }
@@ -92,19 +95,22 @@ fn loopback() -> impl Strategy<Value = SocketAddr> {
 }
 
 fn protocol() -> impl Strategy<Value = Protocol> {
-    prop_oneof![Just(Protocol::Http), Just(Protocol::Tcp)]
+    prop_oneof![Just(Protocol::Http), Just(Protocol::Tcp), Just(Protocol::Detect)]
 }
 
 fn kind() -> impl Strategy<Value = AttributeType> {
     proptest::sample::select(AttributeType::ALL.to_vec())
 }
 
-fn upstreams() -> impl Strategy<Value = Vec<Upstream>> {
+fn upstreams(captured: bool) -> impl Strategy<Value = Vec<Upstream>> {
     let endpoint = (address(), label()).prop_map(|(address, account)| Endpoint { address, identity: id(&account) });
-    let upstream = (label(), loopback(), protocol(), vec(endpoint, 0..3));
-    let upstream = upstream.prop_map(|(name, listen, protocol, endpoints)| {
+    let listen = (loopback().prop_map(Some), proptest::option::of(address()));
+    let upstream = (label(), listen, protocol(), vec(endpoint, 0..3));
+    let upstream = upstream.prop_map(move |(name, (own, any), protocol, endpoints)| {
         let service = service(&name);
-        (format!("{service}@{listen}"), Upstream { service, listen, protocol, endpoints })
+        let listen = if captured { any } else { own };
+        let place = listen.map_or_else(|| protocol.as_str().to_owned(), |listen| listen.to_string());
+        (format!("{service}@{place}"), Upstream { service, listen, protocol, endpoints })
     });
     by_key(upstream)
 }
@@ -162,22 +168,34 @@ fn limits() -> impl Strategy<Value = Limits> {
 
 /// Any snapshot of the workload `shop/web`.
 pub(crate) fn any_snapshot() -> impl Strategy<Value = Snapshot> {
-    let inbound = (address(), address(), protocol());
-    let inbound = inbound.prop_map(|(listen, application, protocol)| Inbound { listen, application, protocol });
+    any::<bool>().prop_flat_map(snapshot_of)
+}
+
+fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
+    let inbound = (address(), address(), protocol(), any::<bool>())
+        .prop_map(|(listen, application, protocol, permissive)| Inbound { listen, application, protocol, permissive });
     let trusted = vec(label().prop_map(|account| id(&account)), 0..3);
     let country = ("[a-z]([a-z-]{0,8}[a-z])?", trusted).prop_map(|(header, trusted)| CountryHeader { header, trusted });
-    let parts = (bundles(), vec(inbound, 0..3), upstreams(), issuers(), policies());
-    let rest = (proptest::option::of(country), 1_u64.., limits(), label());
-    (parts, rest).prop_map(|((bundles, inbound, upstreams, issuers, policies), (country, age_ms, limits, name))| Snapshot {
-        service: service(&name),
-        bundles,
-        inbound,
-        upstreams,
-        issuers,
-        policies,
-        country,
-        connection_age_max: Duration::from_millis(age_ms),
-        limits,
-        ..snapshot()
-    })
+    let parts = (bundles(), vec(inbound, 0..3), upstreams(captured), issuers(), policies());
+    let egress = prop_oneof![Just(Egress::Allow), Just(Egress::Refuse)];
+    let forwarders = vec(label().prop_map(|account| id(&account)), 0..3);
+    let rest = (proptest::option::of(country), 1_u64.., limits(), label(), egress, forwarders);
+    let whole = (parts, rest);
+    whole.prop_map(
+        move |((bundles, inbound, upstreams, issuers, policies), (country, age_ms, limits, name, egress, forwarders))| Snapshot {
+            captured,
+            egress,
+            forwarders,
+            service: service(&name),
+            bundles,
+            inbound,
+            upstreams,
+            issuers,
+            policies,
+            country,
+            connection_age_max: Duration::from_millis(age_ms),
+            limits,
+            ..snapshot()
+        },
+    )
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::fixture::*;
+use model::Principal;
 use model::authz::{AttributeType, AttributeValue};
 use model::ids::SpiffeId;
 use std::collections::BTreeMap;
@@ -33,9 +34,10 @@ fn the_bank_s_rules_decide_transfers() {
         ),
         ("another path", changed(|r| r.path = "/transfers/".into()), "not_permitted"),
         ("another caller", changed(|r| r.principal = id("fraud")), "not_permitted"),
+        ("a plaintext caller", changed(|r| r.principal = Principal::Unauthenticated), "not_permitted"),
         (
             "the same account of another trust domain",
-            changed(|r| r.principal = SpiffeId::parse("spiffe://evil.example/ns/bank/sa/web").expect("id")),
+            changed(|r| r.principal = SpiffeId::parse("spiffe://evil.example/ns/bank/sa/web").expect("id").into()),
             "not_permitted",
         ),
         ("no user", changed(|r| r.user = None), "not_permitted"),

@@ -5,6 +5,7 @@ use http::header::{
     UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+use std::net::IpAddr;
 
 /// Which way a message goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,34 @@ pub fn forward_headers(headers: &mut HeaderMap, hop: Hop) {
         headers.insert(TRAILER, announced);
     }
 }
+
+/// Says from where the call came, as the application reads it. What the caller says of earlier hops is believed from a forwarder
+/// only; from others it is removed, in every spelling, and the list begins anew.
+pub fn forwarded_for(headers: &mut HeaderMap, remote: IpAddr, is_forwarder: bool) {
+    let mut chain = String::new();
+    if is_forwarder {
+        for line in headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
+            chain.push_str(line);
+            chain.push_str(", ");
+        }
+    } else {
+        let folded = |name: &HeaderName| name.as_str().replace('_', "-");
+        let claims = |name: &&HeaderName| ORIGINS.contains(&folded(name).as_str());
+        let unwanted: Vec<HeaderName> = headers.keys().filter(claims).cloned().collect();
+        for name in unwanted {
+            headers.remove(name);
+        }
+    }
+    chain.push_str(&remote.to_string());
+    if let Ok(value) = HeaderValue::from_str(&chain) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+}
+
+/// The header that lists the hops of a call.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+/// Headers by which a caller says where a call came from (RFC 7239, and what came before it).
+const ORIGINS: [&str; 3] = [FORWARDED_FOR, "forwarded", "x-real-ip"];
 
 /// Removes from trailers what may only stand in a head (RFC 9110 §6.5.1) or is ours alone. Some applications merge trailers into
 /// the headers, so that a claim made here would be believed there.

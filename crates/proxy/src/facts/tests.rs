@@ -240,14 +240,24 @@ fn exactly_one_host_is_named_and_every_place_that_names_it_agrees() {
 }
 
 #[test]
-fn tunnels_echoes_and_upgrades_are_refused() {
+fn tunnels_and_echoes_are_refused_and_one_upgrade_is_carried() {
     for (method, target) in [("CONNECT", "a:1"), ("TRACE", "/"), ("CONNECT", "/")] {
         let refusal = http1(method, target, &[("host", "a:1")]).expect_err(method);
         assert_eq!(refusal.reason(), Reason::MethodNotSupported);
         assert_eq!(refusal.to_string(), format!("method `{method}` is not carried"));
     }
-    let upgrade = http1("GET", "/", &[("host", "a"), ("Upgrade", "websocket"), ("connection", "upgrade")]);
-    assert_eq!(upgrade, Err(FactsRefusal::Upgrade));
+    for (lines, wanted) in [
+        (&[("Upgrade", "websocket"), ("connection", "keep-alive, Upgrade")][..], Ok(Some("websocket"))),
+        (&[("Upgrade", "h2c"), ("connection", "upgrade, HTTP2-Settings")], Ok(None)),
+        (&[("Upgrade", "h2c, websocket"), ("connection", "upgrade")], Ok(Some("websocket"))),
+        (&[("Upgrade", "websocket")], Ok(None)),
+        (&[("Upgrade", "websocket, foo/1"), ("connection", "upgrade")], Err(FactsRefusal::Upgrade)),
+    ] {
+        let mut all = vec![("host", "a")];
+        all.extend(lines);
+        let wanted = wanted.map(|line| line.map(|line| Upgrade::Line(HeaderValue::from_static(line))));
+        assert_eq!(http1("GET", "/", &all).map(|facts| facts.upgrade), wanted, "{lines:?}");
+    }
     assert_eq!(FactsRefusal::Upgrade.reason(), Reason::MethodNotSupported);
     for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "PROPFIND"] {
         assert_eq!(http1(method, "/", &[("host", "a")]).expect(method).method.as_str(), method);

@@ -279,7 +279,8 @@ impl Said {
             Some(_) if name.contains(&b'_') => return ambiguous("a framing header spelt with an underscore"),
             Some(Word::Host) if self.host => return Err(FramingRefusal::HostTwice),
             Some(Word::Host) => self.host = true,
-            Some(Word::Upgrade) => self.upgrade = true,
+            // Nobody goes on to HTTP/2 in this way: the offer is not passed on, and the message stays one of HTTP/1 (RFC 9110 §7.8).
+            Some(Word::Upgrade) => self.upgrade |= upgrade_offers(value).next().is_some(),
             Some(Word::ContentLength | Word::TransferEncoding) if value.contains(&b'\t') => {
                 return ambiguous("a tab beside the value of a framing header");
             }
@@ -306,6 +307,12 @@ impl Said {
         let body = if self.chunked { BodyLength::Chunked } else { BodyLength::Fixed(self.length.unwrap_or(0)) };
         Ok(Complete { length, body, switches: self.connect || self.upgrade })
     }
+}
+
+/// The protocols that an `Upgrade` line offers, without HTTP/2, which is not entered in this way (RFC 9113 §3.1).
+pub(crate) fn upgrade_offers(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let offers = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    offers.filter(|offer| !offer.is_empty() && !offer.eq_ignore_ascii_case(b"h2c"))
 }
 
 /// A header that decides where a message ends or to whom it goes.

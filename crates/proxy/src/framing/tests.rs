@@ -490,7 +490,7 @@ async fn after_connect_or_upgrade_nothing_is_parsed_or_let_through() {
     let cases: [&[u8]; 4] = [
         b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: a\r\nupgrade: h2c\r\nContent-Length: 3\r\n\r\nabc",
+        b"GET / HTTP/1.1\r\nHost: a\r\nupgrade: h2c, foo/1\r\nContent-Length: 3\r\n\r\nabc",
         b"POST / HTTP/1.1\r\nHost: a\r\nUPGRADE: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ];
     for input in cases {

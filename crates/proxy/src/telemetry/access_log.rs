@@ -1,8 +1,9 @@
 //! One JSON line per request and per refused or opaque connection, written exactly once, also when the caller goes away.
 
 use crate::clock;
+use crate::gate::Place;
 use crate::state::Shared;
-use model::{DecisionId, Reason, Revision, Side, SpiffeId, Timestamp};
+use model::{DecisionId, Principal, Reason, Revision, Side, Timestamp};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,8 +76,10 @@ pub struct Entry {
     pub decision: DecisionId,
     /// The other end of the connection.
     pub peer: SocketAddr,
-    /// The calling workload, or for outbound calls the upstream's identity once known.
-    pub principal: Option<SpiffeId>,
+    /// Who calls, once it is known.
+    pub principal: Option<Principal>,
+    /// The place among the requests under way, given back with the entry.
+    pub place: Option<Place>,
     /// The user's subject.
     pub user: Option<String>,
     /// HTTP method or `connect`.
@@ -108,6 +111,7 @@ impl Entry {
             decision: DecisionId::from_random(identity::random_bytes().unwrap_or_default()),
             peer,
             principal: None,
+            place: None,
             user: None,
             method: String::new(),
             path: String::new(),
@@ -135,7 +139,7 @@ impl Entry {
             "at": self.at.to_string(),
             "direction": self.direction.as_str(),
             "workload": self.shared.settings.workload.as_str(),
-            "principal": self.principal.as_ref().map(SpiffeId::as_str),
+            "principal": self.principal.as_ref().map(Principal::as_str),
             "peer": self.peer,
             "user": self.user,
             "method": self.method,

@@ -1,12 +1,15 @@
 //! Prometheus metrics. Every label is from a closed set or from the configuration, so that the number of series is bounded.
 
 use model::Reason;
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Labels of `rondel_requests_total`.
@@ -23,6 +26,15 @@ pub struct RequestLabels {
 pub struct OutcomeLabels {
     direction: &'static str,
     reason: &'static str,
+}
+
+/// LIMIT: source addresses that are told apart.
+const PLAINTEXT_SOURCES_MAX: usize = 100;
+
+/// Labels of `rondel_plaintext_connections_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SourceLabels {
+    source: String,
 }
 
 /// Labels of metrics by direction.
@@ -46,12 +58,18 @@ pub struct Metrics {
     request_seconds: Family<DirectionLabels, Histogram>,
     handshakes: Family<OutcomeLabels, Counter>,
     connections: Family<OutcomeLabels, Counter>,
+    plaintext: Family<SourceLabels, Counter>,
+    plaintext_sources: Mutex<BTreeSet<IpAddr>>,
     /// Seconds since the epoch at which the SVID in use ends.
     pub svid_expires_at_seconds: Gauge,
     /// SVIDs obtained since the start.
     pub svid_rotations: Counter,
     /// Failed attempts to obtain one.
     pub svid_failures: Counter,
+    /// Connections that ended by a panic; the others went on.
+    pub connection_panics: Counter,
+    /// Worker threads that were replaced.
+    pub worker_restarts: Counter,
     /// The revision in force.
     pub config_revision: Gauge,
     /// Configurations refused with a nack.
@@ -76,6 +94,10 @@ impl Default for Metrics {
             request_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 2.0, 18))),
             handshakes: Family::default(),
             connections: Family::default(),
+            plaintext: Family::default(),
+            plaintext_sources: Mutex::default(),
+            connection_panics: Counter::default(),
+            worker_restarts: Counter::default(),
             svid_expires_at_seconds: Gauge::default(),
             svid_rotations: Counter::default(),
             svid_failures: Counter::default(),
@@ -103,6 +125,13 @@ impl Metrics {
         );
         registry.register("handshakes", "TLS handshakes by direction and reason; `ok` succeeded", self.handshakes.clone());
         registry.register("connections_closed", "Connections that ended, by direction and reason", self.connections.clone());
+        registry.register(
+            "plaintext_connections",
+            "Plaintext connections to permissive ports by source address; `other` beyond 100 addresses",
+            self.plaintext.clone(),
+        );
+        registry.register("connection_panics", "Connections that ended by a panic", self.connection_panics.clone());
+        registry.register("worker_restarts", "Worker threads that were replaced", self.worker_restarts.clone());
         registry.register(
             "svid_expires_at_seconds",
             "When the SVID in use ends, seconds since the epoch",
@@ -148,6 +177,15 @@ impl Metrics {
     pub fn connection(&self, direction: &'static str, reason: Option<Reason>) {
         let reason = reason.map_or("ok", Reason::as_str);
         self.connections.get_or_create(&OutcomeLabels { direction, reason }).inc();
+    }
+
+    /// Counts one plaintext connection to a permissive port. Addresses beyond the bound are counted together.
+    pub fn plaintext(&self, source: IpAddr) {
+        let mut known = self.plaintext_sources.lock();
+        let is_told = known.contains(&source) || (known.len() < PLAINTEXT_SOURCES_MAX && known.insert(source));
+        drop(known);
+        let source = if is_told { source.to_string() } else { "other".to_owned() };
+        self.plaintext.get_or_create(&SourceLabels { source }).inc();
     }
 
     /// The exposition text (OpenMetrics 1.0).

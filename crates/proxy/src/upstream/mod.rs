@@ -4,14 +4,15 @@ pub mod pool;
 
 use crate::body::Body;
 use crate::framing::FramingRefusal;
-use crate::state::{Active, Shared};
+use crate::state::{Active, Called, Shared};
 use crate::workers::Worker;
-use http::{Request, Response, Version};
-use hyper::body::Incoming;
+use http::header::UPGRADE;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::handshake::{self, Alpn, HandshakeRefusal};
-use model::snapshot::{Endpoint, Upstream};
+use model::snapshot::Endpoint;
 use model::{Limit, Reason};
 use policy::Permit;
 use pool::{Host, Lease, Sender, Target};
@@ -155,24 +156,27 @@ pub async fn send_to_application(
 /// - [`Failed`] with `application: false`.
 pub async fn send_to_peer(
     request: Request<Body>,
-    upstream: &Upstream,
+    called: Called<'_>,
     active: &Active,
     shared: &Shared,
     worker: &Worker,
 ) -> Result<(Response<Incoming>, Lease), Failed> {
-    let hosts = in_order(upstream, worker);
+    let hosts = in_order(called, worker);
     exchange(request, &hosts, active, Some(shared)).await.map_err(|failure| Failed { application: false, failure })
 }
 
 /// The endpoints, that with the fewest requests under way from this worker first.
-fn in_order(upstream: &Upstream, worker: &Worker) -> Vec<Arc<Host>> {
-    let hosts = upstream.endpoints.iter().map(|endpoint| worker.pool.host(&Target::Peer(endpoint.clone())));
+fn in_order(called: Called<'_>, worker: &Worker) -> Vec<Arc<Host>> {
+    let hosts = called.endpoints().iter().map(|endpoint| worker.pool.host(&Target::Peer(endpoint.clone())));
     let mut hosts: Vec<Arc<Host>> = hosts.collect();
     hosts.sort_by_key(|host| host.in_flight());
     hosts
 }
 
-/// One request and the head of its response. A request of which no byte was sent is tried once more on a new connection.
+/// One request and the head of its response.
+///
+/// A connection that was kept may be closed by the other side at the very moment of reuse. Then the request is tried once more on
+/// a new connection, if and only if none of it was sent or its method is idempotent (RFC 9110 §9.2.2) and it has no body.
 async fn exchange(
     mut request: Request<Body>,
     hosts: &[Arc<Host>],
@@ -182,12 +186,17 @@ async fn exchange(
     let limits = &active.snapshot.limits;
     let deadline = Instant::now() + limits.duration(Limit::ResponseHeadMs);
     let is_http2 = request.version() == Version::HTTP_2;
+    let may_switch = request.headers().contains_key(UPGRADE);
     let mut may_be_warm = true;
     loop {
         let (mut lease, mut sender, is_warm) = acquire(hosts, is_http2, may_be_warm, active, shared).await?;
+        let again = if is_warm { repeatable(&request) } else { None };
         let sent = tokio::time::timeout_at(deadline, send(&mut sender, request)).await;
         let outcome = sent.map_err(|_| Failure::Timeout { limit: limits.of(Limit::ResponseHeadMs) })?;
         match outcome {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
+                return Err(Failure::Malformed { detail: "a switch of protocols that nobody asked for".to_owned() });
+            }
             Ok(response) => {
                 if let Sender::Http1(sender, retire_at) = sender {
                     lease.keep(sender, retire_at);
@@ -199,7 +208,13 @@ async fn exchange(
                     request = unsent;
                     may_be_warm = false;
                 }
-                Some(_) | None => return Err(classify(&error.into_error())),
+                Some(_) | None => match (classify(&error.into_error()), again) {
+                    (Failure::Reset { .. }, Some(whole)) => {
+                        request = whole;
+                        may_be_warm = false;
+                    }
+                    (failure, _) => return Err(failure),
+                },
             },
         }
     }
@@ -230,6 +245,19 @@ async fn acquire(
         }
     }
     Err(last)
+}
+
+/// The same request once more, if sending it twice is the same as sending it once.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    if !request.method().is_idempotent() || !request.body().is_end_stream() || request.headers().contains_key(UPGRADE) {
+        return None;
+    }
+    let mut again = Request::new(Body::empty());
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = request.headers().clone();
+    Some(again)
 }
 
 async fn send(sender: &mut Sender, request: Request<Body>) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
@@ -333,7 +361,7 @@ where
         let (sender, connection) = http1::handshake(io).await.map_err(|error| classify(&error))?;
         tokio::spawn(async move {
             let _place = place;
-            let _ended = connection.await;
+            let _ended = connection.with_upgrades().await;
         });
         Ok(Sender::Http1(sender, retire_at))
     }

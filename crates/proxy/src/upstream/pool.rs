@@ -88,6 +88,11 @@ impl Pool {
         }))
     }
 
+    /// Forgets every connection: what drove them is gone.
+    pub fn forget(&self) {
+        self.hosts.lock().clear();
+    }
+
     /// Closes what is too old, closed by the peer, or idle for longer than `idle`.
     pub fn sweep(&self, now: Instant, idle: Duration) {
         let mut hosts = self.hosts.lock();

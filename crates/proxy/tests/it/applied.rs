@@ -58,7 +58,7 @@ async fn a_configuration_that_cannot_be_put_in_force_is_refused_whole() {
     foreign.workload = WorkloadName::parse("shop/other").unwrap();
     let mut port_in_use = base.clone();
     port_in_use.policies = vec![policy("forbid (principal, action, resource);")];
-    let extra = Inbound { listen: taken.local_addr().unwrap(), application: free(), protocol: Protocol::Http };
+    let extra = Inbound { listen: taken.local_addr().unwrap(), application: free(), protocol: Protocol::Http, permissive: false };
     port_in_use.inbound.push(extra);
     for (name, snapshot, said) in [
         ("policy", broken_policy, "policy.yaml:8"),

@@ -1,7 +1,7 @@
 //! One sidecar process under test, with the application that it fronts, and clients that speak mutual TLS to it.
 
 use crate::control::{Control, JOIN_TOKEN};
-use model::snapshot::{AuthorizationPolicy, Inbound, Protocol, Snapshot, TokenIssuer};
+use model::snapshot::{AuthorizationPolicy, Egress, Inbound, Protocol, Snapshot, TokenIssuer};
 use model::{Limit, Limits, Revision, ServiceName, SpiffeId, WorkloadName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -76,11 +76,14 @@ impl Sidecar {
             identity: SpiffeId::parse("spiffe://shop.example/ns/shop/sa/server").unwrap(),
             service: ServiceName::parse("shop/server").unwrap(),
             bundles: vec![control.bundle()],
-            inbound: vec![Inbound { listen: inbound, application, protocol: setup.protocol }],
+            inbound: vec![Inbound { listen: inbound, application, protocol: setup.protocol, permissive: false }],
             upstreams: Vec::new(),
             issuers: setup.issuers,
             policies: vec![policy(setup.policy)],
             country: None,
+            forwarders: Vec::new(),
+            captured: false,
+            egress: Egress::Allow,
             connection_age_max: setup.age,
             limits,
         };

@@ -4,7 +4,7 @@ use super::{ConvertError, Parts};
 use crate::proto;
 use model::authz::AttributeType;
 use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
     TrustBundle, Upstream,
 };
 use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
@@ -66,7 +66,10 @@ pub fn resources(snapshot: &Snapshot) -> Parts {
 
 /// One service may be called through several ports, so that the port belongs to the name.
 fn upstream_name(upstream: &Upstream) -> String {
-    format!("{}@{}", upstream.service, upstream.listen)
+    match upstream.listen {
+        Some(listen) => format!("{}@{listen}", upstream.service),
+        None => format!("{}@{}", upstream.service, upstream.protocol.as_str()),
+    }
 }
 
 /// Puts a snapshot together from its parts. Policies stand in the order of `policy_order`, everything else in the order of its key.
@@ -86,7 +89,7 @@ pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
         let owed = match &resource.body {
             Some(Body::Workload(_)) => WORKLOAD.to_owned(),
             Some(Body::Upstream(wire)) => {
-                let upstream = upstream_from_wire(wire).map_err(within)?;
+                let upstream = upstream_from_wire(wire, workload.captured).map_err(within)?;
                 let owed = format!("upstream/{}", upstream_name(&upstream));
                 snapshot.upstreams.push(upstream);
                 owed
@@ -160,6 +163,9 @@ fn workload_to_wire(snapshot: &Snapshot) -> proto::Workload {
             .map(|limit| proto::LimitValue { name: limit.name().to_owned(), value: snapshot.limits.of(limit) })
             .collect(),
         policy_order: snapshot.policies.iter().map(|policy| format!("policy/{}", policy.name)).collect(),
+        forwarders: snapshot.forwarders.iter().map(ToString::to_string).collect(),
+        captured: snapshot.captured,
+        egress_refused: snapshot.egress == Egress::Refuse,
     }
 }
 
@@ -182,6 +188,8 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         Ok(CountryHeader { header: header.as_str().to_owned(), trusted })
     });
     let inbound = wire.inbound.iter().enumerate();
+    let forwarders = wire.forwarders.iter().enumerate();
+    let forwarders = forwarders.map(|(index, text)| parsed(&format!("forwarders[{index}]"), SpiffeId::parse(text)));
     Ok(Snapshot {
         revision: Revision(0),
         workload: parsed("name", WorkloadName::parse(&wire.name))?,
@@ -195,6 +203,9 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         issuers: Vec::new(),
         policies: Vec::new(),
         country: country.transpose()?,
+        forwarders: forwarders.collect::<Result<_>>()?,
+        captured: wire.captured,
+        egress: if wire.egress_refused { Egress::Refuse } else { Egress::Allow },
         connection_age_max: Duration::from_millis(wire.connection_age_max_ms),
         limits,
     })
@@ -205,6 +216,7 @@ fn inbound_to_wire(inbound: &Inbound) -> proto::Inbound {
         listen: inbound.listen.to_string(),
         application: inbound.application.to_string(),
         protocol: protocol_to_wire(inbound.protocol).into(),
+        permissive: inbound.permissive,
     }
 }
 
@@ -213,6 +225,7 @@ fn inbound_from_wire(wire: &proto::Inbound) -> Result<Inbound> {
         listen: address("listen", &wire.listen)?,
         application: address("application", &wire.application)?,
         protocol: protocol_from_wire(wire.protocol)?,
+        permissive: wire.permissive,
     })
 }
 
@@ -220,6 +233,7 @@ const fn protocol_to_wire(protocol: Protocol) -> proto::Protocol {
     match protocol {
         Protocol::Http => proto::Protocol::Http,
         Protocol::Tcp => proto::Protocol::Tcp,
+        Protocol::Detect => proto::Protocol::Detect,
     }
 }
 
@@ -227,6 +241,7 @@ fn protocol_from_wire(value: i32) -> Result<Protocol> {
     match proto::Protocol::try_from(value) {
         Ok(proto::Protocol::Http) => Ok(Protocol::Http),
         Ok(proto::Protocol::Tcp) => Ok(Protocol::Tcp),
+        Ok(proto::Protocol::Detect) => Ok(Protocol::Detect),
         Ok(proto::Protocol::Unspecified) | Err(_) => Err(ConvertError::new("protocol", format!("unknown value {value}"))),
     }
 }
@@ -236,25 +251,23 @@ fn upstream_to_wire(upstream: &Upstream) -> proto::Upstream {
         |endpoint: &Endpoint| proto::Endpoint { address: endpoint.address.to_string(), identity: endpoint.identity.to_string() };
     proto::Upstream {
         service: upstream.service.to_string(),
-        listen: upstream.listen.to_string(),
+        listen: upstream.listen.map_or_else(String::new, |listen| listen.to_string()),
         protocol: protocol_to_wire(upstream.protocol).into(),
         endpoints: upstream.endpoints.iter().map(endpoint).collect(),
     }
 }
 
-fn upstream_from_wire(wire: &proto::Upstream) -> Result<Upstream> {
+fn upstream_from_wire(wire: &proto::Upstream, captured: bool) -> Result<Upstream> {
     let endpoint = |(index, endpoint): (usize, &proto::Endpoint)| -> Result<Endpoint> {
         Ok(Endpoint {
             address: address(&format!("endpoints[{index}].address"), &endpoint.address)?,
             identity: parsed(&format!("endpoints[{index}].identity"), SpiffeId::parse(&endpoint.identity))?,
         })
     };
-    let listen = address("listen", &wire.listen)?;
-    if !listen.ip().is_loopback() {
-        return Err(ConvertError::new(
-            "listen",
-            "not a loopback address: whoever reaches it speaks with this workload's identity",
-        ));
+    let listen = if captured && wire.listen.is_empty() { None } else { Some(address("listen", &wire.listen)?) };
+    if !captured && !listen.is_some_and(|listen| listen.ip().is_loopback()) {
+        let problem = "not a loopback address: whoever reaches it speaks with this workload's identity";
+        return Err(ConvertError::new("listen", problem));
     }
     Ok(Upstream {
         service: parsed("service", ServiceName::parse(&wire.service))?,

@@ -1,0 +1,221 @@
+//! From an accepted socket to a served connection: who calls, and what is spoken.
+//!
+//! Inbound, the handshake makes the principal and ALPN says the protocol. Outbound, the address says what is called, and the
+//! declared protocol wins; where none is declared, whoever speaks first decides, and nobody is kept waiting to find out.
+
+use crate::connection::{Caller, Connection, last_words, serve_http1, serve_http2};
+use crate::detect::Guess;
+use crate::prefixed::{self, Prefixed};
+use crate::reply;
+use crate::state::{Active, Shared};
+use crate::telemetry::access_log::{Direction, Entry};
+use crate::tunnel;
+use crate::workers::Worker;
+use bytes::BytesMut;
+use identity::handshake::{self, Alpn, HandshakeRefusal, Serves};
+use model::snapshot::{Egress, Inbound, Protocol};
+use model::{Limit, Reason};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// The first byte of a TLS connection (RFC 8446 §5.1: ContentType handshake).
+const TLS_HANDSHAKE_RECORD: u8 = 0x16;
+/// For the answer on a connection that ends with it.
+pub(crate) const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// An accepted socket.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The socket, registered with the worker's runtime.
+    pub stream: TcpStream,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Where the other end wanted to go: the listener's address, or the original destination of a redirected connection.
+    pub local: SocketAddr,
+    /// What the process shares.
+    pub shared: Arc<Shared>,
+    /// The worker that serves it.
+    pub worker: Arc<Worker>,
+}
+
+impl Arrival {
+    fn connection(self, caller: Caller) -> (TcpStream, Arc<Connection>) {
+        let Self { stream, remote, local, shared, worker } = self;
+        (stream, Arc::new(Connection::new(shared, worker, remote, local, caller)))
+    }
+}
+
+/// Serves a connection from a peer: the handshake makes the principal, ALPN says the protocol.
+pub async fn inbound(arrival: Arrival) {
+    let (shared, remote) = (&arrival.shared, arrival.remote);
+    let refuse = |reason, detail: String| refuse_connection(shared, remote, Direction::Inbound, reason, detail);
+    let (Some(active), Some(credentials)) = (shared.active(), shared.credentials()) else {
+        return refuse(Reason::NotReady, "no configuration or identity yet".into());
+    };
+    let Some(listener) = active.inbound_at(arrival.local) else {
+        return refuse(Reason::PortUnknown, format!("no `inbound` of the workload listens at {}", arrival.local));
+    };
+    if listener.permissive {
+        match first_of_permissive(arrival, &active, listener).await {
+            Some(secure) => return handshake(secure, &active, &credentials, listener.protocol).await,
+            None => return,
+        }
+    }
+    let deadline = active.snapshot.limits.duration(Limit::HandshakeMs);
+    let first = timeout(deadline, prefixed::first_byte(&arrival.stream)).await;
+    if let Ok(Ok(Some(byte))) = first
+        && byte != TLS_HANDSHAKE_RECORD
+    {
+        return refuse_plaintext(arrival.stream, remote, &arrival.shared, deadline).await;
+    }
+    handshake(arrival, &active, &credentials, listener.protocol).await;
+}
+
+async fn handshake(arrival: Arrival, active: &Arc<Active>, credentials: &identity::credentials::Credentials, protocol: Protocol) {
+    let Arrival { stream, remote, local, shared, worker } = arrival;
+    let deadline = active.snapshot.limits.duration(Limit::HandshakeMs);
+    let shaken = handshake::accept(stream, credentials, Serves::from(protocol), deadline).await;
+    shared.metrics.handshake("inbound", shaken.as_ref().err().map(HandshakeRefusal::reason));
+    let (stream, peer, alpn) = match shaken {
+        Ok(shaken) => shaken,
+        Err(refusal) => {
+            return refuse_connection(&shared, remote, Direction::Inbound, refusal.reason(), refusal.to_string());
+        }
+    };
+    let connection = Arc::new(Connection::new(shared, worker, remote, local, Caller::Peer(peer)));
+    match (protocol, alpn) {
+        (Protocol::Http | Protocol::Detect, Some(Alpn::Http2)) => serve_http2(stream, connection, active).await,
+        (Protocol::Http, _) | (Protocol::Detect, Some(Alpn::Http1)) => serve_http1(stream, connection, active).await,
+        // A caller that does not say what it speaks is decided as a connection.
+        (Protocol::Tcp, _) | (Protocol::Detect, Some(Alpn::Tcp) | None) => tunnel::inbound(stream, &connection, active).await,
+    }
+}
+
+/// Serves a plaintext caller of a permissive port to its end; gives the arrival back if it begins a TLS handshake.
+async fn first_of_permissive(arrival: Arrival, active: &Arc<Active>, listener: &Inbound) -> Option<Arrival> {
+    let idle = active.snapshot.limits.duration(Limit::IdleMs);
+    let plain = Connection::new(
+        Arc::clone(&arrival.shared),
+        Arc::clone(&arrival.worker),
+        arrival.remote,
+        arrival.local,
+        Caller::Plaintext,
+    );
+    let first = async {
+        tokio::select! {
+            first = prefixed::first_byte(&arrival.stream) => Ok(first),
+            spoken = tunnel::application_speaks(&plain, active) => Err(spoken),
+        }
+    };
+    match timeout(idle, first).await {
+        Ok(Ok(Ok(Some(TLS_HANDSHAKE_RECORD)))) => return Some(arrival),
+        Ok(Ok(Ok(Some(_)))) => {}
+        // Nobody spoke, or the caller has gone: nothing to serve and nothing to tell.
+        Err(_) | Ok(Ok(Ok(None) | Err(_))) => return None,
+        Ok(Err(application)) => {
+            plain.shared.metrics.plaintext(arrival.remote.ip());
+            let (stream, connection) = arrival.connection(Caller::Plaintext);
+            tunnel::inbound_to(stream, application, &connection, active).await;
+            return None;
+        }
+    }
+    plain.shared.metrics.plaintext(arrival.remote.ip());
+    let (mut stream, connection) = arrival.connection(Caller::Plaintext);
+    let mut prefix = BytesMut::new();
+    let guess = match listener.protocol {
+        Protocol::Tcp => Guess::Opaque,
+        Protocol::Http | Protocol::Detect => timeout(idle, prefixed::first_words(&mut stream, &mut prefix)).await.ok()?.ok()?,
+    };
+    let stream = Prefixed::new(prefix, stream);
+    match (listener.protocol, guess) {
+        (Protocol::Http | Protocol::Detect, Guess::Http2) => serve_http2(stream, connection, active).await,
+        (Protocol::Http, _) | (Protocol::Detect, Guess::Http1) => serve_http1(stream, connection, active).await,
+        (Protocol::Tcp, _) | (Protocol::Detect, _) => tunnel::inbound(stream, &connection, active).await,
+    }
+    None
+}
+
+/// Serves a connection from the application.
+pub async fn outbound(arrival: Arrival) {
+    let Some(active) = arrival.shared.active() else {
+        let detail = "no configuration yet".to_owned();
+        return refuse_connection(&arrival.shared, arrival.remote, Direction::Outbound, Reason::NotReady, detail);
+    };
+    let protocol = active.upstream_at(arrival.local).map(|called| called.upstream.protocol);
+    let (mut stream, connection) = arrival.connection(Caller::Application);
+    match protocol {
+        Some(Protocol::Tcp) => tunnel::outbound(stream, &connection, &active).await,
+        Some(Protocol::Http) => {
+            // An application may open a connection long before it speaks; only idleness ends that.
+            let idle = active.snapshot.limits.duration(Limit::IdleMs);
+            let mut prefix = BytesMut::new();
+            let Ok(Ok(guess)) = timeout(idle, prefixed::first_words(&mut stream, &mut prefix)).await else { return };
+            serve_http(Prefixed::new(prefix, stream), guess, connection, &active).await;
+        }
+        Some(Protocol::Detect) => detect_outbound(stream, connection, &active).await,
+        None if active.snapshot.egress == Egress::Allow => tunnel::pass(stream, &connection, &active).await,
+        None => {
+            let detail = format!("{} belongs to no upstream, and `egress` is `refuse`", connection.local);
+            refuse_connection(&connection.shared, connection.remote, Direction::Outbound, Reason::EgressRefused, detail);
+        }
+    }
+}
+
+/// Connects at once and lets whoever speaks first decide: a client that begins a request of HTTP is served as such, everything
+/// else is carried as it is.
+async fn detect_outbound(mut stream: TcpStream, connection: Arc<Connection>, active: &Arc<Active>) {
+    let idle = active.snapshot.limits.duration(Limit::IdleMs);
+    let mut prefix = BytesMut::new();
+    let words = timeout(idle, prefixed::first_words(&mut stream, &mut prefix));
+    let first = tokio::select! {
+        // Looked at in this order, so that a request that is there already never costs a connection.
+        biased;
+        guess = words => Ok(guess),
+        spoken = tunnel::upstream_speaks(&connection, active) => Err(spoken),
+    };
+    match first {
+        Ok(Ok(Ok(guess @ (Guess::Http1 | Guess::Http2)))) => {
+            serve_http(Prefixed::new(prefix, stream), guess, connection, active).await;
+        }
+        Ok(Ok(Ok(Guess::Opaque | Guess::Unclear))) => {
+            tunnel::outbound(Prefixed::new(prefix, stream), &connection, active).await;
+        }
+        // The application said nothing for `idleMs`, or has gone.
+        Ok(Err(_) | Ok(Err(_))) => {}
+        Err(upstream) => tunnel::outbound_to(Prefixed::new(prefix, stream), upstream, &connection, active).await,
+    }
+}
+
+async fn serve_http(stream: Prefixed<TcpStream>, guess: Guess, connection: Arc<Connection>, active: &Arc<Active>) {
+    match guess {
+        Guess::Http2 => serve_http2(stream, connection, active).await,
+        // What is no HTTP/1 either is answered by the framing guard.
+        Guess::Http1 | Guess::Opaque | Guess::Unclear => serve_http1(stream, connection, active).await,
+    }
+}
+
+/// Notes a connection that was refused before anything could be answered on it.
+pub(crate) fn refuse_connection(shared: &Arc<Shared>, remote: SocketAddr, direction: Direction, reason: Reason, detail: String) {
+    let mut entry = Entry::begin(shared, "connection", direction, remote);
+    entry.reason = Some(reason);
+    entry.detail = Some(detail.clone());
+    entry.revision = shared.revision();
+    "connect".clone_into(&mut entry.method);
+    shared.tell_record(reason, Some(detail), 0, &entry);
+}
+
+/// Tells a plaintext client in its own language that this port speaks mutual TLS.
+async fn refuse_plaintext(mut stream: TcpStream, remote: SocketAddr, shared: &Arc<Shared>, deadline: Duration) {
+    let reason = Reason::PlaintextRefused;
+    let mut entry = Entry::begin(shared, "connection", Direction::Inbound, remote);
+    entry.reason = Some(reason);
+    entry.status = reply::status(reason).as_u16();
+    entry.revision = shared.revision();
+    "connect".clone_into(&mut entry.method);
+    shared.tell_record(reason, None, entry.status, &entry);
+    let bytes = reply::raw(reason, entry.decision, "");
+    let _sent = timeout(deadline.min(LAST_WORDS_DEADLINE), last_words(&mut stream, &bytes)).await;
+}
