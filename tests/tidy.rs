@@ -8,14 +8,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may use whom among ours (docs/architecture.md, "Direction"). A new edge is a decision: write a record in docs/decisions.
-const DIRECTION: [(&str, &[&str]); 12] = [
+const DIRECTION: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("config", &["model", "policy"]),
     ("identity", &["model"]),
     ("token", &["model"]),
     ("policy", &["model"]),
+    ("capture", &[]),
     ("wire", &["model"]),
-    ("proxy", &["identity", "model", "policy", "token", "wire"]),
+    ("proxy", &["capture", "identity", "model", "policy", "token", "wire"]),
     ("control", &["config", "identity", "model", "policy", "wire"]),
     ("cli", &["config", "model", "policy", "wire"]),
     ("testkit", &["identity", "model"]),

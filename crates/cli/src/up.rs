@@ -1,6 +1,7 @@
 //! `rondel up DIR`: a whole mesh on this machine. Real processes, started in order, watched, and all taken down at the end.
 
 mod child;
+mod pods;
 mod view;
 
 use crate::join_token;
@@ -9,8 +10,9 @@ use crate::output::Output;
 use anyhow::{Context, bail};
 use child::{Kind, Supervised};
 use config::{Call, Mesh, Workload};
+use pods::{Inside, Pods};
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +21,8 @@ use tokio::time::{Instant, sleep, timeout};
 use view::View;
 use wire::client::MeshStatus;
 
+/// Where the control plane listens unless it is told.
+const CONTROL_PORT: u16 = 7400;
 /// For the control plane's socket to answer.
 const CONTROL_DEADLINE: Duration = Duration::from_secs(15);
 /// For a sidecar to say that it is ready.
@@ -38,12 +42,15 @@ pub(crate) struct Arguments {
     /// Where state, logs and sockets go; keeps the authority from run to run [default: DIR/.rondel]
     #[arg(long, env = "RONDEL_STATE")]
     state: Option<PathBuf>,
-    /// Where the control plane listens for sidecars
-    #[arg(long, default_value = "127.0.0.1:7400")]
-    control_listen: SocketAddr,
+    /// Where the control plane listens for sidecars [default: 127.0.0.1:7400, with --pods 10.77.0.1:7400]
+    #[arg(long)]
+    control_listen: Option<SocketAddr>,
     /// Where the control plane serves /metrics, /ready and /live [default: the port after --control-listen]
     #[arg(long)]
     control_admin: Option<SocketAddr>,
+    /// Give each workload a network namespace of its own with capture in force, as in a pod; needs root, `ip` and `nft`
+    #[arg(long)]
+    pods: bool,
 }
 
 /// The places and names of one run.
@@ -53,6 +60,18 @@ struct Places {
     control_listen: SocketAddr,
     control_admin: SocketAddr,
     operator: Where,
+    pods: Option<Pods>,
+}
+
+impl Places {
+    /// The pod in which a process runs; `None` without `--pods`, and for what belongs to no workload.
+    fn inside(&self, kind: &Kind) -> Option<Inside> {
+        match kind {
+            Kind::Control | Kind::Process => None,
+            Kind::Proxy(workload) => self.pods.as_ref()?.sidecar(workload),
+            Kind::Application(workload) => self.pods.as_ref()?.application(workload),
+        }
+    }
 }
 
 /// Everything that runs.
@@ -67,7 +86,12 @@ pub(crate) async fn run(arguments: Arguments, output: Output) -> anyhow::Result<
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mesh = read(&arguments.dir)?;
-    let places = places(&arguments, &mesh)?;
+    let mut places = places(&arguments, &mesh)?;
+    if arguments.pods {
+        places.pods = Some(Pods::make(&mesh)?);
+    } else if let Some(captured) = mesh.workloads.iter().find(|workload| workload.captured) {
+        bail!("{} has `captured: true`: start the mesh with `--pods`", captured.name);
+    }
     check_ports(&places, &mesh)?;
     let mut running = Running { places, children: Vec::new(), view: View::new(output) };
 
@@ -108,17 +132,19 @@ fn places(arguments: &Arguments, mesh: &Mesh) -> anyhow::Result<Places> {
     for part in ["control", "logs", "proxies"] {
         make(&state.join(part))?;
     }
+    let loopback = IpAddr::from(if arguments.pods { pods::GATEWAY } else { Ipv4Addr::LOCALHOST });
+    let control_listen = arguments.control_listen.unwrap_or_else(|| SocketAddr::new(loopback, CONTROL_PORT));
     let free_after = |address: SocketAddr| SocketAddr::new(address.ip(), address.port().wrapping_add(1));
     let taken: Vec<SocketAddr> = addresses(mesh).into_iter().map(|(address, _)| address).collect();
     let control_admin = arguments.control_admin.unwrap_or_else(|| {
-        let mut candidate = free_after(arguments.control_listen);
+        let mut candidate = free_after(control_listen);
         while taken.contains(&candidate) {
             candidate = free_after(candidate);
         }
         candidate
     });
     let operator = Where { state: state.clone() };
-    Ok(Places { dir, state, control_listen: arguments.control_listen, control_admin, operator })
+    Ok(Places { dir, state, control_listen, control_admin, operator, pods: None })
 }
 
 /// Every address that a sidecar will listen at, with what it is for.
@@ -136,7 +162,8 @@ fn addresses(mesh: &Mesh) -> Vec<(SocketAddr, String)> {
 
 /// Says which port is taken before anything is started.
 fn check_ports(places: &Places, mesh: &Mesh) -> anyhow::Result<()> {
-    let mut all = addresses(mesh);
+    // In a pod every address is free.
+    let mut all = if places.pods.is_some() { Vec::new() } else { addresses(mesh) };
     all.push((places.control_listen, "control plane, --control-listen".to_owned()));
     all.push((places.control_admin, "control plane, --control-admin".to_owned()));
     let taken: Vec<String> = all
@@ -169,6 +196,7 @@ async fn start(running: &mut Running, mesh: &Mesh) -> anyhow::Result<()> {
     for workload in &mesh.workloads {
         running.view.say(&format!("starting {}: {}", workload.name, workload.identity));
         attest(&running.places, workload).await?;
+        capture(&running.places, workload)?;
         let name = format!("{}-proxy", workload.name.name());
         let kind = Kind::Proxy(workload.name.clone());
         running.children.push(Supervised::start(kind, &name, proxy_command(&running.places, workload), &running.places)?);
@@ -222,7 +250,22 @@ fn proxy_command(places: &Places, workload: &Workload) -> config::Process {
         "--admin".to_owned(),
         workload.admin.to_string(),
     ];
+    let command = if workload.captured { [command, vec!["--capture".to_owned()]].concat() } else { command };
     config::Process { name: workload.name.to_string(), command, environment: BTreeMap::new() }
+}
+
+/// Puts the capture of a pod in force, before anything runs in it.
+fn capture(places: &Places, workload: &Workload) -> anyhow::Result<()> {
+    let Some(inside) = places.pods.as_ref().and_then(|pods| pods.application(&workload.name)) else { return Ok(()) };
+    let own = std::env::current_exe().context("find the program `rondel` itself")?;
+    let gid = pods::PROXY_GID.to_string();
+    let namespace = inside.namespace.display().to_string();
+    let proxy = child::find("rondel-proxy", &places.dir).display().to_string();
+    let arguments = ["exec-child", "--namespace", &namespace, "--", &proxy, "capture", "apply", "--proxy-gid", &gid];
+    match pods::run(own, &arguments)? {
+        (true, _) => Ok(()),
+        (false, complaint) => bail!("capture in the pod of {}: {}", workload.name, complaint.trim()),
+    }
 }
 
 /// Writes a fresh join token beside the trust bundle, for the sidecar's first call.
@@ -255,7 +298,7 @@ async fn control_answers(running: &mut Running) -> anyhow::Result<()> {
 async fn sidecar_ready(running: &mut Running, workload: &Workload) -> anyhow::Result<()> {
     let deadline = Instant::now() + READY_DEADLINE;
     loop {
-        let missing = match timeout(DEADLINE, view::ready(workload.admin)).await {
+        let missing = match timeout(DEADLINE, ready(&running.places, workload)).await {
             Ok(Ok(None)) => return Ok(()),
             Ok(Ok(Some(missing))) => missing,
             Ok(Err(error)) => error.to_string(),
@@ -272,6 +315,20 @@ async fn sidecar_ready(running: &mut Running, workload: &Workload) -> anyhow::Re
         }
         sleep(TICK).await;
     }
+}
+
+/// `None` if the sidecar is ready, else what is missing.
+async fn ready(places: &Places, workload: &Workload) -> anyhow::Result<Option<String>> {
+    let Some(inside) = places.pods.as_ref().and_then(|pods| pods.application(&workload.name)) else {
+        return view::ready(workload.admin).await;
+    };
+    // Its admin port is in the pod.
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.arg("exec-child").arg("--namespace").arg(inside.namespace);
+    command.arg("--").arg(child::find("rondel-proxy", &places.dir)).args(["wait", "--timeout", "0", "--admin"]);
+    let output = command.arg(workload.admin.to_string()).kill_on_drop(true).output().await?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok((!output.status.success()).then_some(said))
 }
 
 /// Restarts what ends and prints what changes, until a signal.

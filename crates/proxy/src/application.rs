@@ -76,6 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test of another process")]
     fn a_process_runs_until_it_has_ended() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
         let process = Process { pid: child.id(), started: started(child.id()) };

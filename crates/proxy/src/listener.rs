@@ -172,6 +172,10 @@ async fn accept_loop(
             let Some(local) = local else {
                 return accept::refuse_connection(&shared, remote, direction, Reason::RedirectLoop, NOT_REDIRECTED.to_owned());
             };
+            if captured && [capture::PROBE_V4, capture::PROBE_V6].contains(&local) {
+                shared.capture_seen.send_replace(Some(remote));
+                return;
+            }
             let arrival = Arrival { stream, remote, local, shared, worker };
             if is_inbound {
                 accept::inbound(arrival).await;

@@ -2,9 +2,13 @@
 
 use clap::Parser;
 use proxy::settings::Settings;
+use proxy::tools::{self, Tools};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| tools::WORDS.contains(&word.as_str())) {
+        return Tools::parse().run();
+    }
     let settings = Settings::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log);
     let Ok(filter) = filter else {

@@ -7,9 +7,13 @@ use std::net::SocketAddr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+const TOOLS: &str = "Also:
+  rondel-proxy capture apply|remove|check   lead this network namespace's traffic through the sidecar, or no longer
+  rondel-proxy wait                         wait until the sidecar is ready: before the application starts";
+
 /// The sidecar of a Rondel mesh: holds a workload's identity, speaks mutual TLS for it, and decides every inbound call.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "rondel-proxy", version)]
+#[command(name = "rondel-proxy", version, after_help = TOOLS)]
 pub struct Settings {
     /// The workload beside which this sidecar stands, `namespace/name`
     #[arg(long, value_parser = parse_workload, env = "RONDEL_WORKLOAD")]

@@ -9,7 +9,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
 use crate::workers::Workers;
-use crate::{admin, disk, fetch, probe, rotate};
+use crate::{admin, disk, fetch, probe, proof, rotate};
 use anyhow::{Context, bail};
 use identity::bundle::TrustBundles;
 use model::Limit;
@@ -54,6 +54,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(admin::run(admin, Arc::clone(&shared)));
     tasks.spawn(probe::run(probes, Arc::clone(&shared)));
+    tasks.spawn(proof::run(Arc::clone(&shared)));
     tasks.spawn(rotate::run(Arc::clone(&shared), anchor.clone()));
     tasks.spawn(fetch::run(Arc::clone(&shared), wanted_keys));
     tasks.spawn(sync::report(Arc::clone(&shared), anchor.clone(), told));

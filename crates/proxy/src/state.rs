@@ -97,6 +97,10 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Places for inbound requests.
     pub gate: Gate,
+    /// Whether the application's traffic is known to be redirected to this process.
+    pub capture_proven: AtomicBool,
+    /// The other end of the last connection to the destination that only the redirection leads here.
+    pub capture_seen: watch::Sender<Option<SocketAddr>>,
     /// Told when somebody on the machine asks the sidecar to end.
     pub quit: Notify,
     /// True once SIGTERM came.
@@ -128,6 +132,8 @@ impl Shared {
             access_log,
             metrics,
             gate: Gate::default(),
+            capture_proven: AtomicBool::new(false),
+            capture_seen: watch::Sender::new(None),
             quit: Notify::new(),
             draining: watch::Sender::new(false),
             control_connected: AtomicBool::new(false),
@@ -203,6 +209,9 @@ impl Shared {
                 missing.push("identity: the SVID is near its end and was not rotated");
             }
             Some(_) => {}
+        }
+        if self.settings.capture && !self.capture_proven.load(Ordering::Acquire) {
+            missing.push("capture: the application's traffic is not redirected here; run `rondel-proxy capture apply`");
         }
         if *self.draining.borrow() {
             missing.push("draining: SIGTERM received");

@@ -1,6 +1,7 @@
 //! One supervised process: its command, its log, its restarts.
 
 use super::Places;
+use super::pods::Inside;
 use anyhow::Context;
 use config::Process;
 use model::WorkloadName;
@@ -40,6 +41,7 @@ pub(super) struct Supervised {
     pub(super) name: String,
     pub(super) restarts: u32,
     process: Process,
+    inside: Option<Inside>,
     log: PathBuf,
     child: Option<Child>,
     started: Instant,
@@ -52,12 +54,14 @@ impl Supervised {
     /// Starts a process; its output goes to `logs/NAME.log`.
     pub(super) fn start(kind: Kind, name: &str, process: Process, places: &Places) -> anyhow::Result<Self> {
         let log = places.state.join("logs").join(format!("{name}.log"));
-        let child = spawn(&process, &log, places)?;
+        let inside = places.inside(&kind);
+        let child = spawn(&process, inside.as_ref(), &log, places)?;
         Ok(Self {
             kind,
             name: name.to_owned(),
             restarts: 0,
             process,
+            inside,
             log,
             child: Some(child),
             started: Instant::now(),
@@ -122,7 +126,7 @@ impl Supervised {
     /// Starts it again.
     pub(super) fn restart(&mut self, places: &Places) -> anyhow::Result<()> {
         self.postpone();
-        self.child = Some(spawn(&self.process, &self.log, places)?);
+        self.child = Some(spawn(&self.process, self.inside.as_ref(), &self.log, places)?);
         self.started = Instant::now();
         self.ended = None;
         self.restart_at = None;
@@ -156,7 +160,7 @@ impl Supervised {
 }
 
 /// Starts a command through `rondel exec-child`, so that it dies with this process.
-fn spawn(process: &Process, log: &Path, places: &Places) -> anyhow::Result<Child> {
+fn spawn(process: &Process, inside: Option<&Inside>, log: &Path, places: &Places) -> anyhow::Result<Child> {
     let (program, rest) = process.command.split_first().context("an empty command")?;
     let program = find(program, &places.dir);
     let own = std::env::current_exe().context("find the program `rondel` itself")?;
@@ -164,7 +168,12 @@ fn spawn(process: &Process, log: &Path, places: &Places) -> anyhow::Result<Child
     let file = file.with_context(|| format!("open the log `{}`", log.display()))?;
     let errors = file.try_clone().with_context(|| format!("open the log `{}`", log.display()))?;
     let mut command = Command::new(own);
-    command.arg("exec-child").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(&program).args(rest);
+    command.arg("exec-child").arg("--parent").arg(std::process::id().to_string());
+    if let Some(inside) = inside {
+        command.arg("--namespace").arg(&inside.namespace);
+        command.args(inside.gid.iter().flat_map(|gid| ["--gid".to_owned(), gid.to_string()]));
+    }
+    command.arg("--").arg(&program).args(rest);
     command.envs(&process.environment).env_remove("RONDEL_STATE").current_dir(&places.dir);
     // A group of its own: Ctrl-C at the terminal reaches `rondel`, which takes everything down in order.
     command.stdin(Stdio::null()).stdout(file).stderr(errors).process_group(0).kill_on_drop(true);
@@ -172,7 +181,7 @@ fn spawn(process: &Process, log: &Path, places: &Places) -> anyhow::Result<Child
 }
 
 /// A program beside `rondel` itself comes before one of the same name on the PATH; a path is relative to the mesh's directory.
-fn find(program: &str, dir: &Path) -> PathBuf {
+pub(super) fn find(program: &str, dir: &Path) -> PathBuf {
     if program.contains('/') {
         return dir.join(program);
     }

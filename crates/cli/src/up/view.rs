@@ -107,6 +107,7 @@ pub(super) fn write_up_json(places: &Places, mesh: &Mesh, children: &[Supervised
             "proxy_pid": pid(&Kind::Proxy(workload.name.clone())),
             "application_pid": pid(&Kind::Application(workload.name.clone())),
             "admin": workload.admin,
+            "namespace": places.pods.as_ref().and_then(|pods| pods.name(&workload.name)),
             "inbound": inbound(workload),
             "upstreams": upstreams(workload),
         })

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub svid_rotations: Counter,
     /// Failed attempts to obtain one.
     pub svid_failures: Counter,
+    /// 1 while the application's traffic is known to be redirected to this sidecar.
+    pub capture_proven: Gauge,
     /// Connections that ended by a panic; the others went on.
     pub connection_panics: Counter,
     /// Worker threads that were replaced.
@@ -96,6 +98,7 @@ impl Default for Metrics {
             connections: Family::default(),
             plaintext: Family::default(),
             plaintext_sources: Mutex::default(),
+            capture_proven: Gauge::default(),
             connection_panics: Counter::default(),
             worker_restarts: Counter::default(),
             svid_expires_at_seconds: Gauge::default(),
@@ -129,6 +132,11 @@ impl Metrics {
             "plaintext_connections",
             "Plaintext connections to permissive ports by source address; `other` beyond 100 addresses",
             self.plaintext.clone(),
+        );
+        registry.register(
+            "capture_proven",
+            "1 while the application's traffic is known to be redirected here",
+            self.capture_proven.clone(),
         );
         registry.register("connection_panics", "Connections that ended by a panic", self.connection_panics.clone());
         registry.register("worker_restarts", "Worker threads that were replaced", self.worker_restarts.clone());

@@ -1,0 +1,218 @@
+//! Which connections are led through the sidecar, and the nftables table that does it.
+
+use crate::cidr::Cidr;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+/// Where the sidecar connects to prove that the table is in force in its own network namespace: the only destination whose
+/// connections are redirected although the sidecar itself makes them. Nothing listens there.
+pub const PROBE_V4: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 6), PROBE_PORT));
+/// The same for IPv6.
+pub const PROBE_V6: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, PROBE_PORT, 0, 0));
+const PROBE_PORT: u16 = 15_099;
+
+/// Which connections are captured.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Rules {
+    /// User id under which the sidecar runs; its own connections are left alone
+    #[arg(long, default_value_t = 2102, value_name = "UID")]
+    pub proxy_uid: u32,
+    /// Group id under which the sidecar runs, if that tells its connections apart instead of the user id
+    #[arg(long, value_name = "GID", conflicts_with = "proxy_uid")]
+    pub proxy_gid: Option<u32>,
+    /// Port of the sidecar to which inbound connections are redirected
+    #[arg(long, default_value_t = 15_006, value_name = "PORT")]
+    pub inbound_port: u16,
+    /// Port of the sidecar to which outbound connections are redirected
+    #[arg(long, default_value_t = 15_001, value_name = "PORT")]
+    pub outbound_port: u16,
+    /// Capture these inbound ports only; all by default
+    #[arg(long, value_delimiter = ',', value_name = "PORTS")]
+    pub include_inbound_ports: Vec<u16>,
+    /// Inbound ports that are left alone; whoever reaches them is asked for no identity
+    #[arg(long, value_delimiter = ',', value_name = "PORTS")]
+    pub exclude_inbound_ports: Vec<u16>,
+    /// Outbound ports that are left alone
+    #[arg(long, value_delimiter = ',', value_name = "PORTS")]
+    pub exclude_outbound_ports: Vec<u16>,
+    /// Capture outbound connections to these ranges only; all by default
+    #[arg(long, value_delimiter = ',', value_name = "CIDRS")]
+    pub include_outbound_cidrs: Vec<Cidr>,
+    /// Outbound ranges that are left alone
+    #[arg(long, value_delimiter = ',', value_name = "CIDRS")]
+    pub exclude_outbound_cidrs: Vec<Cidr>,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            proxy_uid: 2102,
+            proxy_gid: None,
+            inbound_port: 15_006,
+            outbound_port: 15_001,
+            include_inbound_ports: Vec::new(),
+            exclude_inbound_ports: Vec::new(),
+            exclude_outbound_ports: Vec::new(),
+            include_outbound_cidrs: Vec::new(),
+            exclude_outbound_cidrs: Vec::new(),
+        }
+    }
+}
+
+impl Rules {
+    /// The whole table as one nftables script, which replaces the table that is there in the same transaction.
+    pub fn render(&self) -> String {
+        let body = format!("{}{}", self.inbound(), self.outbound());
+        let digest = digest(&body);
+        // The empty first declaration makes the deletion succeed where there is no table yet.
+        format!(
+            "table inet rondel\ndelete table inet rondel\ntable inet rondel {{\n    chain {digest} {{\n    }}\n{body}}}\n",
+            digest = chain_name(digest)
+        )
+    }
+
+    /// The name of the empty chain by which a loaded table says which rules it was made from.
+    pub(crate) fn mark(&self) -> String {
+        chain_name(digest(&format!("{}{}", self.inbound(), self.outbound())))
+    }
+
+    /// How many rules the table has; one that was tampered with has more or fewer.
+    pub(crate) fn count(&self) -> usize {
+        let is_rule = |line: &&str| line.starts_with("        ") && !line.trim_start().starts_with("type ");
+        format!("{}{}", self.inbound(), self.outbound()).lines().filter(is_rule).count()
+    }
+
+    fn inbound(&self) -> String {
+        let mut out = String::from("    chain inbound {\n        type nat hook prerouting priority -100; policy accept;\n");
+        let mut rule = |text: &str| writeln!(out, "        {text}").unwrap_or_default();
+        rule("iifname \"lo\" return");
+        rule("meta l4proto != tcp return");
+        // What is only passing through is not the pod's.
+        rule("fib daddr type != local return");
+        rule("tcp dport 15000-15099 return");
+        if !self.exclude_inbound_ports.is_empty() {
+            rule(&format!("tcp dport {} return", set(&self.exclude_inbound_ports)));
+        }
+        if !self.include_inbound_ports.is_empty() {
+            rule(&format!("tcp dport != {} return", set(&self.include_inbound_ports)));
+        }
+        rule(&format!("meta l4proto tcp redirect to :{}", self.inbound_port));
+        out.push_str("    }\n");
+        out
+    }
+
+    fn outbound(&self) -> String {
+        let mut out = String::from("    chain outbound {\n        type nat hook output priority -100; policy accept;\n");
+        let mut rule = |text: &str| writeln!(out, "        {text}").unwrap_or_default();
+        rule(&format!("ip daddr {} tcp dport {PROBE_PORT} redirect to :{}", PROBE_V4.ip(), self.outbound_port));
+        rule(&format!("ip6 daddr {} tcp dport {PROBE_PORT} redirect to :{}", PROBE_V6.ip(), self.outbound_port));
+        // First of all, or the sidecar would be led back to itself for ever.
+        match self.proxy_gid {
+            Some(gid) => rule(&format!("meta skgid {gid} return")),
+            None => rule(&format!("meta skuid {} return", self.proxy_uid)),
+        }
+        rule("meta l4proto != tcp return");
+        rule("ip daddr 127.0.0.0/8 return");
+        rule("ip6 daddr ::1 return");
+        rule("tcp dport 53 return");
+        if !self.exclude_outbound_ports.is_empty() {
+            rule(&format!("tcp dport {} return", set(&self.exclude_outbound_ports)));
+        }
+        for cidr in &self.exclude_outbound_cidrs {
+            rule(&format!("{} daddr {cidr} return", family(cidr)));
+        }
+        let redirect = format!("redirect to :{}", self.outbound_port);
+        if self.include_outbound_cidrs.is_empty() {
+            rule(&format!("meta l4proto tcp {redirect}"));
+        }
+        for cidr in &self.include_outbound_cidrs {
+            rule(&format!("{} daddr {cidr} meta l4proto tcp {redirect}", family(cidr)));
+        }
+        out.push_str("    }\n");
+        out
+    }
+}
+
+const fn family(cidr: &Cidr) -> &'static str {
+    if cidr.is_ipv6() { "ip6" } else { "ip" }
+}
+
+fn set(ports: &[u16]) -> String {
+    let mut ports = ports.to_vec();
+    ports.sort_unstable();
+    ports.dedup();
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    format!("{{ {} }}", ports.join(", "))
+}
+
+fn chain_name(digest: u64) -> String {
+    format!("rules_{digest:016x}")
+}
+
+/// FNV-1a: tells two rule sets apart; it guards against mistakes, not against an attacker, who could change the table anyway.
+fn digest(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_table_is_exactly_this() {
+        let text = Rules::default().render();
+        let (head, body) = text.split_once("    chain inbound {").expect("chain");
+        assert!(head.starts_with("table inet rondel\ndelete table inet rondel\ntable inet rondel {\n    chain rules_"), "{head}");
+        let expected = r#"
+        type nat hook prerouting priority -100; policy accept;
+        iifname "lo" return
+        meta l4proto != tcp return
+        fib daddr type != local return
+        tcp dport 15000-15099 return
+        meta l4proto tcp redirect to :15006
+    }
+    chain outbound {
+        type nat hook output priority -100; policy accept;
+        ip daddr 127.0.0.6 tcp dport 15099 redirect to :15001
+        ip6 daddr ::1 tcp dport 15099 redirect to :15001
+        meta skuid 2102 return
+        meta l4proto != tcp return
+        ip daddr 127.0.0.0/8 return
+        ip6 daddr ::1 return
+        tcp dport 53 return
+        meta l4proto tcp redirect to :15001
+    }
+}
+"#;
+        assert_eq!(body, expected);
+        assert_eq!(Rules::default().count(), 13);
+    }
+
+    #[test]
+    fn what_is_excluded_and_included_is_in_the_table() {
+        let cidr = |text: &str| text.parse::<Cidr>().expect("range");
+        let rules = Rules {
+            proxy_uid: 7,
+            include_inbound_ports: vec![9090, 8080, 8080],
+            exclude_inbound_ports: vec![22],
+            exclude_outbound_ports: vec![25],
+            include_outbound_cidrs: vec![cidr("10.0.0.0/8"), cidr("fd00::/8")],
+            exclude_outbound_cidrs: vec![cidr("10.9.0.0/16")],
+            ..Rules::default()
+        };
+        let text = rules.render();
+        for line in [
+            "meta skuid 7 return",
+            "tcp dport { 22 } return",
+            "tcp dport != { 8080, 9090 } return",
+            "tcp dport { 25 } return",
+            "ip daddr 10.9.0.0/16 return",
+            "ip daddr 10.0.0.0/8 meta l4proto tcp redirect to :15001",
+            "ip6 daddr fd00::/8 meta l4proto tcp redirect to :15001",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("        meta l4proto tcp redirect to :15001"), "{text}");
+        assert_ne!(rules.mark(), Rules::default().mark());
+    }
+}
