@@ -10,6 +10,7 @@ use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, ValidationWarning, Validator, pst};
 use model::authz::AttributeType;
+use model::Principal;
 use model::ids::{PolicyId, ServiceName, SpiffeId};
 use model::snapshot::{AuthorizationPolicy, TokenIssuer};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -343,7 +344,10 @@ fn check_literals(policy: &Policy) -> Result<(), String> {
     for uid in policy.entity_literals() {
         let id = uid.id().unescaped();
         let expected = match uid.type_name().basename() {
-            "Workload" if SpiffeId::parse(id).is_err() => "a workload's id is its SPIFFE ID",
+            "Workload" if id == Principal::Unauthenticated.as_str() => continue,
+            "Workload" if SpiffeId::parse(id).is_err() => {
+                "a workload's id is its SPIFFE ID, or `unauthenticated` for plaintext callers of permissive ports"
+            }
             "Service" if ServiceName::parse(id).is_err() => "a service's id is `namespace/name`",
             "User" if !id.contains('#') => "a user's id is `ISSUER#SUBJECT`, with the name of the token issuer",
             _ => continue,

@@ -1,0 +1,151 @@
+//! What capture promises: nothing slips past, nothing goes round in circles, and what is not the mesh's is left as it is.
+
+use crate::Shown;
+use crate::pods::{OUTSIDE, Pods, SERVER, target};
+use crate::protocols::{need, same, start_nginx};
+use std::time::Duration;
+
+fn proxy(pods: &Pods, pod: &str, arguments: &[&str]) -> Result<String, String> {
+    pods.run(pod, &target().join("rondel-proxy").display().to_string(), arguments)
+}
+
+/// How long the sidecar may take to notice that its table is gone: it looks every 5 s.
+const NOTICED: Duration = Duration::from_secs(15);
+
+pub(crate) fn readiness(pods: &mut Pods) -> Result<Shown, String> {
+    let rules = ["--proxy-gid", "2102"];
+    let check = |pods: &Pods| proxy(pods, "client", &[&["capture", "check"], &rules[..]].concat());
+    check(pods)?;
+    for _ in 0..2 {
+        proxy(pods, "client", &["capture", "remove"])?;
+    }
+    if check(pods).is_ok() {
+        return Err("`capture check` does not see that the table is gone".into());
+    }
+    pods.wait_for("not ready without the table", NOTICED, |pods| proxy(pods, "client", &["wait", "--timeout", "0"]).is_err())?;
+    let why = proxy(pods, "client", &["wait", "--timeout", "0"]).err().unwrap_or_default();
+    if !why.contains("not redirected here") {
+        return Err(format!("it does not say why: {why}"));
+    }
+    for _ in 0..2 {
+        proxy(pods, "client", &[&["capture", "apply"], &rules[..]].concat())?;
+    }
+    check(pods)?;
+    proxy(pods, "client", &["wait", "--timeout", "15"])?;
+    pods.run("client", "nft", &["insert", "rule", "inet", "rondel", "outbound", "tcp", "dport", "80", "return"])?;
+    let changed = check(pods).err().unwrap_or_default();
+    if !changed.contains("changed after they were loaded") {
+        return Err(format!("`capture check` does not see a rule that was put in: {changed}"));
+    }
+    proxy(pods, "client", &[&["capture", "apply"], &rules[..]].concat())?;
+    Ok(Shown::Yes("table removed: not ready and says why; applied twice: ready; a foreign rule is seen".into()))
+}
+
+pub(crate) fn strict(pods: &mut Pods) -> Result<Shown, String> {
+    let paths = need!("nginx", "curl");
+    start_nginx(pods, &paths[0])?;
+    for url in [format!("http://{SERVER}/"), "http://[fd77::12]/".to_owned()] {
+        let said = pods.run("outside", "curl", &["-sS", "-g", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", &url])?;
+        same("from outside the mesh", &said, "400")?;
+    }
+    if !pods.access_log("server").contains("plaintext_refused") {
+        return Err("it was not logged".into());
+    }
+    // A port that nobody declared is not reachable either.
+    if pods.run("outside", "curl", &["-sS", "-m", "5", &format!("http://{SERVER}:7777/")]).is_ok() {
+        return Err("an undeclared port answered".into());
+    }
+    pods.wait_for("the undeclared port is logged", Duration::from_secs(5), |pods| {
+        pods.access_log("server").contains("port_unknown")
+    })?;
+    Ok(Shown::Yes("400 `plaintext_refused` over IPv4 and IPv6, `port_unknown` at an undeclared port".into()))
+}
+
+pub(crate) fn redirect_loop(pods: &mut Pods) -> Result<Shown, String> {
+    need!("curl");
+    for (pod, url) in [
+        ("outside", format!("http://{SERVER}:15006/")),
+        ("outside", format!("http://{SERVER}:15001/")),
+        ("client", "http://127.0.0.1:15001/".into()),
+    ] {
+        if pods.run(pod, "curl", &["-sS", "-m", "5", &url]).is_ok() {
+            return Err(format!("{url} answered"));
+        }
+    }
+    for workload in ["server", "client"] {
+        if !pods.access_log(workload).contains("redirect_loop") {
+            return Err(format!("not logged at {workload}"));
+        }
+    }
+    Ok(Shown::Yes("connections to the sidecar's own ports end with `redirect_loop`".into()))
+}
+
+pub(crate) fn permissive(pods: &mut Pods) -> Result<Shown, String> {
+    let paths = need!("python3", "curl");
+    let server = "import http.server as h,sys\nclass A(h.BaseHTTPRequestHandler):\n  def do_GET(s):\n    b=(str(s.headers['x-rondel-principal'])+' '+str(s.headers['x-forwarded-client-cert'])+'\\n').encode()\n    s.send_response(200); s.send_header('content-length',str(len(b))); s.end_headers(); s.wfile.write(b)\nh.ThreadingHTTPServer(('0.0.0.0',9000),A).serve_forever()";
+    pods.serve(&paths[0], &["-c", server], 9000)?;
+    let at = |path: &str| format!("http://{SERVER}:9000{path}");
+    let curl = |pod: &str, arguments: &[&str]| pods.run(pod, "curl", &[&["-sS", "-m", "10"], arguments].concat());
+    let claim = "x-rondel-principal: spiffe://shop.example/ns/shop/sa/client";
+    same("plaintext", &curl("outside", &["-H", claim, &at("/")])?, "None None")?;
+    same("denied to plaintext", &curl("outside", &["-o", "/dev/null", "-w", "%{http_code}", &at("/big")])?, "403")?;
+    same("denied method", &curl("outside", &["-X", "POST", "-o", "/dev/null", "-w", "%{http_code}", &at("/")])?, "403")?;
+    let certified = curl("client", &[&at("/big")])?;
+    if !certified.starts_with("spiffe://shop.example/ns/shop/sa/client By=spiffe://") {
+        return Err(format!("with mutual TLS: {certified}"));
+    }
+    let metrics = pods.run("server", "curl", &["-sS", "-m", "5", "http://127.0.0.1:15000/metrics"])?;
+    let counted = format!("rondel_plaintext_connections_total{{source=\"{OUTSIDE}\"}} 3");
+    if !metrics.contains(&counted) {
+        return Err(format!("not counted as `{counted}`"));
+    }
+    Ok(Shown::Yes(
+        "3 plaintext clients counted by address, decided as `unauthenticated`, claims removed; mutual TLS goes on".into(),
+    ))
+}
+
+pub(crate) fn egress(pods: &mut Pods) -> Result<Shown, String> {
+    let paths = need!("python3", "curl");
+    let page = "import http.server as h\nclass A(h.BaseHTTPRequestHandler):\n  def do_GET(s):\n    b=b'outside\\n'; s.send_response(200); s.send_header('content-length',str(len(b))); s.end_headers(); s.wfile.write(b)\nh.ThreadingHTTPServer(('10.77.0.1',8000),A).serve_forever()";
+    let mut server = pods.command("outside", &paths[0]);
+    let quiet = std::process::Stdio::null;
+    let mut server = server.args(["-c", page]).stdout(quiet()).stderr(quiet()).spawn().map_err(|error| error.to_string())?;
+    let said = pods.run(
+        "client",
+        "curl",
+        &[
+            "-sS",
+            "-m",
+            "10",
+            "--retry",
+            "20",
+            "--retry-connrefused",
+            "--retry-delay",
+            "1",
+            "--retry-all-errors",
+            &format!("http://{OUTSIDE}:8000/"),
+        ],
+    );
+    crate::pods::end(&mut server);
+    same("a server outside the mesh", &said?, "outside")?;
+    if !pods.access_log("client").contains(&format!("\"upstream\":\"{OUTSIDE}:8000\"")) {
+        return Err("it was not logged".into());
+    }
+    Ok(Shown::Yes("as they are, and logged with their address".into()))
+}
+
+pub(crate) fn drain(pods: &mut Pods) -> Result<Shown, String> {
+    let paths = need!("nginx", "curl", "python3");
+    start_nginx(pods, &paths[0])?;
+    // The application calls on after its sidecar was told to end: every call must succeed until the grace is over.
+    let script = format!(
+        "import http.client,time,os,signal\nc=http.client.HTTPConnection('{SERVER}',80,timeout=5)\ndef call():\n  c.request('GET','/'); r=c.getresponse(); assert r.read()==b'hello\\n', r.status\ncall()\nos.kill(int(open('pid').read()),signal.SIGTERM)\nend=time.monotonic()+2\nn=0\nwhile time.monotonic()<end:\n  call(); n+=1; time.sleep(0.02)\nprint(n)"
+    );
+    let up: serde_json::Value = serde_json::from_str(&pods.log("mesh/.rondel/up.json")).map_err(|error| error.to_string())?;
+    let workloads = up["workloads"].as_array().cloned().unwrap_or_default();
+    let client =
+        workloads.iter().find(|workload| workload["name"] == "shop/client").map(|client| client["proxy_pid"].to_string());
+    std::fs::write(pods.dir.path().join("pid"), client.unwrap_or_default()).map_err(|error| error.to_string())?;
+    let calls = pods.run("client", "python3", &["-c", &script])?;
+    Ok(Shown::Yes(format!("{} calls after SIGTERM, none failed", calls.trim())))
+}

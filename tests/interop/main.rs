@@ -1,0 +1,134 @@
+//! Real applications that know nothing of Rondel, in pods, through two sidecars with mutual TLS. One line per promise.
+//!
+//! Run it with `make interop`. What is not installed is skipped and named; `RONDEL_INTEROP=required` makes a skip a failure.
+
+#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::disallowed_methods, reason = "tests")]
+
+mod capture;
+mod pods;
+mod protocols;
+
+use pods::Pods;
+use std::process::ExitCode;
+
+/// What a check found: what was shown, or what is missing on this machine.
+pub(crate) enum Shown {
+    Yes(String),
+    Skipped(String),
+}
+
+/// One promise: its name and how it is kept.
+type Check = (&'static str, fn(&mut Pods) -> Result<Shown, String>);
+
+const MESH: &str = r#"
+apiVersion: rondel.dev/v1alpha1
+kind: MeshConfig
+metadata: { name: shop }
+spec:
+  trustDomain: shop.example
+  limits: { drainMs: 3000 }
+---
+apiVersion: rondel.dev/v1alpha1
+kind: Workload
+metadata: { name: client, namespace: shop }
+spec:
+  captured: true
+  admin: 127.0.0.1:15000
+  upstreams:
+    - { service: shop/server }
+---
+apiVersion: rondel.dev/v1alpha1
+kind: Workload
+metadata: { name: server, namespace: shop }
+spec:
+  captured: true
+  admin: 127.0.0.1:15000
+  inbound:
+    - { listen: "10.77.1.2:80", protocol: http }
+    - { listen: "[fd77::12]:80", protocol: http }
+    - { listen: "10.77.1.2:81", protocol: http }
+    - { listen: "10.77.1.2:2525" }
+    - { listen: "10.77.1.2:5432", protocol: tcp }
+    - { listen: "10.77.1.2:6379" }
+    - { listen: "10.77.1.2:8080" }
+    - { listen: "10.77.1.2:9000" }
+    - { listen: "10.77.1.2:50051", protocol: http }
+---
+apiVersion: rondel.dev/v1alpha1
+kind: PeerAuthentication
+metadata: { name: old, namespace: shop }
+spec: { selector: { account: server }, mode: permissive, ports: [81, 9000] }
+---
+apiVersion: rondel.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: { name: server, namespace: shop }
+spec:
+  selector: { account: server }
+  policies: |
+    @id("client")
+    permit (principal == Workload::"spiffe://shop.example/ns/shop/sa/client", action, resource);
+    @id("old")
+    permit (principal == Workload::"unauthenticated", action in [Action::"read", Action::"connect"], resource)
+    when { context.request.path != "/big" };
+"#;
+
+const CHECKS: [Check; 14] = [
+    ("a_pod_is_ready_only_when_its_traffic_is_captured", capture::readiness),
+    ("plaintext_around_the_sidecar_does_not_get_in", capture::strict),
+    ("a_redirect_loop_is_refused", capture::redirect_loop),
+    ("nginx_and_curl", protocols::nginx),
+    ("a_permissive_port_lets_plaintext_in_counts_it_and_decides_it", capture::permissive),
+    ("calls_out_of_the_mesh_pass", capture::egress),
+    ("h2load_over_http1_loses_no_request", protocols::h2load_http1),
+    ("h2load_over_http2_loses_no_request", protocols::h2load_http2),
+    ("redis_on_an_undeclared_port", protocols::redis),
+    ("postgresql", protocols::postgresql),
+    ("a_server_that_speaks_first", protocols::server_first),
+    ("websocket_of_nodejs", protocols::websocket),
+    ("grpc_of_python", protocols::grpc),
+    ("a_drained_sidecar_serves_its_application_to_the_end", capture::drain),
+];
+
+fn main() -> ExitCode {
+    let required = std::env::var("RONDEL_INTEROP").is_ok_and(|value| value == "required");
+    let skipped = |what: &str| {
+        println!("interop: skipped: {what}");
+        if required { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    };
+    if let Some(missing) = pods::missing() {
+        return skipped(&missing);
+    }
+    let mut pods = match Pods::start(MESH) {
+        Ok(pods) => pods,
+        Err(error) => {
+            println!("interop: the mesh did not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let (mut passed, mut failed) = (0, 0);
+    for (name, check) in CHECKS {
+        match check(&mut pods) {
+            Ok(Shown::Yes(what)) => {
+                println!("interop: {name} ... ok: {what}");
+                passed += 1;
+            }
+            Ok(Shown::Skipped(what)) => {
+                println!("interop: {name} ... skipped: {what}");
+                failed += u32::from(required);
+            }
+            Err(error) => {
+                println!("interop: {name} ... FAILED: {error}");
+                failed += 1;
+            }
+        }
+    }
+    if failed > 0 {
+        for workload in ["server", "client"] {
+            let log = pods.access_log(workload);
+            let tail: Vec<&str> = log.lines().rev().take(12).collect();
+            println!("the end of the log of {workload}'s sidecar:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+        }
+    }
+    println!("test result: {}. {passed} passed; {failed} failed;", if failed == 0 { "ok" } else { "FAILED" });
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
