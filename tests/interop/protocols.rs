@@ -48,7 +48,7 @@ pub(crate) fn nginx(pods: &mut Pods) -> Result<Shown, String> {
     let at = |path: &str| format!("http://{SERVER}{path}");
     same("GET", &curl(&[&at("/")])?, "hello")?;
     same("IPv6", &curl(&["-g", &format!("http://[{SERVER_V6}]/")])?, "hello")?;
-    same("HTTP/1.0", &curl(&["-0", "-w", "%{http_version}", &at("/")])?, "hello\n1.0")?;
+    same("HTTP/1.0", &curl(&["-0", "-w", "%{http_version}", &at("/")])?, "hello\n1")?;
     same("HEAD", &curl(&["-I", "-o", "/dev/null", "-w", "%{http_code} %{size_download}", &at("/")])?, "200 0")?;
     same("404", &curl(&["-o", "/dev/null", "-w", "%{http_code}", &at("/nothing")])?, "404")?;
     same("range", &curl(&["-r", "1-3", "-w", "%{http_code}", &at("/")])?, "ell206")?;
@@ -73,8 +73,11 @@ pub(crate) fn h2load_http1(pods: &mut Pods) -> Result<Shown, String> {
 
 pub(crate) fn h2load_http2(pods: &mut Pods) -> Result<Shown, String> {
     let paths = need!("nghttpd", "h2load");
-    pods.serve(&paths[0], &["--no-tls", "-d", &pods.dir.path().display().to_string(), "81"], 81)?;
-    load(pods, &["-n", "4000", "-c", "4", "-m", "20", &format!("http://{SERVER}:81/up.log")])
+    let folder = pods.dir.path().join("nghttpd");
+    std::fs::create_dir(&folder).expect("folder");
+    std::fs::write(folder.join("page"), "hello\n").expect("page");
+    pods.serve(&paths[0], &["--no-tls", "-d", &folder.display().to_string(), "81"], 81)?;
+    load(pods, &["-n", "4000", "-c", "4", "-m", "20", &format!("http://{SERVER}:81/page")])
 }
 
 fn load(pods: &Pods, arguments: &[&str]) -> Result<Shown, String> {
@@ -82,7 +85,14 @@ fn load(pods: &Pods, arguments: &[&str]) -> Result<Shown, String> {
     let line = |begin: &str| said.lines().find(|line| line.starts_with(begin)).unwrap_or_default().to_owned();
     let (requests, codes) = (line("requests:"), line("status codes:"));
     let all = requests.contains("4000 succeeded, 0 failed, 0 errored") && codes.starts_with("status codes: 4000 2xx");
-    if all { Ok(Shown::Yes("4000 of 4000".into())) } else { Err(format!("{requests}; {codes}\n{said}")) }
+    if all {
+        return Ok(Shown::Yes("4000 of 4000".into()));
+    }
+    let refused = |log: String| {
+        log.lines().find(|line| line.contains("\"status\":4") && line.contains("/page")).unwrap_or("no refusal").to_owned()
+    };
+    let (client, server) = (refused(pods.access_log("client")), refused(pods.access_log("server")));
+    Err(format!("{requests}; {codes}\nclient's sidecar: {client}\nserver's sidecar: {server}"))
 }
 
 pub(crate) fn redis(pods: &mut Pods) -> Result<Shown, String> {

@@ -23,6 +23,9 @@ use tokio::time::timeout;
 
 /// The first byte of a TLS connection (RFC 8446 §5.1: ContentType handshake).
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
+/// How long what an application says first is held back on a permissive port: a peer's handshake may still be on its way, and must
+/// not be answered in plaintext.
+const HELLO_GRACE: Duration = Duration::from_secs(1);
 /// For the answer on a connection that ends with it.
 pub(crate) const LAST_WORDS_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -104,10 +107,19 @@ async fn first_of_permissive(arrival: Arrival, active: &Arc<Active>, listener: &
         arrival.local,
         Caller::Plaintext,
     );
+    let application = async {
+        // HTTP's clients speak first, also where its servers do not wait for them (RFC 9113 §3.4).
+        if listener.protocol == Protocol::Http {
+            return std::future::pending().await;
+        }
+        let spoken = tunnel::application_speaks(&plain, active).await;
+        tokio::time::sleep(HELLO_GRACE).await;
+        spoken
+    };
     let first = async {
         tokio::select! {
             first = prefixed::first_byte(&arrival.stream) => Ok(first),
-            spoken = tunnel::application_speaks(&plain, active) => Err(spoken),
+            spoken = application => Err(spoken),
         }
     };
     match timeout(idle, first).await {
