@@ -5,5 +5,8 @@
 mod applied;
 mod attacks;
 mod control;
+mod faults;
+mod lifecycle;
 mod sidecar;
 mod tokens;
+mod traffic;

@@ -46,6 +46,9 @@ pub(crate) struct Setup {
     pub(crate) limits: &'static [(Limit, u64)],
     pub(crate) lifetime: Duration,
     pub(crate) age: Duration,
+    pub(crate) permissive: bool,
+    /// More of the command line.
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Default for Setup {
@@ -57,6 +60,8 @@ impl Default for Setup {
             limits: &[],
             lifetime: Duration::from_secs(3600),
             age: Duration::from_secs(1800),
+            permissive: false,
+            arguments: Vec::new(),
         }
     }
 }
@@ -76,7 +81,7 @@ impl Sidecar {
             identity: SpiffeId::parse("spiffe://shop.example/ns/shop/sa/server").unwrap(),
             service: ServiceName::parse("shop/server").unwrap(),
             bundles: vec![control.bundle()],
-            inbound: vec![Inbound { listen: inbound, application, protocol: setup.protocol, permissive: false }],
+            inbound: vec![Inbound { listen: inbound, application, protocol: setup.protocol, permissive: setup.permissive }],
             upstreams: Vec::new(),
             issuers: setup.issuers,
             policies: vec![policy(setup.policy)],
@@ -92,7 +97,7 @@ impl Sidecar {
         std::fs::write(dir.path().join("join-token"), JOIN_TOKEN).unwrap();
         std::fs::write(dir.path().join("bundle.pem"), control.bundle_pem()).unwrap();
         let admin = free();
-        let process = spawn(&dir, &control, admin);
+        let process = spawn(&dir, &control, admin, &setup.arguments);
         let sidecar = Self { control, inbound, admin, snapshot, dir, process };
         sidecar.until_ready().await;
         assert_eq!(sidecar.control.answer().await, Ok("first".to_owned()));
@@ -103,7 +108,42 @@ impl Sidecar {
     pub(crate) fn restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = spawn(&self.dir, &self.control, self.admin);
+        self.process = spawn(&self.dir, &self.control, self.admin, &[]);
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) async fn until_ended(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "still running\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Puts another policy in force.
+    pub(crate) async fn enforce(&mut self, text: &str) {
+        self.snapshot.revision = Revision(self.snapshot.revision.0 + 1);
+        self.snapshot.policies = vec![policy(text)];
+        let nonce = format!("policy-{}", self.snapshot.revision.0);
+        self.control.send(self.control.whole(&self.snapshot, &nonce));
+        assert_eq!(self.control.answer().await, Ok(nonce));
+    }
+
+    /// A gauge or counter of the process, 0 where it does not stand.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let text = self.admin("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        line.unwrap_or(0)
+    }
+
+    /// Resident memory, in KiB (proc(5)).
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -120,8 +160,17 @@ impl Sidecar {
 
     /// One GET at the admin port; empty if it does not answer.
     pub(crate) async fn admin(&self, path: &str) -> String {
+        self.admin_request("GET", path).await
+    }
+
+    /// One POST at the admin port.
+    pub(crate) async fn admin_post(&self, path: &str) -> String {
+        self.admin_request("POST", path).await
+    }
+
+    async fn admin_request(&self, method: &str, path: &str) -> String {
         let Ok(mut stream) = TcpStream::connect(self.admin).await else { return String::new() };
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         let _ended = timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap();
@@ -170,12 +219,13 @@ impl Drop for Sidecar {
     }
 }
 
-fn spawn(dir: &tempfile::TempDir, control: &Control, admin: SocketAddr) -> Child {
+fn spawn(dir: &tempfile::TempDir, control: &Control, admin: SocketAddr, arguments: &[String]) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_rondel-proxy"));
     command.args(["--workload", "shop/server", "--control", &control.address.to_string(), "--workers", "1"]);
     command.arg("--join-token-file").arg(dir.path().join("join-token")).arg("--trust-bundle").arg(dir.path().join("bundle.pem"));
     command.arg("--state").arg(dir.path().join("state")).args(["--admin", &admin.to_string()]);
+    command.args(arguments);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     command.spawn().unwrap()
 }

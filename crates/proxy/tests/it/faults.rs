@@ -1,0 +1,210 @@
+//! Applications and callers that fail in the middle: the reason is the true one, and memory stays bounded.
+
+use crate::sidecar::{DEADLINE, Setup, Sidecar, application, read_all};
+use http::Request;
+use model::Limit;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+
+/// An application that answers the first request of a connection, and closes it when it reads anything of the second.
+async fn forgetful() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, seen) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                if stream.read(&mut buffer).await.unwrap_or(0) == 0 {
+                    return;
+                }
+                counted.fetch_add(1, Ordering::Relaxed);
+                let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                if stream.read(&mut buffer).await.unwrap_or(0) > 0 {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test]
+async fn a_request_that_met_a_closing_connection_is_repeated_only_if_that_is_safe() {
+    let (address, seen) = forgetful().await;
+    let sidecar = Sidecar::start(address, Setup::default()).await;
+    let get = "GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nhost: server\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+    assert!(sidecar.exchange(get.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    // The kept connection closes when it is used again: the application has seen this one twice, and the caller once.
+    assert!(sidecar.exchange(get.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    assert_eq!(seen.load(Ordering::Relaxed), 3);
+    let answer = sidecar.exchange(post.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("application_reset"), "{answer}");
+    assert_eq!(seen.load(Ordering::Relaxed), 4, "a POST was repeated");
+    sidecar.logged("application_reset").await;
+}
+
+/// An application that says this at once when it is connected to, after it read something, and then does what is asked.
+async fn saying(answer: &'static [u8], reset: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _read = stream.read(&mut [0; 16]).await;
+                let _sent = stream.write_all(answer).await;
+                if reset {
+                    sleep(Duration::from_millis(50)).await;
+                    // Unread bytes make the kernel reset the connection.
+                    return;
+                }
+                sleep(DEADLINE).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_silent_application_and_one_that_breaks_off_are_told_apart() {
+    let limits = &[(Limit::ResponseHeadMs, 300)];
+    let sidecar = Sidecar::start(saying(b"", false).await, Setup { limits, ..Setup::default() }).await;
+    let get = b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+    let answer = sidecar.exchange(get).await;
+    assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("application_timeout"), "{answer}");
+    let line = sidecar.logged("application_timeout").await;
+    assert!(line["detail"].as_str().unwrap().contains("limit `responseHeadMs` (300 ms)"), "{line}");
+
+    let broken = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", true).await;
+    let sidecar = Sidecar::start(broken, Setup::default()).await;
+    let answer = sidecar.exchange(get).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("half"), "{answer}");
+    assert_eq!(sidecar.logged("application_reset").await["status"], 200);
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_request_reaches_the_caller_and_poisons_nothing() {
+    let early = saying(b"HTTP/1.1 413 Too Much\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno", false).await;
+    let sidecar = Sidecar::start(early, Setup::default()).await;
+    for _ in 0..3 {
+        let mut stream = sidecar.caller().await;
+        stream.write_all(b"POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 1000000\r\n\r\nbegin").await.unwrap();
+        let mut seen = [0; 12];
+        timeout(DEADLINE, stream.read_exact(&mut seen)).await.expect("in time").unwrap();
+        assert_eq!(&seen, b"HTTP/1.1 413");
+    }
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_wait_and_are_then_refused_by_name() {
+    let limits = &[(Limit::RequestsUnderWay, 2), (Limit::QueueMs, 300)];
+    let sidecar = Sidecar::start(saying(b"", false).await, Setup { limits, ..Setup::default() }).await;
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = sidecar.caller().await;
+        stream.write_all(b"GET /held HTTP/1.1\r\nhost: server\r\n\r\n").await.unwrap();
+        open.push(stream);
+    }
+    sleep(Duration::from_millis(200)).await;
+    let answer = sidecar.exchange(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("x-rondel-reason: overloaded"), "{answer}");
+    let line = sidecar.logged("overloaded").await;
+    assert_eq!(line["detail"], "limit `requestsUnderWay` (2) was reached for `queueMs` (300 ms)");
+}
+
+#[tokio::test]
+async fn a_caller_that_sends_or_reads_a_byte_at_a_time_costs_little() {
+    let sidecar = Sidecar::start(application().await, Setup { limits: &[(Limit::RequestHeadMs, 700)], ..Setup::default() }).await;
+    let mut slow = sidecar.caller().await;
+    for byte in b"GET /s" {
+        slow.write_all(&[*byte]).await.unwrap();
+        sleep(Duration::from_millis(150)).await;
+    }
+    let answer = read_all(&mut slow).await;
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("head_timeout"), "{answer}");
+
+    // 64 MiB that nobody reads must wait at the application, not in the sidecar.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let large = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _read = stream.read(&mut [0; 4096]).await;
+                let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 67108864\r\n\r\n").await;
+                let _sent = stream.write_all(&vec![7; 64 << 20]).await;
+            });
+        }
+    });
+    let sidecar = Sidecar::start(large, Setup::default()).await;
+    let before = sidecar.resident_kib();
+    let mut readers = Vec::new();
+    for _ in 0..8 {
+        let mut stream = sidecar.caller().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n").await.unwrap();
+        let _byte = timeout(DEADLINE, stream.read_u8()).await.expect("in time").unwrap();
+        readers.push(stream);
+    }
+    sleep(Duration::from_secs(1)).await;
+    let grown = sidecar.resident_kib().saturating_sub(before);
+    println!("8 callers that do not read 64 MiB each: {grown} KiB more");
+    assert!(grown < 24 * 1024, "{grown} KiB for 8 callers that do not read");
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_as_fast_as_they_open_stall_nobody_and_cost_no_memory() {
+    let sidecar = Sidecar::start(application().await, Setup { permissive: true, ..Setup::default() }).await;
+    let before = sidecar.resident_kib();
+    let mut ended = 0;
+    for _ in 0..4 {
+        let stream = TcpStream::connect(sidecar.inbound).await.unwrap();
+        let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+        let driver = tokio::spawn(connection);
+        for _ in 0..1000 {
+            let is_ready = std::future::poll_fn(|cx| client.poll_ready(cx));
+            if timeout(DEADLINE, is_ready).await.expect("in time").is_err() {
+                ended += 1;
+                break;
+            }
+            let request = Request::get("http://server/").body(()).unwrap();
+            let Ok((_response, mut send)) = client.send_request(request, false) else { break };
+            send.send_reset(h2::Reason::CANCEL);
+            tokio::task::yield_now().await;
+        }
+        drop(client);
+        let _ended = timeout(DEADLINE, driver).await;
+    }
+    let answer = sidecar.exchange(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let grown = sidecar.resident_kib().saturating_sub(before);
+    println!("4 times 1,000 streams reset at once: {grown} KiB more, {ended} connections ended by the sidecar");
+    assert!(grown < 16 * 1024, "{grown} KiB");
+}
+
+#[tokio::test]
+async fn idle_connections_cost_little_memory() {
+    let long = std::env::var("RONDEL_LONG").is_ok_and(|value| value == "1");
+    let wanted: u32 = if long { 10_000 } else { 400 };
+    let sidecar =
+        Sidecar::start(application().await, Setup { limits: &[(Limit::InboundConnections, 20_000)], ..Setup::default() }).await;
+    let before = sidecar.resident_kib();
+    let mut open = Vec::new();
+    for _ in 0..wanted {
+        let mut stream = sidecar.caller().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n").await.unwrap();
+        let _byte = timeout(DEADLINE, stream.read_u8()).await.expect("in time").unwrap();
+        open.push(stream);
+    }
+    let grown = sidecar.resident_kib().saturating_sub(before);
+    println!("{wanted} idle connections: {} KiB each", grown / u64::from(wanted));
+    assert!(grown / u64::from(wanted) < 128, "{grown} KiB for {wanted} connections");
+    let answer = sidecar.exchange(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(open);
+}

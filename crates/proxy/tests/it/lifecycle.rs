@@ -1,0 +1,122 @@
+//! The sidecar's beginning and end: after the application, and never in the middle of its calls.
+
+use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free, read_all};
+use model::Limit;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+fn terminate(sidecar: &Sidecar) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(sidecar.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+}
+
+/// An application that answers slowly, and stops listening when it is told to.
+async fn slow() -> (SocketAddr, oneshot::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, mut stopped) = oneshot::channel();
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! { accepted = listener.accept() => accepted, _ = &mut stopped => return };
+            let Ok((mut stream, _)) = accepted else { return };
+            tokio::spawn(async move {
+                while stream.read(&mut [0; 4096]).await.is_ok_and(|count| count > 0) {
+                    sleep(Duration::from_millis(600)).await;
+                    let _sent = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow").await;
+                }
+            });
+        }
+    });
+    (address, stop)
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_after_sigterm_and_the_sidecar_goes_after_its_application() {
+    let (address, stop) = slow().await;
+    let mut sidecar = Sidecar::start(address, Setup { limits: &[(Limit::DrainMs, 15_000)], ..Setup::default() }).await;
+    let mut stream = sidecar.caller().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    terminate(&sidecar);
+    let answer = read_all(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("slow"), "{answer}");
+    assert!(answer.contains("connection: close"), "{answer}");
+    assert!(sidecar.admin("/ready").await.contains("draining"));
+    // The application still listens: the sidecar stays, and goes when it has gone.
+    sleep(Duration::from_millis(500)).await;
+    assert!(sidecar.admin("/live").await.starts_with("HTTP/1.1 200"), "the sidecar left its application alone");
+    stop.send(()).unwrap();
+    assert!(sidecar.until_ended().await.success());
+}
+
+#[tokio::test]
+async fn the_grace_ends_for_an_application_that_stays() {
+    let (address, _stop) = slow().await;
+    let mut sidecar = Sidecar::start(address, Setup { limits: &[(Limit::DrainMs, 300)], ..Setup::default() }).await;
+    let answer = sidecar.admin_post("/quit").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(sidecar.until_ended().await.success());
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_is_the_end_of_its_sidecar() {
+    let mut job = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+    let arguments = vec!["--application-pid".to_owned(), job.id().to_string()];
+    let (address, _stop) = slow().await;
+    let mut sidecar = Sidecar::start(address, Setup { arguments, ..Setup::default() }).await;
+    job.kill().unwrap();
+    job.wait().unwrap();
+    assert!(sidecar.until_ended().await.success());
+}
+
+#[tokio::test]
+async fn health_probes_are_answered_without_a_certificate_and_only_as_declared() {
+    let application = application().await;
+    let (port, listen, refused) = (application.port(), free(), free().port());
+    let arguments = [
+        "--probe".to_owned(),
+        format!("http://:{port}/healthz?full=1"),
+        "--probe".to_owned(),
+        format!("tcp://:{port}"),
+        "--probe".to_owned(),
+        format!("http://:{refused}/healthz"),
+        "--probe-listen".to_owned(),
+        listen.to_string(),
+    ];
+    // Nobody may call the application, and its probes are answered all the same.
+    let policy = "@id(\"none\") forbid (principal, action, resource);";
+    let sidecar = Sidecar::start(application, Setup { arguments: arguments.into(), policy, ..Setup::default() }).await;
+    for (path, wanted) in [
+        (format!("/probe/{port}/healthz?full=1"), "200"),
+        (format!("/probe/{port}"), "200"),
+        (format!("/probe/{refused}/healthz"), "503"),
+        (format!("/probe/{port}/healthz"), "404"),
+        (format!("/probe/{port}/healthz?full=1/../secret"), "404"),
+        ("/secret".to_owned(), "404"),
+    ] {
+        let mut stream = TcpStream::connect(listen).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: probe\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted}")), "{path}: {answer}");
+    }
+    assert!(!sidecar.log().contains("healthz"), "a probe became a question to the policies");
+}
+
+#[tokio::test]
+async fn waiting_for_the_sidecar_ends_when_it_is_ready_or_says_why_not() {
+    let sidecar = Sidecar::start(application().await, Setup::default()).await;
+    let wait = |admin: SocketAddr| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rondel-proxy"));
+        command.args(["wait", "--timeout", "0", "--admin", &admin.to_string()]).output().unwrap()
+    };
+    assert!(wait(sidecar.admin).status.success());
+    let absent = wait(free());
+    assert_eq!(absent.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&absent.stderr).contains("does not answer"));
+}
