@@ -70,9 +70,11 @@ spec:
     @id("old")
     permit (principal == Workload::"unauthenticated", action in [Action::"read", Action::"connect"], resource)
     when { context.request.path != "/big" };
+    @id("conformance")
+    permit (principal == Workload::"unauthenticated", action, resource) when { context.request.path == "/page" };
 "#;
 
-const CHECKS: [Check; 14] = [
+const CHECKS: [Check; 15] = [
     ("a_pod_is_ready_only_when_its_traffic_is_captured", capture::readiness),
     ("plaintext_around_the_sidecar_does_not_get_in", capture::strict),
     ("a_redirect_loop_is_refused", capture::redirect_loop),
@@ -81,6 +83,7 @@ const CHECKS: [Check; 14] = [
     ("calls_out_of_the_mesh_pass", capture::egress),
     ("h2load_over_http1_loses_no_request", protocols::h2load_http1),
     ("h2load_over_http2_loses_no_request", protocols::h2load_http2),
+    ("h2spec_passes_what_nghttpd_passes_beside_it", protocols::h2spec),
     ("redis_on_an_undeclared_port", protocols::redis),
     ("postgresql", protocols::postgresql),
     ("a_server_that_speaks_first", protocols::server_first),

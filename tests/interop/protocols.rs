@@ -80,6 +80,47 @@ pub(crate) fn h2load_http2(pods: &mut Pods) -> Result<Shown, String> {
     load(pods, &["-n", "4000", "-c", "4", "-m", "20", &format!("http://{SERVER}:81/page")])
 }
 
+/// The conformance suite, against the sidecar's listener and, beside it, against nghttpd itself.
+pub(crate) fn h2spec(pods: &mut Pods) -> Result<Shown, String> {
+    need!("nghttpd", "h2load");
+    let program = target().join("../interop/h2spec");
+    if !program.exists() {
+        return Ok(Shown::Skipped("`h2spec` is not there: run tests/interop/prepare.sh".into()));
+    }
+    let program = program.display().to_string();
+    let cases = |pod: &str, host: &str| {
+        let report = pods.dir.path().join(format!("h2spec-{pod}.xml"));
+        let arguments = ["-h", host, "-p", "81", "--path", "/page", "-o", "2", "-j", &report.display().to_string()];
+        let told = pods.command(pod, &program).args(arguments).output().map_err(|error| format!("h2spec: {error}"))?;
+        let xml = std::fs::read_to_string(&report).map_err(|error| format!("no report: {error}: {told:?}"))?;
+        Ok::<_, String>(failures(&xml))
+    };
+    let (ours, theirs) = (cases("outside", SERVER)?, cases("server", "127.0.0.1")?);
+    // This plaintext port serves both versions, so that what is no preface is an HTTP/1 head, and is answered as one.
+    let expected = |case: &str| case == "http2/3.5 Sends invalid connection preface";
+    let worse: Vec<&String> = ours.1.iter().filter(|case| !theirs.1.contains(case) && !expected(case)).collect();
+    if ours.0 < 100 || !worse.is_empty() {
+        return Err(format!("of {} cases these fail here alone: {worse:#?}; nghttpd fails {:?}", ours.0, theirs.1));
+    }
+    Ok(Shown::Yes(format!("{} cases, {} fail; nghttpd beside it: {} fail", ours.0, ours.1.len(), theirs.1.len())))
+}
+
+/// How many cases a JUnit report has, and the names of those that failed.
+fn failures(xml: &str) -> (usize, Vec<String>) {
+    let mut failed = Vec::new();
+    let mut count = 0;
+    for case in xml.split("<testcase ").skip(1) {
+        count += 1;
+        let attribute = |name: &str| {
+            case.split_once(&format!("{name}=\"")).and_then(|(_, rest)| rest.split_once('"')).map_or("", |(value, _)| value)
+        };
+        if case.contains("<failure>") || case.contains("<error>") || case.contains("<failure ") {
+            failed.push(format!("{} {}", attribute("package"), attribute("classname")));
+        }
+    }
+    (count, failed)
+}
+
 fn load(pods: &Pods, arguments: &[&str]) -> Result<Shown, String> {
     let said = pods.run("client", "h2load", arguments)?;
     let line = |begin: &str| said.lines().find(|line| line.starts_with(begin)).unwrap_or_default().to_owned();
