@@ -2,7 +2,7 @@
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: help demo test check scenario doc fix build clean
+.PHONY: help demo test check scenario interop doc fix build clean
 
 help: ## Print this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,10 +22,15 @@ check: ## Formatting, lints, repo rules and unit tests: what to run while workin
 test: build ## Everything: formatting, lints, repo rules, unit, program and scenario tests; says how many ran
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@./tests/interop/prepare.sh
 	@./tests/run.sh
 
 scenario: build ## The whole mesh, promise by promise
 	$(CARGO) test --locked --package scenarios --test scenarios -- --nocapture
+
+interop: build ## Real applications in pods, one line each; needs root, nftables and what it names as missing
+	@./tests/interop/prepare.sh
+	$(CARGO) test --locked --package scenarios --test interop
 
 doc: ## Rewrite the generated pages of docs/
 	UPDATE=1 $(CARGO) test --locked --package scenarios --test tidy --quiet

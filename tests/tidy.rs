@@ -215,11 +215,28 @@ fn every_invariant_of_the_architecture_names_a_test_that_exists() {
             .step_by(2)
             .filter(|name| name.contains('_') && !name.contains([' ', '(', '.', ':']))
             .collect();
-        let tests: Vec<&&str> = names.iter().filter(|name| sources.contains(&format!("fn {name}("))).collect();
+        let tests: Vec<&&str> = names.iter().filter(|name| is_test(&sources, name)).collect();
         if tests.is_empty() {
             wrong.push(format!("docs/architecture.md: no existing test is named by: {line}"));
         }
     }
+    complain(&wrong);
+}
+
+/// A test function, or a promise in the table of the interoperability tests.
+fn is_test(sources: &str, name: &str) -> bool {
+    sources.contains(&format!("fn {name}(")) || sources.contains(&format!("(\"{name}\", "))
+}
+
+#[test]
+fn every_row_of_the_failure_contract_names_a_test_that_exists() {
+    let text = fs::read_to_string(root().join("docs/failure-contract.md")).expect("docs/failure-contract.md");
+    let sources: String = files(&[".rs"]).into_iter().map(|(_, text)| text).collect();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).skip(1).collect();
+    assert!(rows.len() >= 20, "docs/failure-contract.md has {} rows", rows.len());
+    let named = |row: &&&str| row.trim_end_matches(" |").rsplit('|').next().map(|cell| cell.trim_matches([' ', '`']).to_owned());
+    let missing = rows.iter().filter(|row| !named(row).is_some_and(|name| is_test(&sources, &name)));
+    let wrong: Vec<String> = missing.map(|row| format!("docs/failure-contract.md: no such test: {row}")).collect();
     complain(&wrong);
 }
 

@@ -43,7 +43,12 @@ impl Workers {
             let worker = Arc::new(Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default() });
             let (running, stopped, restarts) = (Arc::clone(&worker), stop.subscribe(), restarts.clone());
             let named = std::thread::Builder::new().name(format!("worker-{index}"));
-            named.spawn(move || keep_running(runtime, &running, &stopped, &restarts))?;
+            // The sender lives in `Workers`; its end and its word both mean stop.
+            let told = move || {
+                let mut stopped = stopped.clone();
+                async move { stopped.wait_for(|stop| *stop).await.is_ok() }
+            };
+            named.spawn(move || keep_running(runtime, &running, &restarts, told))?;
             workers.push(worker);
         }
         Ok(Self { workers, stop, panics })
@@ -96,12 +101,9 @@ fn runtime() -> std::io::Result<Runtime> {
 }
 
 /// Runs a worker until it is told to stop. A runtime that breaks takes its connections with it and is replaced at once.
-fn keep_running(mut runtime: Runtime, worker: &Worker, stop: &watch::Receiver<bool>, restarts: &Counter) {
+fn keep_running<F: Future>(mut runtime: Runtime, worker: &Worker, restarts: &Counter, told: impl Fn() -> F) {
     loop {
-        let mut stopped = stop.clone();
-        // The sender lives in `Workers`; its end and its word both mean stop.
-        let told = async { stopped.wait_for(|stop| *stop).await.is_ok() };
-        if catch_unwind(AssertUnwindSafe(|| runtime.block_on(told))).is_ok() {
+        if catch_unwind(AssertUnwindSafe(|| runtime.block_on(told()))).is_ok() {
             return;
         }
         restarts.inc();
@@ -134,5 +136,44 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[test]
+    fn a_worker_that_breaks_is_replaced_and_counted() {
+        let runtime = runtime().expect("runtime");
+        let handle = Mutex::new(runtime.handle().clone());
+        let worker = Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default() };
+        let (restarts, broken) = (Counter::default(), AtomicUsize::new(0));
+        keep_running(runtime, &worker, &restarts, || {
+            let times = broken.fetch_add(1, Ordering::Relaxed);
+            async move { assert!(times >= 2, "break") }
+        });
+        assert_eq!(restarts.get(), 2);
+        assert_eq!(broken.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_connection_that_panics_is_counted_and_leaves_the_others_alone() {
+        let metrics = Metrics::default();
+        let workers = Workers::start(1, &metrics).expect("workers");
+        workers.spawn(|_| async { std::panic::panic_any("a broken connection") });
+        let (served, was_served) = mpsc::channel();
+        workers.spawn(move |_| async move { served.send(()).expect("the test waits") });
+        was_served.recv_timeout(Duration::from_secs(5)).expect("the next connection is served");
+        let counted = (0..500).any(|_| {
+            let (tick, ticked) = mpsc::channel();
+            workers.spawn(move |_| async move { drop(tick.send(())) });
+            ticked.recv_timeout(Duration::from_secs(5)).expect("served");
+            metrics.connection_panics.get() == 1
+        });
+        assert!(counted, "{} panics counted", metrics.connection_panics.get());
+        workers.stop();
     }
 }
