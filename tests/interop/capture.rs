@@ -134,6 +134,20 @@ pub(crate) fn egress(pods: &mut Pods) -> Result<Shown, String> {
     Ok(Shown::Yes("as they are, and logged with their address".into()))
 }
 
+pub(crate) fn egress_refused(pods: &mut Pods) -> Result<Shown, String> {
+    need!("curl");
+    let file = pods.dir.path().join("mesh/mesh.yaml");
+    let open = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+    let write = |text: &str| std::fs::write(&file, text).map_err(|error| error.to_string());
+    write(&open.replacen("  trustDomain: shop.example", "  trustDomain: shop.example\n  egress: refuse", 1))?;
+    let call = |pods: &Pods| pods.run("client", "curl", &["-sS", "-m", "5", &format!("http://{OUTSIDE}:8000/")]);
+    pods.wait_for("the outside is refused", Duration::from_secs(10), |pods| {
+        call(pods).is_err() && pods.access_log("client").contains("egress_refused")
+    })?;
+    write(&open)?;
+    Ok(Shown::Yes("`egress: refuse` ends them with `egress_refused`".into()))
+}
+
 pub(crate) fn drain(pods: &mut Pods) -> Result<Shown, String> {
     let paths = need!("nginx", "curl", "python3");
     start_nginx(pods, &paths[0])?;

@@ -74,13 +74,14 @@ spec:
     permit (principal == Workload::"unauthenticated", action, resource) when { context.request.path == "/page" };
 "#;
 
-const CHECKS: [Check; 15] = [
+const CHECKS: [Check; 16] = [
     ("a_pod_is_ready_only_when_its_traffic_is_captured", capture::readiness),
     ("plaintext_around_the_sidecar_does_not_get_in", capture::strict),
     ("a_redirect_loop_is_refused", capture::redirect_loop),
     ("nginx_and_curl", protocols::nginx),
     ("a_permissive_port_lets_plaintext_in_counts_it_and_decides_it", capture::permissive),
     ("calls_out_of_the_mesh_pass", capture::egress),
+    ("a_mesh_may_refuse_calls_to_the_outside", capture::egress_refused),
     ("h2load_over_http1_loses_no_request", protocols::h2load_http1),
     ("h2load_over_http2_loses_no_request", protocols::h2load_http2),
     ("h2spec_passes_what_nghttpd_passes_beside_it", protocols::h2spec),

@@ -283,7 +283,8 @@ async fn ending(
             return pending().await;
         }
         connection.shared.drained().await;
-        tokio::time::sleep(limits.duration(Limit::DrainMs)).await;
+        // Before the process itself ends, so that the end is told for what it is.
+        tokio::time::sleep(limits.duration(Limit::DrainMs) * 8 / 10).await;
     };
     let idled = async {
         loop {

@@ -7,6 +7,7 @@ mod attacks;
 mod control;
 mod faults;
 mod lifecycle;
+mod reasons;
 mod sidecar;
 mod tokens;
 mod traffic;

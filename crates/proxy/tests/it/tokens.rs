@@ -60,12 +60,15 @@ async fn good_tokens_pass_and_every_bad_one_gets_401_with_a_challenge() {
 
     let now = pki::now().seconds();
     let stranger = Issuer::generate(JwtAlgorithm::Es256, "key-1");
+    let unknown = Issuer::generate(JwtAlgorithm::Es256, "key-9");
     for (name, token, reason) in [
         ("expired", issuer.mint(&claims(&server, json!({ "exp": now - 60 }))), "token_expired"),
         ("not yet", issuer.mint(&claims(&server, json!({ "nbf": now + 120 }))), "token_not_yet_valid"),
         ("audience", issuer.mint(&claims(&server, json!({ "aud": "other" }))), "token_audience"),
         ("issuer", issuer.mint(&claims(&server, json!({ "iss": "https://evil.example" }))), "token_issuer_unknown"),
         ("forged", stranger.mint(&claims(&server, json!({}))), "token_signature"),
+        ("claim", issuer.mint(&claims(&server, json!({ "roles": 5 }))), "token_claim"),
+        ("key", unknown.mint(&claims(&server, json!({}))), "token_key_unknown"),
         ("not a token", "neither.header-nor.claims".to_owned(), "token_malformed"),
         ("none", issuer.mint_hostile(Hostile::AlgNone, &claims(&server, json!({}))), "token_algorithm"),
     ] {
