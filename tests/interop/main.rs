@@ -74,7 +74,7 @@ spec:
     permit (principal == Workload::"unauthenticated", action, resource) when { context.request.path == "/page" };
 "#;
 
-const CHECKS: [Check; 16] = [
+const CHECKS: [Check; 17] = [
     ("a_pod_is_ready_only_when_its_traffic_is_captured", capture::readiness),
     ("plaintext_around_the_sidecar_does_not_get_in", capture::strict),
     ("a_redirect_loop_is_refused", capture::redirect_loop),
@@ -85,6 +85,7 @@ const CHECKS: [Check; 16] = [
     ("h2load_over_http1_loses_no_request", protocols::h2load_http1),
     ("h2load_over_http2_loses_no_request", protocols::h2load_http2),
     ("h2spec_passes_what_nghttpd_passes_beside_it", protocols::h2spec),
+    ("a_pod_that_is_cut_off_is_told_and_comes_back_by_itself", capture::cut_off),
     ("redis_on_an_undeclared_port", protocols::redis),
     ("postgresql", protocols::postgresql),
     ("a_server_that_speaks_first", protocols::server_first),

@@ -164,12 +164,12 @@ mod tests {
         let metrics = Metrics::default();
         let workers = Workers::start(1, &metrics).expect("workers");
         workers.spawn(|_| async { std::panic::panic_any("a broken connection") });
-        let (served, was_served) = mpsc::channel();
+        let (served, was_served) = mpsc::sync_channel(1);
         workers.spawn(move |_| async move { served.send(()).expect("the test waits") });
         was_served.recv_timeout(Duration::from_secs(5)).expect("the next connection is served");
         let counted = (0..500).any(|_| {
-            let (tick, ticked) = mpsc::channel();
-            workers.spawn(move |_| async move { drop(tick.send(())) });
+            let (tick, ticked) = mpsc::sync_channel(1);
+            workers.spawn(move |_| async move { tick.send(()).expect("the test waits") });
             ticked.recv_timeout(Duration::from_secs(5)).expect("served");
             metrics.connection_panics.get() == 1
         });

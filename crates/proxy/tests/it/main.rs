@@ -8,6 +8,7 @@ mod control;
 mod faults;
 mod lifecycle;
 mod reasons;
+mod seeds;
 mod sidecar;
 mod tokens;
 mod traffic;
