@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may use whom among ours (docs/architecture.md, "Direction"). A new edge is a decision: write a record in docs/decisions.
-const DIRECTION: [(&str, &[&str]); 13] = [
+const DIRECTION: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("config", &["model", "policy"]),
     ("identity", &["model"]),
@@ -20,6 +20,7 @@ const DIRECTION: [(&str, &[&str]); 13] = [
     ("control", &["config", "identity", "model", "policy", "wire"]),
     ("cli", &["config", "model", "policy", "wire"]),
     ("testkit", &["identity", "model"]),
+    ("fuzz", &["proxy"]),
     ("bank", &["config", "identity", "model", "testkit"]),
     ("scenarios", &["config", "identity", "model", "policy", "testkit", "token", "wire"]),
 ];

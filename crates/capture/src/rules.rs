@@ -10,6 +10,8 @@ pub const PROBE_V4: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(
 /// The same for IPv6.
 pub const PROBE_V6: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, PROBE_PORT, 0, 0));
 const PROBE_PORT: u16 = 15_099;
+/// The sidecar's own ports that others may call: metrics, where the operator binds them beyond loopback, and health probes.
+const OWN_PORTS: [u16; 2] = [15_000, 15_021];
 
 /// Which connections are captured.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
@@ -89,7 +91,7 @@ impl Rules {
         rule("meta l4proto != tcp return");
         // What is only passing through is not the pod's.
         rule("fib daddr type != local return");
-        rule("tcp dport 15000-15099 return");
+        rule(&format!("tcp dport {} return", set(&OWN_PORTS)));
         if !self.exclude_inbound_ports.is_empty() {
             rule(&format!("tcp dport {} return", set(&self.exclude_inbound_ports)));
         }
@@ -168,7 +170,7 @@ mod tests {
         iifname "lo" return
         meta l4proto != tcp return
         fib daddr type != local return
-        tcp dport 15000-15099 return
+        tcp dport { 15000, 15021 } return
         meta l4proto tcp redirect to :15006
     }
     chain outbound {

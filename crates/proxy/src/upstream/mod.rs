@@ -26,6 +26,9 @@ use tokio::time::{Instant, timeout};
 /// How long a connection to the application may be reused: it is on the same machine and has no identity to lose.
 const APPLICATION_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
+/// How long what was sent may stay unacknowledged before the connection is given up (tcp(7), `TCP_USER_TIMEOUT`).
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+
 /// Our side stops using a connection at this share of its maximum age, so that the other side never closes one in use.
 const RETIRE_AT_TENTHS: u32 = 8;
 
@@ -305,7 +308,7 @@ async fn connect(host: &Arc<Host>, is_http2: bool, active: &Active, shared: Opti
     }
 }
 
-/// A TCP connection with `TCP_NODELAY`.
+/// A TCP connection with `TCP_NODELAY`, which ends when the other side is cut off.
 ///
 /// # Errors
 /// - [`Failure::Connect`] or [`Failure::ConnectTimeout`].
@@ -315,6 +318,8 @@ pub async fn connect_tcp(address: SocketAddr, limits: &model::Limits) -> Result<
     let failed = |error: std::io::Error| Failure::Connect { address, detail: error.to_string() };
     let stream = connected.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
+    // A host that is cut off closes nothing: without this a kept connection would take requests for many minutes.
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX)).map_err(failed)?;
     Ok(stream)
 }
 
