@@ -239,7 +239,7 @@ where
         entry.detail = Some(refusal.to_string());
         entry.revision = active.snapshot.revision;
         connection.shared.tell_record(refusal.reason(), entry.detail.clone(), entry.status, &entry);
-        let bytes = reply::raw(refusal.reason(), entry.decision, &connection.realm());
+        let bytes = reply::raw(refusal.reason(), &refusal.to_string(), entry.decision, &connection.realm());
         // The caller may be gone already; the entry tells the refusal in any case.
         let _sent = timeout(LAST_WORDS_DEADLINE, last_words(&mut stream, &bytes)).await;
     }

@@ -132,15 +132,23 @@ fn challenge(reason: Reason, realm: &str) -> Option<String> {
     Some(format!("Bearer realm=\"{realm}\", error=\"invalid_token\", error_description=\"{text}\""))
 }
 
+/// What a caller is told beyond the reason: only of limits on size, where it must know which, and how far it went beyond.
+fn told(reason: Reason, detail: &str) -> Option<&str> {
+    matches!(reason, Reason::HeadTooLarge | Reason::BodyTooLarge).then_some(detail)
+}
+
 /// The headers and the body (RFC 9457) of a refusal; nothing in them helps an attacker.
-fn parts(reason: Reason, decision: DecisionId, realm: &str) -> (HeaderMap, String) {
-    let body = serde_json::json!({
+fn parts(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> (HeaderMap, String) {
+    let mut body = serde_json::json!({
         "type": format!("urn:rondel:reason:{reason}"),
         "title": reason.public_text(),
         "status": status(reason).as_u16(),
         "reason": reason.as_str(),
         "decision": decision.to_string(),
     });
+    if let Some(detail) = told(reason, detail) {
+        body["detail"] = detail.into();
+    }
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(REASON_HEADER, HeaderValue::from_static(reason.as_str()));
@@ -158,8 +166,9 @@ pub fn refuse(refusal: &Refusal, mut entry: Entry, realm: &str) -> Response<Body
     let reason = refusal.reason();
     entry.reason = Some(reason);
     entry.status = status(reason).as_u16();
-    entry.detail = Some(refusal.to_string());
-    let (headers, text) = parts(reason, entry.decision, realm);
+    let detail = refusal.to_string();
+    let (headers, text) = parts(reason, &detail, entry.decision, realm);
+    entry.detail = Some(detail);
     let mut response = Response::new(Body::answer(Body::full(text), entry, None));
     *response.status_mut() = status(reason);
     *response.headers_mut() = headers;
@@ -167,8 +176,8 @@ pub fn refuse(refusal: &Refusal, mut entry: Entry, realm: &str) -> Response<Body
 }
 
 /// The bytes of an HTTP/1.1 answer for a connection on which no HTTP library can answer any more; it is closed after it.
-pub fn raw(reason: Reason, decision: DecisionId, realm: &str) -> Vec<u8> {
-    let (mut headers, body) = parts(reason, decision, realm);
+pub fn raw(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> Vec<u8> {
+    let (mut headers, body) = parts(reason, detail, decision, realm);
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     let mut out = format!("HTTP/1.1 {}\r\n", status(reason)).into_bytes();
@@ -199,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_raw_answer_is_a_whole_http_message() {
-        let text = String::from_utf8(raw(Reason::FramingAmbiguous, DecisionId::from_random([1; 16]), "r")).expect("text");
+        let text = String::from_utf8(raw(Reason::FramingAmbiguous, "", DecisionId::from_random([1; 16]), "r")).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");

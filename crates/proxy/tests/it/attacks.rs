@@ -150,6 +150,8 @@ async fn heads_that_are_too_large_too_many_or_too_slow_are_refused_by_name() {
     let large = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(4000));
     let answer = sidecar.exchange(large.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431") && answer.contains("head_too_large"), "{answer}");
+    let detail = "\"detail\":\"head of 2049 or more bytes is over limit `requestHeadBytes` (2048)\"";
+    assert!(answer.contains(detail), "the caller is told which limit and how far: {answer}");
     let line = sidecar.logged("head_too_large").await;
     assert!(line["detail"].as_str().unwrap().contains("requestHeadBytes"), "the log names the limit: {line}");
     let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: 1\r\n".repeat(20));
