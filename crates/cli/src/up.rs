@@ -209,6 +209,11 @@ async fn start(running: &mut Running, mesh: &Mesh) -> anyhow::Result<()> {
             running.children.push(Supervised::start(kind, workload.name.name(), process.clone(), &running.places)?);
         }
     }
+    for workload in &mesh.workloads {
+        if let Some(name) = running.places.pods.as_ref().and_then(|pods| pods.name(&workload.name)) {
+            running.view.say(&format!("the pod of {} is the network namespace `{name}`: ip netns exec {name} …", workload.name));
+        }
+    }
     view::write_up_json(&running.places, mesh, &running.children)
 }
 

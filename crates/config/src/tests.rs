@@ -198,3 +198,95 @@ fn windows_line_ends_keep_their_lines() {
     sources[1].text = sources[1].text.replace("resource);", "resource) when { context.nothing };");
     assert!(parse(&sources).expect_err("broken")[0].to_string().starts_with("b.yaml:9:"));
 }
+
+#[test]
+fn the_examples_are_meshes() {
+    for example in ["bank/mesh", "pods"] {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples").join(example);
+        let sources = crate::read(&folder).expect("the example's files");
+        crate::parse(&sources).unwrap_or_else(|errors| panic!("{example}: {errors:?}"));
+    }
+}
+
+const PODS: &str = r#"
+---
+apiVersion: rondel.dev/v1alpha1
+kind: Workload
+metadata: { name: cache, namespace: shop }
+spec:
+  captured: true
+  admin: 127.0.0.1:15000
+  inbound:
+    - { listen: "10.77.1.2:8080", protocol: http }
+    - { listen: "10.77.1.2:6379" }
+---
+apiVersion: rondel.dev/v1alpha1
+kind: Workload
+metadata: { name: caller, namespace: shop }
+spec:
+  captured: true
+  admin: 127.0.0.1:15000
+  upstreams: [ { service: shop/cache } ]
+---
+apiVersion: rondel.dev/v1alpha1
+kind: PeerAuthentication
+metadata: { name: old, namespace: shop }
+spec: { selector: { account: cache }, mode: permissive, ports: [8080] }
+"#;
+
+fn pods(change: impl Fn(String) -> String) -> Result<crate::Mesh, String> {
+    let mesh = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: m }\nspec: { trustDomain: shop.example }";
+    let text = change(format!("{mesh}{PODS}"));
+    let source = crate::Source { file: "mesh.yaml".to_owned(), text };
+    crate::parse(&[source]).map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+}
+
+#[test]
+fn a_captured_workload_calls_every_port_by_its_own_protocol() {
+    use model::snapshot::Protocol;
+    let mesh = pods(|text| text).expect("a mesh");
+    let caller = model::WorkloadName::parse("shop/caller").expect("name");
+    let snapshot = mesh.snapshot(&caller, model::Revision(1), &[]).expect("snapshot");
+    let ports: Vec<(Protocol, u16)> =
+        snapshot.upstreams.iter().map(|upstream| (upstream.protocol, upstream.endpoints[0].address.port())).collect();
+    assert_eq!(ports, [(Protocol::Detect, 6379), (Protocol::Http, 8080)]);
+    assert!(snapshot.captured);
+    let cache = model::WorkloadName::parse("shop/cache").expect("name");
+    let inbound = mesh.snapshot(&cache, model::Revision(1), &[]).expect("snapshot").inbound;
+    assert_eq!(inbound.iter().map(|port| port.permissive).collect::<Vec<_>>(), [true, false]);
+    assert!(inbound.iter().all(|port| port.application == port.listen));
+}
+
+#[test]
+fn what_only_capture_makes_possible_is_refused_without_it() {
+    for (from, to, wanted) in [
+        (
+            "  captured: true\n  admin: 127.0.0.1:15000\n  inbound",
+            "  admin: 127.0.0.1:15000\n  inbound",
+            "`application` is missing",
+        ),
+        (
+            "  captured: true\n  admin: 127.0.0.1:15000\n  upstreams",
+            "  admin: 127.0.0.1:15001\n  upstreams",
+            "`listen` is missing",
+        ),
+        ("ports: [8080]", "ports: [8081]", "no selected workload has an inbound port 8081"),
+        ("account: cache", "account: cash", "no selected workload has an inbound port 8080"),
+        ("mode: permissive", "mode: permisive", "did you mean `permissive`"),
+        (
+            "upstreams: [ { service: shop/cache } ]",
+            "upstreams: [ { service: shop/cache, listen: \"10.96.0.1:80\" } ]",
+            "say which",
+        ),
+        ("upstreams: [ { service: shop/cache } ]", "upstreams: [ { service: shop/cache, port: 81 } ]", "has an inbound port 81"),
+        ("trustDomain: shop.example", "trustDomain: shop.example, egress: perhaps", "egress `perhaps` is not one of"),
+        ("trustDomain: shop.example", "trustDomain: shop.example, forwarders: [shop/edge]", "no workload of service `shop/edge`"),
+    ] {
+        let error = pods(|text| {
+            assert!(text.contains(from), "{from}");
+            text.replacen(from, to, 1)
+        });
+        let error = error.err().unwrap_or_default();
+        assert!(error.contains(wanted), "{wanted}: {error}");
+    }
+}
