@@ -146,8 +146,8 @@ fn parts(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> (He
         "reason": reason.as_str(),
         "decision": decision.to_string(),
     });
-    if let Some(detail) = told(reason, detail) {
-        body["detail"] = detail.into();
+    if let (Some(detail), Some(members)) = (told(reason, detail), body.as_object_mut()) {
+        members.insert("detail".to_owned(), detail.into());
     }
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
