@@ -68,7 +68,9 @@ async fn the_end_of_a_job_is_the_end_of_its_sidecar() {
     let mut job = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
     let arguments = vec!["--application-pid".to_owned(), job.id().to_string()];
     let (address, _stop) = slow().await;
-    let mut sidecar = Sidecar::start(address, Setup { arguments, ..Setup::default() }).await;
+    // Longer than the test waits: the end must come from the job.
+    let limits = &[(Limit::DrainMs, 120_000)];
+    let mut sidecar = Sidecar::start(address, Setup { arguments, limits, ..Setup::default() }).await;
     job.kill().unwrap();
     job.wait().unwrap();
     assert!(sidecar.until_ended().await.success());
