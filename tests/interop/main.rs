@@ -26,7 +26,7 @@ kind: MeshConfig
 metadata: { name: shop }
 spec:
   trustDomain: shop.example
-  limits: { drainMs: 3000 }
+  limits: { drainMs: 3000, responseHeadMs: 8000 }
 ---
 apiVersion: rondel.dev/v1alpha1
 kind: Workload

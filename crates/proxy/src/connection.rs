@@ -18,6 +18,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::handshake::VerifiedPeer;
+use model::snapshot::Inbound;
 use model::{Limit, Limits, Principal};
 use parking_lot::Mutex;
 use std::convert::Infallible;
@@ -96,6 +97,11 @@ impl Connection {
             Caller::Plaintext => Some(Principal::Unauthenticated),
             Caller::Application => None,
         }
+    }
+
+    /// Whether this port still takes what this caller speaks: a permissive one may have become strict since it connected.
+    pub const fn may_speak(&self, listener: &Inbound) -> bool {
+        !matches!(self.caller, Caller::Plaintext) || listener.permissive
     }
 
     /// Which way its calls go.

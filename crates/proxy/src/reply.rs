@@ -38,6 +38,9 @@ pub enum Refusal {
     /// Too many requests are under way.
     #[error("{0}")]
     Full(#[from] GateFull),
+    /// The port became strict after this plaintext caller connected.
+    #[error("the port is strict now, and this connection is plaintext")]
+    Plaintext,
     /// There is no configuration for this port.
     #[error("no configuration was applied for this port yet")]
     NotReady,
@@ -61,6 +64,7 @@ impl Refusal {
             Self::Denied(denied) => denied.decision.reason.unwrap_or(Reason::NotPermitted),
             Self::Failed(failed) => failed.reason(),
             Self::Full(_) => Reason::Overloaded,
+            Self::Plaintext => Reason::PlaintextRefused,
             Self::NotReady => Reason::NotReady,
         }
     }

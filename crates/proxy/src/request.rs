@@ -45,6 +45,9 @@ async fn permitted(request: Request<Incoming>, connection: &Connection, entry: &
     let principal = connection.principal().ok_or(Refusal::NotReady)?;
     entry.revision = active.snapshot.revision;
     entry.principal = Some(principal.clone());
+    if !connection.may_speak(listener) {
+        return Err(Refusal::Plaintext);
+    }
 
     // What the request says, read once; what is decided is what is forwarded.
     let (mut head, incoming) = request.into_parts();

@@ -317,6 +317,9 @@ async fn denied_by_change(connection: &Connection, decided: &Active, question: O
             return pending().await;
         }
         let Some(active) = configs.borrow_and_update().clone() else { continue };
+        if active.inbound_at(connection.local).is_some_and(|listener| !connection.may_speak(listener)) {
+            return Reason::PlaintextRefused;
+        }
         let mut entry = begin(connection, &active, Direction::Inbound);
         let again = AuthzRequest { now: crate::clock::now(), ..question.clone() };
         let permitted = decide(again, connection, &active, &mut entry).is_some();

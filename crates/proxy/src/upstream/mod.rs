@@ -16,6 +16,7 @@ use model::snapshot::Endpoint;
 use model::{Limit, Reason};
 use policy::Permit;
 use pool::{Host, Lease, Sender, Target};
+use socket2::{SockRef, TcpKeepalive};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,12 @@ use tokio::time::{Instant, timeout};
 /// How long a connection to the application may be reused: it is on the same machine and has no identity to lose.
 const APPLICATION_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
-/// How long what was sent may stay unacknowledged before the connection is given up (tcp(7), `TCP_USER_TIMEOUT`).
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
+/// A host that is cut off closes nothing: a kept connection asks for a sign of life after the first of these, again after each
+/// of the second, and is given up after three (tcp(7)). `TCP_USER_TIMEOUT` would not do: it also ends a connection whose other side
+/// lives and only pauses its reading.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(5);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// Our side stops using a connection at this share of its maximum age, so that the other side never closes one in use.
 const RETIRE_AT_TENTHS: u32 = 8;
@@ -308,7 +313,7 @@ async fn connect(host: &Arc<Host>, is_http2: bool, active: &Active, shared: Opti
     }
 }
 
-/// A TCP connection with `TCP_NODELAY`, which ends when the other side is cut off.
+/// A TCP connection with `TCP_NODELAY`, which ends by itself when it is idle and the other side is cut off.
 ///
 /// # Errors
 /// - [`Failure::Connect`] or [`Failure::ConnectTimeout`].
@@ -318,8 +323,8 @@ pub async fn connect_tcp(address: SocketAddr, limits: &model::Limits) -> Result<
     let failed = |error: std::io::Error| Failure::Connect { address, detail: error.to_string() };
     let stream = connected.map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
-    // A host that is cut off closes nothing: without this a kept connection would take requests for many minutes.
-    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX)).map_err(failed)?;
+    let alive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_PROBES);
+    SockRef::from(&stream).set_tcp_keepalive(&alive).map_err(failed)?;
     Ok(stream)
 }
 

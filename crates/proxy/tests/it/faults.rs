@@ -208,3 +208,35 @@ async fn idle_connections_cost_little_memory() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     drop(open);
 }
+
+#[tokio::test]
+async fn an_application_that_pauses_in_the_middle_of_a_body_loses_nothing() {
+    const BODY: usize = 32 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        // Long enough for every buffer on the way to be full and stay so.
+        sleep(Duration::from_secs(14)).await;
+        let mut left = BODY;
+        let mut buffer = vec![0; 1 << 16];
+        while left > 0 {
+            match stream.read(&mut buffer).await {
+                Ok(count) if count > 0 => left -= count,
+                _ => return,
+            }
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    });
+    let sidecar = Sidecar::start(address, Setup::default()).await;
+    let mut stream = sidecar.caller().await;
+    let head = format!("POST / HTTP/1.1\r\nhost: server\r\nconnection: close\r\ncontent-length: {BODY}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let sent = timeout(DEADLINE * 2, stream.write_all(&vec![7; BODY])).await.expect("in time");
+    let answer = read_all(&mut stream).await;
+    assert!(sent.is_ok() && answer.ends_with("ok"), "{sent:?} {answer}\n{}", sidecar.log());
+}

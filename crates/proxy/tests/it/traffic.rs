@@ -224,3 +224,38 @@ async fn a_permissive_port_serves_who_speaks_first_whoever_that_is() {
     sidecar.logged("not_permitted").await;
     sidecar.enforce(ALLOW_ALL).await;
 }
+
+#[tokio::test]
+async fn a_port_that_becomes_strict_ends_the_plaintext_that_is_open() {
+    let mut sidecar = Sidecar::start(application().await, Setup { permissive: true, ..Setup::default() }).await;
+    let get = b"GET / HTTP/1.1\r\nhost: server\r\n\r\n";
+    let mut stream = TcpStream::connect(sidecar.inbound).await.unwrap();
+    stream.write_all(get).await.unwrap();
+    let mut first = [0; 12];
+    timeout(DEADLINE, stream.read_exact(&mut first)).await.expect("in time").unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+
+    sidecar.snapshot.inbound[0].permissive = false;
+    sidecar.enforce(ALLOW_ALL).await;
+    stream.write_all(get).await.unwrap();
+    let mut rest = Vec::new();
+    let _ended = timeout(Duration::from_secs(3), stream.read_to_end(&mut rest)).await;
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.contains("HTTP/1.1 400") && rest.contains("plaintext_refused"), "{rest}");
+    assert!(!rest.contains("200 OK"), "served after the port became strict: {rest}");
+}
+
+#[tokio::test]
+async fn a_port_that_becomes_strict_ends_opaque_plaintext_too() {
+    let setup = Setup { permissive: true, protocol: Protocol::Tcp, ..Setup::default() };
+    let mut sidecar = Sidecar::start(banner().await, setup).await;
+    let mut stream = TcpStream::connect(sidecar.inbound).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    let mut first = [0; 16];
+    timeout(DEADLINE, stream.read_exact(&mut first)).await.expect("in time").unwrap();
+    assert_eq!(&first, b"220 ready\r\nhello");
+    sidecar.snapshot.inbound[0].permissive = false;
+    sidecar.enforce(ALLOW_ALL).await;
+    assert!(timeout(Duration::from_secs(5), stream.read_u8()).await.expect("ended").is_err());
+    sidecar.logged("plaintext_refused").await;
+}
