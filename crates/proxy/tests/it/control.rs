@@ -150,6 +150,9 @@ fn serve(listener: TcpListener, control: &Arc<Control>) {
 impl proto::identity_server::Identity for Served {
     async fn issue(&self, request: Request<proto::IssueRequest>) -> Result<Response<proto::IssueResponse>, Status> {
         let request = request.into_inner();
+        if !request.join_token.is_empty() && request.join_token != JOIN_TOKEN {
+            return Err(Status::unauthenticated("nobody issued this join token"));
+        }
         let id = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/server").unwrap();
         let key = csr::prove(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let issued = self.0.authority.issue(&key, &id, self.0.lifetime, pki::now()).unwrap();
