@@ -21,6 +21,7 @@ pub(crate) const CLIENT_ID: &str = "spiffe://shop.example/ns/shop/sa/client";
 /// A running mesh; everything of it ends when it is dropped.
 pub(crate) struct Pods {
     pub(crate) dir: tempfile::TempDir,
+    namespace: &'static str,
     network: String,
     up: Child,
     applications: Vec<Child>,
@@ -62,11 +63,16 @@ pub(crate) fn apps() -> PathBuf {
 impl Pods {
     /// Starts a mesh of this configuration and waits until it is up.
     pub(crate) fn start(mesh: &str) -> Result<Self, String> {
+        Self::start_with("shop", |folder| std::fs::write(folder.join("mesh.yaml"), mesh))
+    }
+
+    /// Starts a mesh whose configuration `write` puts into a folder, and waits until it is up.
+    pub(crate) fn start_with(namespace: &'static str, write: impl Fn(&Path) -> std::io::Result<()>) -> Result<Self, String> {
         let dir = tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
         let dir = dir.map_err(|error| error.to_string())?;
         std::fs::create_dir(dir.path().join("mesh")).expect("folder");
-        std::fs::write(dir.path().join("mesh/mesh.yaml"), mesh).expect("mesh");
-        let network = format!("rondel-test-{}", std::process::id());
+        write(&dir.path().join("mesh")).map_err(|error| format!("the mesh's configuration: {error}"))?;
+        let network = format!("rondel-test-{namespace}-{}", std::process::id());
         ip(&["netns", "add", &network])?;
         ip(&["-n", &network, "link", "set", "lo", "up"])?;
         let log = File::create(dir.path().join("up.log")).expect("log");
@@ -74,7 +80,7 @@ impl Pods {
         command.arg(format!("--net=/run/netns/{network}")).arg(target().join("rondel")).arg("up").arg(dir.path().join("mesh"));
         command.arg("--pods").stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         let up = command.spawn().map_err(|error| error.to_string())?;
-        let mut pods = Self { dir, network, up, applications: Vec::new() };
+        let mut pods = Self { dir, namespace, network, up, applications: Vec::new() };
         pods.wait_for("the mesh is up", START_DEADLINE, |pods| pods.log("up.log").contains("the mesh is up"))?;
         Ok(pods)
     }
@@ -102,17 +108,17 @@ impl Pods {
     }
 
     /// The pod of a workload, as `ip netns` knows it; the outsider's network for any other name.
-    fn namespace(&self, pod: &str) -> String {
+    fn network(&self, pod: &str) -> String {
         let up: serde_json::Value = serde_json::from_str(&self.log("mesh/.rondel/up.json")).unwrap_or_default();
         let workloads = up["workloads"].as_array().cloned().unwrap_or_default();
-        let found = workloads.iter().find(|workload| workload["name"] == format!("shop/{pod}"));
+        let found = workloads.iter().find(|workload| workload["name"] == format!("{}/{pod}", self.namespace));
         found.and_then(|workload| workload["namespace"].as_str()).unwrap_or(&self.network).to_owned()
     }
 
     /// A command in a pod.
     pub(crate) fn command(&self, pod: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.namespace(pod)));
+        command.arg(format!("--net=/run/netns/{}", self.network(pod)));
         command.args(["timeout", &COMMAND_DEADLINE.as_secs().to_string()]).arg(program);
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command
@@ -129,7 +135,7 @@ impl Pods {
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log = File::create(self.dir.path().join(format!("{name}-{port}.log"))).expect("log");
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.namespace("server"))).arg(program).args(arguments);
+        command.arg(format!("--net=/run/netns/{}", self.network("server"))).arg(program).args(arguments);
         command.env("NODE_PATH", target().join("../interop/node_modules")).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         self.applications.push(command.spawn().map_err(|error| format!("{name}: {error}"))?);

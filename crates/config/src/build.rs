@@ -1,7 +1,7 @@
 //! From documents to a mesh: every reference resolved, every value in range, every policy compiled. Reports all errors at once.
 
 use crate::error::{ConfigError, suggestion};
-use crate::mesh::{Mesh, Process, SelectedPolicy, Settings};
+use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, plaintext_address};
 use crate::source::{Document, Source, documents};
 use crate::workload;
 use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, Written, at};
@@ -455,8 +455,31 @@ fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
                     errors.at(written.document, selector.account.defined, message);
                 }
             }
-            Resource::Mesh(_) | Resource::Issuer(_) | Resource::Authentication(_) => {}
+            Resource::Issuer(written) => key_address(mesh, written, errors),
+            Resource::Mesh(_) | Resource::Authentication(_) => {}
         }
+    }
+}
+
+/// Keys in plaintext come from this machine, or from a workload whose sidecar makes it mutual TLS.
+fn key_address(mesh: &Mesh, written: &Written<'_, IssuerSpec>, errors: &mut Errors) {
+    let url = written.spec.jwks_uri.as_ref().unwrap_or(&written.spec.issuer);
+    let Some(rest) = url.value.strip_prefix("http://") else { return };
+    let address = plaintext_address(&url.value);
+    let is_loopback = address.map_or_else(
+        || rest.split(['/', ':', '?']).next().is_some_and(|host| host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1"),
+        |address| address.ip().to_canonical().is_loopback(),
+    );
+    let mut ports = mesh.workloads.iter().flat_map(|workload| &workload.inbound);
+    let is_workload = written.spec.jwks_uri.is_some()
+        && ports.any(|inbound| Some(inbound.listen) == address && matches!(inbound.protocol, Protocol::Http | Protocol::Detect));
+    if !is_loopback && !is_workload {
+        let message = format!(
+            "keys would come from `{}` in plaintext: use `https://`, or write as `jwksUri` the inbound port of a workload that \
+             speaks HTTP (`http://ADDRESS:PORT/PATH`), which sidecars call by mutual TLS",
+            ids::printable(&url.value)
+        );
+        errors.at(written.document, url.defined, message);
     }
 }
 

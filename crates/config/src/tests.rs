@@ -92,6 +92,22 @@ fn a_snapshot_holds_what_its_workload_needs_and_nothing_else() {
 }
 
 #[test]
+fn an_issuer_that_is_a_workload_is_reached_by_every_sidecar() {
+    let mut sources = good();
+    let service = "apiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: { name: login, namespace: shop }\nspec:\n  captured: true\n  admin: 127.0.0.1:15000\n  inbound: [ { listen: \"10.77.1.5:18100\", protocol: http } ]\n";
+    sources.push(source("c.yaml", service));
+    let issuer = &mut sources[1].text;
+    *issuer = issuer.replace("audiences: [shop]", "audiences: [shop]\n  jwksUri: http://10.77.1.5:18100/jwks");
+    let mesh = parse(&sources).expect("good");
+    let of = |name: &str| mesh.snapshot(&WorkloadName::parse(name).expect("name"), Revision(7), &[]).expect("workload");
+    let server = of("shop/server");
+    let keys: Vec<_> = server.upstreams.iter().flat_map(|upstream| &upstream.endpoints).collect();
+    assert_eq!(keys.len(), 1);
+    assert_eq!((keys[0].address.port(), keys[0].identity.as_str()), (18100, "spiffe://shop.example/ns/shop/sa/login"));
+    assert!(of("shop/login").upstreams.is_empty(), "it asks the application beside it");
+}
+
+#[test]
 fn every_mistake_is_told_with_its_place_and_what_to_write() {
     for (from, to, place, said) in [
         ("kind: MeshConfig", "kind: MeshConfg", "a.yaml:2:", "did you mean `MeshConfig`?"),
@@ -151,6 +167,9 @@ fn every_mistake_is_told_with_its_place_and_what_to_write() {
         ("permit (principal, action, resource);", "permit (principal, action", "b.yaml:9:", "unexpected end"),
         ("audiences: [shop]", "audiences: []", "b.yaml:16:", "at least one audience"),
         ("issuer: https://login.example", "issuer: login.example", "b.yaml:15:", "https://"),
+        ("issuer: https://login.example", "issuer: http://login.example", "b.yaml:15:", "in plaintext"),
+        ("audiences: [shop]", "audiences: [shop]\n  jwksUri: http://127.0.0.2.evil.example/jwks", "b.yaml:17:", "in plaintext"),
+        ("audiences: [shop]", "audiences: [shop]\n  jwksUri: http://10.0.0.9:80/jwks", "b.yaml:17:", "in plaintext"),
         ("audiences: [shop]", "audiences: [shop]\n  algorithms: [HS256]", "b.yaml:17:", "HS256"),
         ("claim: limit", "clam: limit", "b.yaml:17:", "did you mean `claim`?"),
     ] {

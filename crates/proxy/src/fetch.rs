@@ -1,13 +1,15 @@
 //! Fetches the issuers' key sets: what and when is `token::jwks`'s rule, here are the sockets.
 
 use crate::clock;
-use crate::state::{KeyRequest, Shared};
+use crate::state::{Active, KeyRequest, Shared};
 use crate::telemetry::metrics::IssuerLabels;
+use crate::upstream;
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use model::snapshot::{KeySource, TokenIssuer};
+use identity::handshake::Alpn;
+use model::snapshot::{Endpoint, KeySource, TokenIssuer};
 use model::{Limit, Limits, Timestamp};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -34,6 +36,8 @@ enum FetchFailure {
     Address { url: String, detail: String },
     #[error("`{host}` has no address that may be fetched from")]
     NoAddress { host: String },
+    #[error("{url}: {failure}")]
+    Peer { url: String, failure: upstream::Failure },
     #[error("{url}: {detail}")]
     Exchange { url: String, detail: String },
     #[error("{url}: status {status}, expected 200; redirects are not followed")]
@@ -58,7 +62,7 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<KeyRequest>) 
     let mut configs = shared.config.subscribe();
     loop {
         let limits = shared.active().map_or_else(Limits::default, |active| active.snapshot.limits.clone());
-        let wake_at = start_due(&mut watched, &mut fetches, &limits);
+        let wake_at = start_due(&shared, &mut watched, &mut fetches, &limits);
         let sleep = wake_at.map_or(SLEEP_MAX, |at| at.since(clock::now()).clamp(Duration::from_millis(10), SLEEP_MAX));
         tokio::select! {
             changed = configs.changed() => {
@@ -76,6 +80,7 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<KeyRequest>) 
 
 /// Starts every fetch that is due and returns when the next one will be. Whoever waits for one that is not due is let go.
 fn start_due(
+    shared: &Arc<Shared>,
     watched: &mut BTreeMap<String, Watched>,
     fetches: &mut JoinSet<(String, Result<KeySet, FetchFailure>)>,
     limits: &Limits,
@@ -87,9 +92,9 @@ fn start_due(
             FetchStep::Fetch => {
                 each.fetching = true;
                 each.state.attempted_at = Some(now);
-                let (name, issuer, limits) = (name.clone(), each.issuer.clone(), limits.clone());
+                let (name, issuer, limits, shared) = (name.clone(), each.issuer.clone(), limits.clone(), Arc::clone(shared));
                 fetches.spawn(async move {
-                    let outcome = key_set(&issuer, &limits).await;
+                    let outcome = key_set(&issuer, &shared, &limits).await;
                     (name, outcome)
                 });
             }
@@ -162,35 +167,71 @@ fn note(shared: &Shared, watched: &mut BTreeMap<String, Watched>, name: &str, ou
 }
 
 /// Finds and reads an issuer's key set.
-async fn key_set(issuer: &TokenIssuer, limits: &Limits) -> Result<KeySet, FetchFailure> {
-    let address = match &issuer.keys {
-        KeySource::JwksUri(address) => address.clone(),
+async fn key_set(issuer: &TokenIssuer, shared: &Shared, limits: &Limits) -> Result<KeySet, FetchFailure> {
+    let active = shared.active();
+    let (address, within) = match &issuer.keys {
+        KeySource::JwksUri(address) => (address.clone(), active.as_deref().and_then(|active| within_mesh(address, active))),
         KeySource::Discovery => {
-            let document = get(&jwks::discovery_url(issuer), limits).await?;
-            jwks::parse_discovery(&document, issuer, limits)?
+            let document = get(&jwks::discovery_url(issuer), None, limits).await?;
+            (jwks::parse_discovery(&document, issuer, limits)?, None)
         }
     };
-    let document = get(&address, limits).await?;
+    let within = within.zip(active.as_deref()).map(|(place, active)| (place, active, shared));
+    let document = get(&address, within, limits).await?;
     Ok(KeySet::parse(&document, issuer, clock::now(), limits)?)
 }
 
-/// One GET, bounded in time and size, without redirects, to an address that may be fetched from.
-async fn get(url: &str, limits: &Limits) -> Result<Bytes, FetchFailure> {
-    jwks::fetchable(url)?;
+/// Where the issuer of a configured key set address is, if it is a workload of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// It is the application beside this sidecar.
+    Beside(SocketAddr),
+    /// A peer, reached by mutual TLS.
+    Peer(Endpoint),
+}
+
+/// A key set address that is a workload's inbound port leads there as a call of the application would: by mutual TLS and to
+/// that identity only. `None` is an address outside the mesh.
+fn within_mesh(url: &str, active: &Active) -> Option<Place> {
+    let address: SocketAddr = url.strip_prefix("http://")?.split(['/', '?']).next()?.parse().ok()?;
+    if let Some(own) = active.snapshot.inbound.iter().find(|inbound| inbound.listen == address) {
+        return Some(Place::Beside(own.application));
+    }
+    let mut endpoints = active.snapshot.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+    endpoints.find(|endpoint| endpoint.address == address).cloned().map(Place::Peer)
+}
+
+/// One GET, bounded in time and size, without redirects, to a workload of the mesh or an address that may be fetched from.
+async fn get(url: &str, within: Option<(Place, &Active, &Shared)>, limits: &Limits) -> Result<Bytes, FetchFailure> {
+    if within.is_none() {
+        jwks::fetchable(url)?;
+    }
     let deadline = limits.duration(Limit::JwksFetchMs);
-    match tokio::time::timeout(deadline, get_unbounded(url, limits)).await {
+    match tokio::time::timeout(deadline, get_unbounded(url, within, limits)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(FetchFailure::Timeout { url: url.to_owned(), limit: limits.of(Limit::JwksFetchMs) }),
     }
 }
 
-async fn get_unbounded(url: &str, limits: &Limits) -> Result<Bytes, FetchFailure> {
+async fn get_unbounded(url: &str, within: Option<(Place, &Active, &Shared)>, limits: &Limits) -> Result<Bytes, FetchFailure> {
     let bad_address = |detail: &str| FetchFailure::Address { url: url.to_owned(), detail: detail.to_owned() };
     let uri: Uri = url.parse().map_err(|_| bad_address("it does not parse"))?;
+    let failed = |error: &dyn std::fmt::Display| FetchFailure::Exchange { url: url.to_owned(), detail: error.to_string() };
+    match within {
+        Some((Place::Beside(application), _, _)) => {
+            let stream = TcpStream::connect(application).await.map_err(|error| failed(&error))?;
+            return exchange(stream, &uri, url, limits).await;
+        }
+        Some((Place::Peer(endpoint), active, shared)) => {
+            let stream = upstream::connect_peer(&endpoint, Alpn::Http1, active, shared).await;
+            let stream = stream.map_err(|failure| FetchFailure::Peer { url: url.to_owned(), failure })?;
+            return exchange(stream, &uri, url, limits).await;
+        }
+        None => {}
+    }
     let host = uri.host().ok_or_else(|| bad_address("it has no host"))?.trim_matches(['[', ']']).to_owned();
     let is_tls = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let failed = |error: &dyn std::fmt::Display| FetchFailure::Exchange { url: url.to_owned(), detail: error.to_string() };
     let found = tokio::net::lookup_host((host.as_str(), port)).await.map_err(|error| failed(&error))?;
     let address = found.into_iter().find(|address| may_fetch_from(address, is_tls));
     let address = address.ok_or_else(|| FetchFailure::NoAddress { host: host.clone() })?;

@@ -17,9 +17,9 @@ const TTL_SECONDS: i64 = 600;
 const TTL_SECONDS_MAX: i64 = 86_400;
 
 /// Serves `/.well-known/openid-configuration`, `/jwks` and `POST /token`.
-pub(crate) async fn run(listen: SocketAddr) -> anyhow::Result<()> {
+pub(crate) async fn run(listen: SocketAddr, url: Option<String>) -> anyhow::Result<()> {
     let issuer = Issuer::generate(JwtAlgorithm::Es256, KEY_ID);
-    let base = format!("http://{listen}");
+    let base = url.unwrap_or_else(|| format!("http://{listen}"));
     serve(listen, move |asked| {
         let (issuer, base) = (issuer.clone(), base.clone());
         async move {

@@ -15,6 +15,9 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "bank", version)]
 struct Arguments {
+    /// All traffic is redirected to a sidecar: listen at any address, and take a client's own from x-forwarded-for
+    #[arg(long, global = true)]
+    captured: bool,
     #[command(subcommand)]
     service: Service,
 }
@@ -60,23 +63,36 @@ enum Service {
     Issuer {
         #[arg(long)]
         listen: SocketAddr,
+        /// The `iss` of its tokens [default: http://LISTEN]
+        #[arg(long)]
+        url: Option<String>,
     },
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let served = match Arguments::parse().service {
-        Service::Web { listen, payments, country } => services::web(listen, payments, country).await,
-        Service::Payments { listen, ledger, fraud } => services::payments(listen, ledger, fraud).await,
-        Service::Ledger { listen } => services::ledger(listen).await,
-        Service::Fraud { listen, ledger } => services::fraud(listen, ledger).await,
-        Service::Issuer { listen } => issuer::run(listen).await,
-    };
-    match served {
+    let Arguments { captured, service } = Arguments::parse();
+    match run(service, captured).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bank: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn run(service: Service, captured: bool) -> anyhow::Result<()> {
+    let (Service::Web { listen, .. }
+    | Service::Payments { listen, .. }
+    | Service::Ledger { listen }
+    | Service::Fraud { listen, .. }
+    | Service::Issuer { listen, .. }) = service;
+    http1::may_listen(listen, captured)?;
+    match service {
+        Service::Web { listen, payments, country } => services::web(listen, payments, country, captured).await,
+        Service::Payments { listen, ledger, fraud } => services::payments(listen, ledger, fraud).await,
+        Service::Ledger { listen } => services::ledger(listen).await,
+        Service::Fraud { listen, ledger } => services::fraud(listen, ledger).await,
+        Service::Issuer { listen, url } => issuer::run(listen, url).await,
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Entries that the ledger keeps; the oldest go first.
@@ -16,7 +16,7 @@ const ENTRIES_MAX: usize = 10_000;
 const SCORE_HIGH: i64 = 50;
 
 /// Passes the client's calls to payments, with the country of the client's address and none that the client claims.
-pub(crate) async fn web(listen: SocketAddr, payments: SocketAddr, table: Vec<CountryOf>) -> anyhow::Result<()> {
+pub(crate) async fn web(listen: SocketAddr, payments: SocketAddr, table: Vec<CountryOf>, captured: bool) -> anyhow::Result<()> {
     let table = Arc::new(table);
     serve(listen, move |asked| {
         let table = Arc::clone(&table);
@@ -26,12 +26,13 @@ pub(crate) async fn web(listen: SocketAddr, payments: SocketAddr, table: Vec<Cou
             }
             let mut headers = passed_on(&asked);
             headers.remove("x-client-country");
-            if let Some(country) = country::find(&table, asked.remote.ip())
+            let client = if captured { forwarded_for(&asked) } else { Some(asked.remote.ip()) };
+            if let Some(country) = client.and_then(|client| country::find(&table, client))
                 && let Ok(value) = HeaderValue::from_str(&country)
             {
                 headers.insert(HeaderName::from_static("x-client-country"), value);
             }
-            let own = json!({ "service": "web", "client": asked.remote.ip() });
+            let own = json!({ "service": "web", "client": client });
             let answer = call(payments, asked.method, "/transfers", headers, asked.body).await;
             let status = answer.status;
             match success(answer) {
@@ -41,6 +42,11 @@ pub(crate) async fn web(listen: SocketAddr, payments: SocketAddr, table: Vec<Cou
         }
     })
     .await
+}
+
+/// The one address that the sidecar in front says; a list came from elsewhere.
+fn forwarded_for(asked: &Asked) -> Option<IpAddr> {
+    asked.headers.get("x-forwarded-for")?.to_str().ok()?.parse().ok()
 }
 
 fn with_trace(status: StatusCode, mut answer: Value, trace: Vec<Value>) -> Answer {
