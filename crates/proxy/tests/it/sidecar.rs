@@ -182,7 +182,10 @@ impl Sidecar {
         let id = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/client").unwrap();
         let presented = self.control.hostile.good(&id);
         let client = LawlessClient::new().presenting(&presented.chain, &presented.key).alpn(&["http/1.1"]);
-        client.connect(TcpStream::connect(self.inbound).await.unwrap()).await.unwrap()
+        let stream = TcpStream::connect(self.inbound).await.unwrap();
+        // Else the first request waits for the sidecar's delayed acknowledgement of the handshake's end.
+        stream.set_nodelay(true).unwrap();
+        client.connect(stream).await.unwrap()
     }
 
     /// Sends bytes on a fresh connection and reads until the sidecar closes it.
