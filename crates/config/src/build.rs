@@ -1,13 +1,15 @@
 //! From documents to a mesh: every reference resolved, every value in range, every policy compiled. Reports all errors at once.
 
 use crate::error::{ConfigError, suggestion};
-use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, plaintext_address};
+use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
 use crate::source::{Document, Source, documents};
 use crate::workload;
 use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, Written, at};
 use model::authz::AttributeType;
 use model::ids;
-use model::snapshot::{AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, JwtAlgorithm, KeySource, Protocol, TokenIssuer};
+use model::snapshot::{
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
+};
 use model::{Limit, Limits, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use serde_saphyr::{Location, Spanned};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,19 +77,20 @@ fn build(resources: &[Resource<'_>], sources: &[Source], errors: &mut Errors) ->
         match resource {
             Resource::Mesh(_) => {}
             Resource::Workload(written) => mesh.workloads.extend(workload::workload(written, &domain, errors)),
-            Resource::Authentication(_) => {}
-            Resource::Issuer(written) => mesh.issuers.extend(issuer(written, errors)),
+            Resource::Authentication(_) | Resource::Issuer(_) => {}
             Resource::Policy(written) => mesh.policies.extend(policy(written, errors)),
         }
     }
     mesh.workloads.sort_by(|one, other| one.name.cmp(&other.name));
-    mesh.issuers.sort_by(|one, other| one.name.cmp(&other.name));
     let mut said = BTreeMap::new();
     for resource in resources {
-        if let Resource::Authentication(written) = resource {
-            workload::authenticate(&mut mesh, written, &mut said, errors);
+        match resource {
+            Resource::Authentication(written) => workload::authenticate(&mut mesh, written, &mut said, errors),
+            Resource::Issuer(written) => mesh.issuers.extend(issuer(written, &mesh.workloads, errors)),
+            Resource::Mesh(_) | Resource::Workload(_) | Resource::Policy(_) => {}
         }
     }
+    mesh.issuers.sort_by(|one, other| one.name.cmp(&other.name));
     references(&mesh, resources, errors);
     issuers_agree(&mesh, resources, errors);
     let (document, spec) = spec;
@@ -324,7 +327,7 @@ pub(crate) fn protocol(document: Document<'_>, written: Option<&Spanned<String>>
     }
 }
 
-fn issuer(written: &Written<'_, IssuerSpec>, errors: &mut Errors) -> Option<TokenIssuer> {
+fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mut Errors) -> Option<TokenIssuer> {
     let (document, spec, name) = (written.document, &written.spec, &written.metadata.name);
     errors.take(document, name.defined, ids::label(&name.value));
     if spec.audiences.value.is_empty() || spec.audiences.value.iter().any(String::is_empty) {
@@ -374,7 +377,7 @@ fn issuer(written: &Written<'_, IssuerSpec>, errors: &mut Errors) -> Option<Toke
         name: name.value.clone(),
         issuer: spec.issuer.value.clone(),
         audiences: spec.audiences.value.clone(),
-        keys: spec.jwks_uri.as_ref().map_or(KeySource::Discovery, |uri| KeySource::JwksUri(uri.value.clone())),
+        keys: key_source(written, workloads, errors)?,
         algorithms,
         roles_claim: spec.claims.roles.clone(),
         attributes,
@@ -455,32 +458,32 @@ fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
                     errors.at(written.document, selector.account.defined, message);
                 }
             }
-            Resource::Issuer(written) => key_address(mesh, written, errors),
-            Resource::Mesh(_) | Resource::Authentication(_) => {}
+            Resource::Mesh(_) | Resource::Issuer(_) | Resource::Authentication(_) => {}
         }
     }
 }
 
-/// Keys in plaintext come from this machine, or from a workload whose sidecar makes it mutual TLS.
-fn key_address(mesh: &Mesh, written: &Written<'_, IssuerSpec>, errors: &mut Errors) {
-    let url = written.spec.jwks_uri.as_ref().unwrap_or(&written.spec.issuer);
-    let Some(rest) = url.value.strip_prefix("http://") else { return };
-    let address = plaintext_address(&url.value);
-    let is_loopback = address.map_or_else(
-        || rest.split(['/', ':', '?']).next().is_some_and(|host| host.eq_ignore_ascii_case("localhost") || host == "127.0.0.1"),
-        |address| address.ip().to_canonical().is_loopback(),
-    );
-    let mut ports = mesh.workloads.iter().flat_map(|workload| &workload.inbound);
-    let is_workload = written.spec.jwks_uri.is_some()
-        && ports.any(|inbound| Some(inbound.listen) == address && matches!(inbound.protocol, Protocol::Http | Protocol::Detect));
-    if !is_loopback && !is_workload {
+/// Keys are fetched from where sidecars may fetch, or from a workload whose sidecar makes it mutual TLS.
+fn key_source(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mut Errors) -> Option<KeySource> {
+    let spec = &written.spec;
+    let url = spec.jwks_uri.as_ref().unwrap_or(&spec.issuer);
+    let address = spec.jwks_uri.as_ref().and_then(|uri| token::jwks::plaintext_address(&uri.value));
+    let is_port = |inbound: &Inbound| Some(inbound.listen) == address && inbound.protocol != Protocol::Tcp;
+    if let Some(address) = address
+        && let Some(owner) = workloads.iter().find(|workload| workload.inbound.iter().any(is_port))
+    {
+        let endpoint = Endpoint { address, identity: owner.identity.clone() };
+        return Some(KeySource::Workload { uri: url.value.clone(), endpoint });
+    }
+    if let Err(refused) = token::jwks::fetchable(&url.value) {
         let message = format!(
-            "keys would come from `{}` in plaintext: use `https://`, or write as `jwksUri` the inbound port of a workload that \
-             speaks HTTP (`http://ADDRESS:PORT/PATH`), which sidecars call by mutual TLS",
-            ids::printable(&url.value)
+            "{refused}; use `https://`, or write as `jwksUri` the inbound port of a workload that speaks HTTP \
+             (`http://ADDRESS:PORT/PATH`), which sidecars call by mutual TLS"
         );
         errors.at(written.document, url.defined, message);
+        return None;
     }
+    Some(spec.jwks_uri.as_ref().map_or(KeySource::Discovery, |uri| KeySource::JwksUri(uri.value.clone())))
 }
 
 /// Issuers are told apart by their `iss`, and an attribute has one type in the whole mesh.

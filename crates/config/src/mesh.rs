@@ -1,7 +1,7 @@
 //! The mesh that the configuration describes, and the plan of one workload's snapshot.
 
 use model::snapshot::{
-    AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, KeySource, Protocol, TokenIssuer, TrustBundle, Upstream,
+    AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, Protocol, TokenIssuer, TrustBundle, Upstream,
 };
 use model::{Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
 use std::collections::BTreeMap;
@@ -149,10 +149,7 @@ impl Mesh {
 
     /// What a workload's calls lead to, in the order in which they travel.
     fn upstreams(&self, workload: &Workload) -> Vec<Upstream> {
-        let keys =
-            self.issuers.iter().filter_map(|issuer| self.keys_from(issuer)).filter(|call| call.service != workload.service);
-        let calls: Vec<Call> = workload.upstreams.iter().cloned().chain(keys).collect();
-        let mut upstreams: Vec<Upstream> = calls.iter().flat_map(|call| self.reached(call)).collect();
+        let mut upstreams: Vec<Upstream> = workload.upstreams.iter().flat_map(|call| self.reached(call)).collect();
         upstreams.sort_by_key(|up| match up.listen {
             Some(listen) => format!("{}@{listen}", up.service),
             None => format!("{}@{}", up.service, up.protocol.as_str()),
@@ -172,15 +169,6 @@ impl Mesh {
             }
         }
         merged
-    }
-
-    /// The call that a sidecar makes for the keys of an issuer that is itself a workload: one whose `jwksUri` is an inbound port.
-    fn keys_from(&self, issuer: &TokenIssuer) -> Option<Call> {
-        let KeySource::JwksUri(uri) = &issuer.keys else { return None };
-        let address = plaintext_address(uri)?;
-        let owner = self.workloads.iter().find(|each| each.inbound.iter().any(|inbound| inbound.listen == address))?;
-        let protocol = Some(Protocol::Http);
-        Some(Call { service: owner.service.clone(), listen: None, port: Some(address.port()), protocol })
     }
 
     /// One upstream per protocol of the reached ports; exactly one where the application calls an address of its own.
@@ -209,11 +197,6 @@ impl Mesh {
         };
         endpoints.into_values().map(sorted).collect()
     }
-}
-
-/// The literal address and port of an `http` URL.
-pub(crate) fn plaintext_address(url: &str) -> Option<SocketAddr> {
-    url.strip_prefix("http://")?.split(['/', '?']).next()?.parse().ok()
 }
 
 /// The same order in which the parts travel, so that equal snapshots are equal values.

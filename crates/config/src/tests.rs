@@ -1,7 +1,7 @@
 //! What is accepted, what is refused, and where the error points.
 
 use crate::{Mesh, Source, parse};
-use model::snapshot::TrustBundle;
+use model::snapshot::{KeySource, TrustBundle};
 use model::{Limit, Revision, TrustDomain, WorkloadName};
 use std::time::Duration;
 
@@ -92,19 +92,18 @@ fn a_snapshot_holds_what_its_workload_needs_and_nothing_else() {
 }
 
 #[test]
-fn an_issuer_that_is_a_workload_is_reached_by_every_sidecar() {
+fn an_issuer_that_is_a_workload_is_known_by_its_identity() {
     let mut sources = good();
     let service = "apiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: { name: login, namespace: shop }\nspec:\n  captured: true\n  admin: 127.0.0.1:15000\n  inbound: [ { listen: \"10.77.1.5:18100\", protocol: http } ]\n";
     sources.push(source("c.yaml", service));
     let issuer = &mut sources[1].text;
     *issuer = issuer.replace("audiences: [shop]", "audiences: [shop]\n  jwksUri: http://10.77.1.5:18100/jwks");
     let mesh = parse(&sources).expect("good");
-    let of = |name: &str| mesh.snapshot(&WorkloadName::parse(name).expect("name"), Revision(7), &[]).expect("workload");
-    let server = of("shop/server");
-    let keys: Vec<_> = server.upstreams.iter().flat_map(|upstream| &upstream.endpoints).collect();
-    assert_eq!(keys.len(), 1);
-    assert_eq!((keys[0].address.port(), keys[0].identity.as_str()), (18100, "spiffe://shop.example/ns/shop/sa/login"));
-    assert!(of("shop/login").upstreams.is_empty(), "it asks the application beside it");
+    let KeySource::Workload { endpoint, .. } = &mesh.issuers[0].keys else { panic!("{:?}", mesh.issuers) };
+    assert_eq!((endpoint.address.port(), endpoint.identity.as_str()), (18100, "spiffe://shop.example/ns/shop/sa/login"));
+    // A port of opaque bytes serves no keys.
+    sources[2].text = sources[2].text.replace("protocol: http", "protocol: tcp");
+    assert!(parse(&sources).expect_err("no port of HTTP").iter().any(|error| error.to_string().contains("it is plaintext")));
 }
 
 #[test]
@@ -167,9 +166,14 @@ fn every_mistake_is_told_with_its_place_and_what_to_write() {
         ("permit (principal, action, resource);", "permit (principal, action", "b.yaml:9:", "unexpected end"),
         ("audiences: [shop]", "audiences: []", "b.yaml:16:", "at least one audience"),
         ("issuer: https://login.example", "issuer: login.example", "b.yaml:15:", "https://"),
-        ("issuer: https://login.example", "issuer: http://login.example", "b.yaml:15:", "in plaintext"),
-        ("audiences: [shop]", "audiences: [shop]\n  jwksUri: http://127.0.0.2.evil.example/jwks", "b.yaml:17:", "in plaintext"),
-        ("audiences: [shop]", "audiences: [shop]\n  jwksUri: http://10.0.0.9:80/jwks", "b.yaml:17:", "in plaintext"),
+        ("issuer: https://login.example", "issuer: http://login.example", "b.yaml:15:", "it is plaintext"),
+        (
+            "audiences: [shop]",
+            "audiences: [shop]\n  jwksUri: http://127.0.0.2.evil.example/jwks",
+            "b.yaml:17:",
+            "it is plaintext",
+        ),
+        ("audiences: [shop]", "audiences: [shop]\n  jwksUri: http://10.0.0.9:80/jwks", "b.yaml:17:", "it is plaintext"),
         ("audiences: [shop]", "audiences: [shop]\n  algorithms: [HS256]", "b.yaml:17:", "HS256"),
         ("claim: limit", "clam: limit", "b.yaml:17:", "did you mean `claim`?"),
     ] {

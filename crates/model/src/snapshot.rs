@@ -152,6 +152,13 @@ pub enum KeySource {
     Discovery,
     /// The key set's own address.
     JwksUri(String),
+    /// The key set's own address, at a workload of the mesh: fetched by mutual TLS, from this endpoint alone.
+    Workload {
+        /// The address as configured.
+        uri: String,
+        /// Whom it leads to.
+        endpoint: Endpoint,
+    },
 }
 
 /// An OAuth2 issuer whose JWT access tokens are accepted.

@@ -36,8 +36,6 @@ enum FetchFailure {
     Address { url: String, detail: String },
     #[error("`{host}` has no address that may be fetched from")]
     NoAddress { host: String },
-    #[error("{url}: {failure}")]
-    Peer { url: String, failure: upstream::Failure },
     #[error("{url}: {detail}")]
     Exchange { url: String, detail: String },
     #[error("{url}: status {status}, expected 200; redirects are not followed")]
@@ -61,8 +59,8 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<KeyRequest>) 
     let mut fetches = JoinSet::new();
     let mut configs = shared.config.subscribe();
     loop {
-        let limits = shared.active().map_or_else(Limits::default, |active| active.snapshot.limits.clone());
-        let wake_at = start_due(&shared, &mut watched, &mut fetches, &limits);
+        // Without a configuration there is no issuer to watch.
+        let wake_at = shared.active().and_then(|active| start_due(&shared, &active, &mut watched, &mut fetches));
         let sleep = wake_at.map_or(SLEEP_MAX, |at| at.since(clock::now()).clamp(Duration::from_millis(10), SLEEP_MAX));
         tokio::select! {
             changed = configs.changed() => {
@@ -81,20 +79,21 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<KeyRequest>) 
 /// Starts every fetch that is due and returns when the next one will be. Whoever waits for one that is not due is let go.
 fn start_due(
     shared: &Arc<Shared>,
+    active: &Arc<Active>,
     watched: &mut BTreeMap<String, Watched>,
     fetches: &mut JoinSet<(String, Result<KeySet, FetchFailure>)>,
-    limits: &Limits,
 ) -> Option<Timestamp> {
     let now = clock::now();
     let mut wake_at: Option<Timestamp> = None;
     for (name, each) in watched.iter_mut().filter(|(_, each)| !each.fetching) {
-        match jwks::next(&each.state, limits, now) {
+        match jwks::next(&each.state, &active.snapshot.limits, now) {
             FetchStep::Fetch => {
                 each.fetching = true;
                 each.state.attempted_at = Some(now);
-                let (name, issuer, limits, shared) = (name.clone(), each.issuer.clone(), limits.clone(), Arc::clone(shared));
+                let (name, issuer) = (name.clone(), each.issuer.clone());
+                let (active, shared) = (Arc::clone(active), Arc::clone(shared));
                 fetches.spawn(async move {
-                    let outcome = key_set(&issuer, &shared, &limits).await;
+                    let outcome = key_set(&issuer, &active, &shared).await;
                     (name, outcome)
                 });
             }
@@ -167,68 +166,55 @@ fn note(shared: &Shared, watched: &mut BTreeMap<String, Watched>, name: &str, ou
 }
 
 /// Finds and reads an issuer's key set.
-async fn key_set(issuer: &TokenIssuer, shared: &Shared, limits: &Limits) -> Result<KeySet, FetchFailure> {
-    let active = shared.active();
-    let (address, within) = match &issuer.keys {
-        KeySource::JwksUri(address) => (address.clone(), active.as_deref().and_then(|active| within_mesh(address, active))),
+async fn key_set(issuer: &TokenIssuer, active: &Active, shared: &Shared) -> Result<KeySet, FetchFailure> {
+    let limits = &active.snapshot.limits;
+    let document = match &issuer.keys {
+        KeySource::JwksUri(uri) => get(uri, limits).await?,
+        KeySource::Workload { uri, endpoint } => {
+            within_deadline(uri, limits, get_within_mesh(uri, endpoint, active, shared)).await?
+        }
         KeySource::Discovery => {
-            let document = get(&jwks::discovery_url(issuer), None, limits).await?;
-            (jwks::parse_discovery(&document, issuer, limits)?, None)
+            let document = get(&jwks::discovery_url(issuer), limits).await?;
+            get(&jwks::parse_discovery(&document, issuer, limits)?, limits).await?
         }
     };
-    let within = within.zip(active.as_deref()).map(|(place, active)| (place, active, shared));
-    let document = get(&address, within, limits).await?;
     Ok(KeySet::parse(&document, issuer, clock::now(), limits)?)
 }
 
-/// Where the issuer of a configured key set address is, if it is a workload of the mesh.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
-    /// It is the application beside this sidecar.
-    Beside(SocketAddr),
-    /// A peer, reached by mutual TLS.
-    Peer(Endpoint),
+/// One GET by mutual TLS, to that identity only. The issuer's own sidecar asks the application beside it.
+async fn get_within_mesh(url: &str, issuer: &Endpoint, active: &Active, shared: &Shared) -> Result<Bytes, FetchFailure> {
+    let failed = |error: &dyn std::fmt::Display| FetchFailure::Exchange { url: url.to_owned(), detail: error.to_string() };
+    let uri: Uri = url.parse().map_err(|error| failed(&error))?;
+    let limits = &active.snapshot.limits;
+    if let Some(own) = active.inbound_at(issuer.address) {
+        let stream = TcpStream::connect(own.application).await.map_err(|error| failed(&error))?;
+        return exchange(stream, &uri, url, limits).await;
+    }
+    let stream = upstream::connect_peer(issuer, Alpn::Http1, active, shared).await.map_err(|failure| failed(&failure))?;
+    exchange(stream, &uri, url, limits).await
 }
 
-/// A key set address that is a workload's inbound port leads there as a call of the application would: by mutual TLS and to
-/// that identity only. `None` is an address outside the mesh.
-fn within_mesh(url: &str, active: &Active) -> Option<Place> {
-    let address: SocketAddr = url.strip_prefix("http://")?.split(['/', '?']).next()?.parse().ok()?;
-    if let Some(own) = active.snapshot.inbound.iter().find(|inbound| inbound.listen == address) {
-        return Some(Place::Beside(own.application));
-    }
-    let mut endpoints = active.snapshot.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-    endpoints.find(|endpoint| endpoint.address == address).cloned().map(Place::Peer)
+/// One GET, bounded in time and size, without redirects, to an address outside the mesh that may be fetched from.
+async fn get(url: &str, limits: &Limits) -> Result<Bytes, FetchFailure> {
+    jwks::fetchable(url)?;
+    within_deadline(url, limits, get_unbounded(url, limits)).await
 }
 
-/// One GET, bounded in time and size, without redirects, to a workload of the mesh or an address that may be fetched from.
-async fn get(url: &str, within: Option<(Place, &Active, &Shared)>, limits: &Limits) -> Result<Bytes, FetchFailure> {
-    if within.is_none() {
-        jwks::fetchable(url)?;
-    }
-    let deadline = limits.duration(Limit::JwksFetchMs);
-    match tokio::time::timeout(deadline, get_unbounded(url, within, limits)).await {
+async fn within_deadline(
+    url: &str,
+    limits: &Limits,
+    fetch: impl Future<Output = Result<Bytes, FetchFailure>>,
+) -> Result<Bytes, FetchFailure> {
+    match tokio::time::timeout(limits.duration(Limit::JwksFetchMs), fetch).await {
         Ok(outcome) => outcome,
         Err(_) => Err(FetchFailure::Timeout { url: url.to_owned(), limit: limits.of(Limit::JwksFetchMs) }),
     }
 }
 
-async fn get_unbounded(url: &str, within: Option<(Place, &Active, &Shared)>, limits: &Limits) -> Result<Bytes, FetchFailure> {
+async fn get_unbounded(url: &str, limits: &Limits) -> Result<Bytes, FetchFailure> {
     let bad_address = |detail: &str| FetchFailure::Address { url: url.to_owned(), detail: detail.to_owned() };
     let uri: Uri = url.parse().map_err(|_| bad_address("it does not parse"))?;
     let failed = |error: &dyn std::fmt::Display| FetchFailure::Exchange { url: url.to_owned(), detail: error.to_string() };
-    match within {
-        Some((Place::Beside(application), _, _)) => {
-            let stream = TcpStream::connect(application).await.map_err(|error| failed(&error))?;
-            return exchange(stream, &uri, url, limits).await;
-        }
-        Some((Place::Peer(endpoint), active, shared)) => {
-            let stream = upstream::connect_peer(&endpoint, Alpn::Http1, active, shared).await;
-            let stream = stream.map_err(|failure| FetchFailure::Peer { url: url.to_owned(), failure })?;
-            return exchange(stream, &uri, url, limits).await;
-        }
-        None => {}
-    }
     let host = uri.host().ok_or_else(|| bad_address("it has no host"))?.trim_matches(['[', ']']).to_owned();
     let is_tls = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });

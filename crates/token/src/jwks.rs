@@ -5,7 +5,7 @@ use crate::key_set::document;
 use model::ids::printable;
 use model::snapshot::TokenIssuer;
 use model::{Limit, Limits, Timestamp};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// The first wait after a failed fetch; it doubles with each further one.
@@ -102,6 +102,11 @@ pub fn parse_discovery(json: &[u8], issuer: &TokenIssuer, limits: &Limits) -> Re
 /// - [`KeySetError::Address`], naming the rule that the address breaks.
 pub fn fetchable(url: &str) -> Result<(), KeySetError> {
     check_address(url).map_err(|rule| KeySetError::Address { url: printable(url), rule })
+}
+
+/// The literal address and port of an `http` URL: how an issuer that is a workload of the mesh is written.
+pub fn plaintext_address(url: &str) -> Option<SocketAddr> {
+    url.strip_prefix("http://")?.split(['/', '?']).next()?.parse().ok()
 }
 
 /// Whether a resolved address may be fetched from: not link-local, multicast, unspecified, nor where a cloud's machines ask for

@@ -102,10 +102,13 @@ fn kind() -> impl Strategy<Value = AttributeType> {
     proptest::sample::select(AttributeType::ALL.to_vec())
 }
 
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    (address(), label()).prop_map(|(address, account)| Endpoint { address, identity: id(&account) })
+}
+
 fn upstreams(captured: bool) -> impl Strategy<Value = Vec<Upstream>> {
-    let endpoint = (address(), label()).prop_map(|(address, account)| Endpoint { address, identity: id(&account) });
     let listen = (loopback().prop_map(Some), proptest::option::of(address()));
-    let upstream = (label(), listen, protocol(), vec(endpoint, 0..3));
+    let upstream = (label(), listen, protocol(), vec(endpoint(), 0..3));
     let upstream = upstream.prop_map(move |(name, (own, any), protocol, endpoints)| {
         let service = service(&name);
         let listen = if captured { any } else { own };
@@ -116,7 +119,11 @@ fn upstreams(captured: bool) -> impl Strategy<Value = Vec<Upstream>> {
 }
 
 fn issuers() -> impl Strategy<Value = Vec<TokenIssuer>> {
-    let keys = prop_oneof![Just(KeySource::Discovery), text().prop_map(KeySource::JwksUri)];
+    let keys = prop_oneof![
+        Just(KeySource::Discovery),
+        text().prop_map(KeySource::JwksUri),
+        (text(), endpoint()).prop_map(|(uri, endpoint)| KeySource::Workload { uri, endpoint }),
+    ];
     let mapping = (text(), kind()).prop_map(|(claim, kind)| ClaimMapping { claim, kind });
     let algorithms = proptest::sample::subsequence(JwtAlgorithm::ALL.to_vec(), 1..=3);
     let rest = (text(), vec(text(), 1..3), keys, algorithms, proptest::option::of(text()), btree_map(text(), mapping, 0..3));

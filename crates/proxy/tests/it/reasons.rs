@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: peer\r\nconnection: close\r\n\r\n";
 
-fn peer() -> SpiffeId {
+pub(crate) fn peer() -> SpiffeId {
     SpiffeId::parse("spiffe://shop.example/ns/shop/sa/peer").unwrap()
 }
 
@@ -48,7 +48,7 @@ async fn called(listen: SocketAddr) -> String {
 }
 
 /// A peer with this identity that reads a request, says `answer`, and closes unless it is silent.
-async fn playing(sidecar: &Sidecar, id: &SpiffeId, answer: &'static [u8]) -> SocketAddr {
+pub(crate) async fn playing(sidecar: &Sidecar, id: &SpiffeId, answer: &'static [u8]) -> SocketAddr {
     let presented = sidecar.control.hostile.good(id);
     let server = LawlessServer::presenting(&presented.chain, &presented.key, &["http/1.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,8 +1,9 @@
 //! Tokens of every kind against a sidecar that fetches its issuer's real keys.
 
-use crate::sidecar::{Setup, Sidecar, application};
-use model::Limit;
-use model::snapshot::{JwtAlgorithm, KeySource, TokenIssuer};
+use crate::reasons::{peer, playing};
+use crate::sidecar::{Setup, Sidecar, application, free};
+use model::snapshot::{Endpoint, JwtAlgorithm, KeySource, TokenIssuer};
+use model::{Limit, Revision, SpiffeId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use testkit::issuer::{Behaviour, Hostile, Issuer, IssuerServer};
@@ -151,5 +152,32 @@ async fn an_issuer_without_keys_fails_its_own_tokens_only_and_blocks_nothing() {
         assert!(with_token(&sidecar, &issuer.mint(&claims(&server, json!({})))).await.starts_with("HTTP/1.1 200"));
         let answer = with_token(&sidecar, &issuer.mint(&claims(&dead, json!({})))).await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("issuer_unavailable"), "{behaviour:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_in_the_mesh_gives_its_keys_by_mutual_tls_and_from_its_own_identity_alone() {
+    let (issuer, plaintext) = issuer().await;
+    let token = issuer.mint(&claims(&plaintext, json!({})));
+    let mut sidecar = Sidecar::start(application().await, Setup { policy: POLICY, ..Setup::default() }).await;
+    let keys = issuer.jwks().to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{keys}", keys.len());
+    let answer: &'static [u8] = Box::leak(answer.into_bytes().into_boxed_slice());
+    let other = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/other").unwrap();
+    let in_plaintext = plaintext.url().strip_prefix("http://").unwrap().parse().unwrap();
+    for (name, address, expected) in [
+        ("nobody there", free(), "503"),
+        ("another workload", playing(&sidecar, &other, answer).await, "503"),
+        ("the issuer's keys without its certificate", in_plaintext, "503"),
+        ("the issuer", playing(&sidecar, &peer(), answer).await, "200"),
+    ] {
+        let keys =
+            KeySource::Workload { uri: format!("http://{address}/jwks"), endpoint: Endpoint { address, identity: peer() } };
+        sidecar.snapshot.revision = Revision(sidecar.snapshot.revision.0 + 1);
+        sidecar.snapshot.issuers = vec![TokenIssuer { keys, ..trusted(&plaintext) }];
+        sidecar.control.send(sidecar.control.whole(&sidecar.snapshot, name));
+        assert_eq!(sidecar.control.answer().await, Ok(name.to_owned()));
+        let got = with_token(&sidecar, &token).await;
+        assert!(got.starts_with(&format!("HTTP/1.1 {expected}")), "{name}: {got}\n{}", sidecar.log());
     }
 }

@@ -247,22 +247,17 @@ fn protocol_from_wire(value: i32) -> Result<Protocol> {
 }
 
 fn upstream_to_wire(upstream: &Upstream) -> proto::Upstream {
-    let endpoint =
-        |endpoint: &Endpoint| proto::Endpoint { address: endpoint.address.to_string(), identity: endpoint.identity.to_string() };
     proto::Upstream {
         service: upstream.service.to_string(),
         listen: upstream.listen.map_or_else(String::new, |listen| listen.to_string()),
         protocol: protocol_to_wire(upstream.protocol).into(),
-        endpoints: upstream.endpoints.iter().map(endpoint).collect(),
+        endpoints: upstream.endpoints.iter().map(endpoint_to_wire).collect(),
     }
 }
 
 fn upstream_from_wire(wire: &proto::Upstream, captured: bool) -> Result<Upstream> {
-    let endpoint = |(index, endpoint): (usize, &proto::Endpoint)| -> Result<Endpoint> {
-        Ok(Endpoint {
-            address: address(&format!("endpoints[{index}].address"), &endpoint.address)?,
-            identity: parsed(&format!("endpoints[{index}].identity"), SpiffeId::parse(&endpoint.identity))?,
-        })
+    let endpoint = |(index, endpoint): (usize, &proto::Endpoint)| {
+        endpoint_from_wire(endpoint).map_err(|error| error.within(&format!("endpoints[{index}]")))
     };
     let listen = if captured && wire.listen.is_empty() { None } else { Some(address("listen", &wire.listen)?) };
     if !captured && !listen.is_some_and(|listen| listen.ip().is_loopback()) {
@@ -275,6 +270,14 @@ fn upstream_from_wire(wire: &proto::Upstream, captured: bool) -> Result<Upstream
         protocol: protocol_from_wire(wire.protocol)?,
         endpoints: wire.endpoints.iter().enumerate().map(endpoint).collect::<Result<_>>()?,
     })
+}
+
+fn endpoint_to_wire(endpoint: &Endpoint) -> proto::Endpoint {
+    proto::Endpoint { address: endpoint.address.to_string(), identity: endpoint.identity.to_string() }
+}
+
+fn endpoint_from_wire(wire: &proto::Endpoint) -> Result<Endpoint> {
+    Ok(Endpoint { address: address("address", &wire.address)?, identity: parsed("identity", SpiffeId::parse(&wire.identity))? })
 }
 
 fn issuer_to_wire(issuer: &TokenIssuer) -> proto::TokenIssuer {
@@ -294,7 +297,11 @@ fn issuer_to_wire(issuer: &TokenIssuer) -> proto::TokenIssuer {
         audiences: issuer.audiences.clone(),
         jwks_uri: match &issuer.keys {
             KeySource::Discovery => String::new(),
-            KeySource::JwksUri(uri) => uri.clone(),
+            KeySource::JwksUri(uri) | KeySource::Workload { uri, .. } => uri.clone(),
+        },
+        jwks_endpoint: match &issuer.keys {
+            KeySource::Discovery | KeySource::JwksUri(_) => None,
+            KeySource::Workload { endpoint, .. } => Some(endpoint_to_wire(endpoint)),
         },
         algorithms: issuer.algorithms.iter().map(algorithm).collect(),
         roles_claim: issuer.roles_claim.clone().unwrap_or_default(),
@@ -324,7 +331,14 @@ fn issuer_from_wire(wire: &proto::TokenIssuer) -> Result<TokenIssuer> {
         name: text("name", &wire.name)?,
         issuer: text("issuer", &wire.issuer)?,
         audiences: filled("audiences", wire.audiences.clone())?,
-        keys: if wire.jwks_uri.is_empty() { KeySource::Discovery } else { KeySource::JwksUri(wire.jwks_uri.clone()) },
+        keys: match &wire.jwks_endpoint {
+            None if wire.jwks_uri.is_empty() => KeySource::Discovery,
+            None => KeySource::JwksUri(wire.jwks_uri.clone()),
+            Some(endpoint) => KeySource::Workload {
+                uri: text("jwks_uri", &wire.jwks_uri)?,
+                endpoint: endpoint_from_wire(endpoint).map_err(|error| error.within("jwks_endpoint"))?,
+            },
+        },
         algorithms: filled("algorithms", wire.algorithms.iter().enumerate().map(algorithm).collect::<Result<_>>()?)?,
         roles_claim: (!wire.roles_claim.is_empty()).then(|| wire.roles_claim.clone()),
         attributes,
