@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Who may use whom among ours (docs/architecture.md, "Direction"). A new edge is a decision: write a record in docs/decisions.
 const DIRECTION: [(&str, &[&str]); 14] = [
     ("model", &[]),
-    ("config", &["model", "policy"]),
+    ("config", &["model", "policy", "token"]),
     ("identity", &["model"]),
     ("token", &["model"]),
     ("policy", &["model"]),
