@@ -32,6 +32,18 @@ pub(crate) enum IssueFailure {
         /// When.
         at: Timestamp,
     },
+    /// The SVID that the connection was opened with has ended meanwhile.
+    #[error("the SVID of this connection ended at {at}; connect with the present one, or with a join token")]
+    PeerExpired {
+        /// When.
+        at: Timestamp,
+    },
+    /// Its workload is gone from the configuration.
+    #[error("no workload with the identity `{id}` is configured")]
+    NotConfigured {
+        /// Who asks.
+        id: SpiffeId,
+    },
     /// The CSR is not good.
     #[error("certificate request: {0}")]
     Csr(#[from] CsrRefusal),
@@ -52,7 +64,15 @@ pub(crate) enum IssueFailure {
 impl IssueFailure {
     /// Whether the caller is at fault, not this control plane.
     pub(crate) const fn is_refusal(&self) -> bool {
-        matches!(self, Self::NoAttestation | Self::JoinTokenUnknown | Self::JoinTokenExpired { .. } | Self::Csr(_))
+        matches!(
+            self,
+            Self::NoAttestation
+                | Self::JoinTokenUnknown
+                | Self::JoinTokenExpired { .. }
+                | Self::PeerExpired { .. }
+                | Self::NotConfigured { .. }
+                | Self::Csr(_)
+        )
     }
 }
 
@@ -147,6 +167,9 @@ impl Ca {
         now: Timestamp,
     ) -> Result<SpiffeId, IssueFailure> {
         if let Some(peer) = peer {
+            if now >= peer.not_after() {
+                return Err(IssueFailure::PeerExpired { at: peer.not_after() });
+            }
             return Ok(peer.id().clone());
         }
         let token = join_token.ok_or(IssueFailure::NoAttestation)?;

@@ -39,14 +39,15 @@ struct Inner {
 }
 
 impl Rollout {
-    /// A stream begins; an earlier one of the same workload is replaced. Returns the stream's number.
-    pub(crate) fn connected(&self, workload: &WorkloadName) -> u64 {
+    /// A stream begins, of a sidecar that says what it runs; an earlier one of the same workload is replaced. Returns the
+    /// stream's number.
+    pub(crate) fn connected(&self, workload: &WorkloadName, runs: Revision) -> u64 {
         let mut inner = self.inner.lock();
         inner.sessions += 1;
         let session = inner.sessions;
         let seen = inner.seen.entry(workload.clone()).or_default();
         seen.session = Some(session);
-        seen.acked = Revision(0);
+        seen.acked = runs;
         session
     }
 
@@ -130,8 +131,8 @@ mod tests {
     fn a_later_stream_replaces_an_earlier_one_whose_end_changes_nothing() {
         let rollout = Rollout::default();
         let name = WorkloadName::parse("a/b").expect("name");
-        let first = rollout.connected(&name);
-        let second = rollout.connected(&name);
+        let first = rollout.connected(&name, Revision(0));
+        let second = rollout.connected(&name, Revision(0));
         assert!(rollout.is_replaced(&name, first) && !rollout.is_replaced(&name, second));
         rollout.disconnected(&name, first);
         assert!(rollout.of(&name).connected());

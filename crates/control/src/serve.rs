@@ -16,7 +16,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
@@ -26,6 +27,10 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const HANDSHAKES_MAX: usize = 256;
 /// Open connections; further ones are closed.
 const CONNECTIONS_MAX: usize = 20_000;
+/// Of them, those of callers without an SVID: whoever needs nothing to connect must not take the places of those who hold one.
+const ANONYMOUS_MAX: usize = 256;
+/// How long such a connection lives: enough to ask for a first SVID.
+const ANONYMOUS_AGE_MAX: Duration = Duration::from_secs(30);
 /// Connections that are shaken and wait for the server.
 const SHAKEN_MAX: usize = 64;
 /// The longest sleep of the renewal, so that a clock that was set is noticed.
@@ -40,7 +45,15 @@ pub(crate) struct Caller(pub(crate) Option<VerifiedPeer>);
 pub(crate) struct Shaken {
     stream: ServerStream<TcpStream>,
     caller: Caller,
-    _place: tokio::sync::OwnedSemaphorePermit,
+    _place: OwnedSemaphorePermit,
+    anonymous: Option<Anonymous>,
+}
+
+/// The bounded stay of a caller without an SVID.
+#[derive(Debug)]
+struct Anonymous {
+    _place: OwnedSemaphorePermit,
+    end: Pin<Box<Sleep>>,
 }
 
 /// Accepts and shakes for as long as the process lives; the server takes the connections from the returned stream.
@@ -52,6 +65,7 @@ pub(crate) fn incoming(
     let accepting = async move {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let nameless = Arc::new(Semaphore::new(ANONYMOUS_MAX));
         loop {
             let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
             let Ok((stream, remote)) = listener.accept().await else {
@@ -63,14 +77,24 @@ pub(crate) fn incoming(
                 continue;
             };
             let credentials = Arc::clone(&credentials.borrow());
-            let shaken = shaken.clone();
+            let (shaken, nameless) = (shaken.clone(), Arc::clone(&nameless));
             tokio::spawn(async move {
                 let _unsupported = stream.set_nodelay(true);
                 match handshake::accept_optional(stream, &credentials, HANDSHAKE_DEADLINE).await {
                     Ok((stream, peer)) => {
                         drop(handshake);
+                        let anonymous = match (&peer, nameless.try_acquire_owned()) {
+                            (Some(_), _) => None,
+                            (None, Ok(place)) => {
+                                Some(Anonymous { _place: place, end: Box::pin(tokio::time::sleep(ANONYMOUS_AGE_MAX)) })
+                            }
+                            (None, Err(_)) => {
+                                tracing::warn!(%remote, max = ANONYMOUS_MAX, "too many callers without an SVID; this one is closed");
+                                return;
+                            }
+                        };
                         // The server may be gone: then the connection ends with this task.
-                        let _ended = shaken.send(Ok(Shaken { stream, caller: Caller(peer), _place: place })).await;
+                        let _ended = shaken.send(Ok(Shaken { stream, caller: Caller(peer), _place: place, anonymous })).await;
                     }
                     Err(refusal) => tracing::info!(%remote, reason = %refusal.reason(), %refusal, "handshake refused"),
                 }
@@ -90,6 +114,11 @@ impl Connected for Shaken {
 
 impl AsyncRead for Shaken {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(anonymous) = &mut self.anonymous
+            && anonymous.end.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a caller without an SVID stayed too long")));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -38,7 +38,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     identity::install_provider();
     owner_only_dir(&settings.state)?;
     let store = Arc::new(Store::open(&settings.state.join("control.redb")).context("open the store")?);
-    let board = Arc::new(Board::begin(Arc::clone(&store), config::read(&settings.config))?);
+    let board = Arc::new(
+        Board::begin(Arc::clone(&store), config::read(&settings.config))
+            .with_context(|| format!("begin with `{}`", settings.config.display()))?,
+    );
     let desired = board.current();
     let (domain, lifetime) = (&desired.mesh.settings.trust_domain, desired.mesh.settings.authority_lifetime);
     let ca = Arc::new(Ca::open(Arc::clone(&store), domain, lifetime, clock::now())?);

@@ -151,6 +151,11 @@ impl Shared {
         self.credentials.borrow().clone()
     }
 
+    /// The serial number of the SVID in force.
+    pub fn serial(&self) -> Option<String> {
+        self.credentials.borrow().as_ref().map(|own| own.svid().serial().to_owned())
+    }
+
     /// The revision in force, 0 if none.
     pub fn revision(&self) -> Revision {
         self.config.borrow().as_ref().map_or(Revision(0), |active| active.snapshot.revision)

@@ -7,6 +7,7 @@ use crate::listener::{BindFailure, Listeners};
 use crate::state::{Active, Shared};
 use crate::telemetry::decisions::Told;
 use crate::workers::Workers;
+use identity::Credentials;
 use identity::bundle::{BundleError, TrustBundles};
 use identity::credentials::CredentialsError;
 use model::{DecisionRecord, Revision, Snapshot};
@@ -14,8 +15,9 @@ use policy::Policies;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::mpsc;
-use wire::client::{ControlClient, Hello};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use wire::client::{Answers, ControlClient, Hello, Updates};
 use wire::{Candidate, Subscription};
 
 /// First pause after a lost stream; it doubles up to the maximum.
@@ -23,6 +25,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// For the opening of the stream.
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+/// For the records in flight to arrive when a report stream is ended by us.
+const REPORT_END_DEADLINE: Duration = Duration::from_secs(5);
 /// Records on their way in one report stream.
 const REPORTS_IN_FLIGHT: usize = 64;
 
@@ -173,13 +177,9 @@ pub async fn run(mut applier: Applier, anchor: Anchor) {
     }
 }
 
-/// One stream, from its opening to its end. Returns why it ended.
-async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
-    let shared = Arc::clone(&applier.shared);
-    let channel = match control_link::channel(&shared, anchor).await {
-        Ok(channel) => channel,
-        Err(failure) => return failure.to_string(),
-    };
+/// Opens a stream with the present SVID.
+async fn open(shared: &Shared, anchor: &Anchor) -> Result<(Answers, Updates), String> {
+    let channel = control_link::channel(shared, anchor).await.map_err(|failure| failure.to_string())?;
     let hello = Hello {
         workload: shared.settings.workload.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -189,13 +189,46 @@ async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
     let limit = model::Limit::ConfigMessageBytes;
     let bytes_max = shared.active().map_or(limit.range().1, |active| active.snapshot.limits.of(limit));
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let (sender, mut receiver) = match ControlClient::new(channel).config(hello, bytes_max, OPEN_DEADLINE).await {
-        Ok(halves) => halves,
-        Err(failure) => return failure.to_string(),
-    };
+    ControlClient::new(channel).config(hello, bytes_max, OPEN_DEADLINE).await.map_err(|failure| failure.to_string())
+}
+
+/// Waits for a later SVID than that of `serial`.
+async fn rotated(identities: &mut watch::Receiver<Option<Arc<Credentials>>>, serial: Option<&str>) {
+    let later = |now: &Option<Arc<Credentials>>| now.as_ref().is_some_and(|own| Some(own.svid().serial()) != serial);
+    if identities.wait_for(later).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// One stream after the other, each opened with the SVID of its time, until one ends by itself. Returns why it ended.
+async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
+    let shared = Arc::clone(&applier.shared);
+    let mut identities = shared.credentials.subscribe();
+    let mut stream = None;
+    loop {
+        let serial = shared.serial();
+        let opened = match open(&shared, anchor).await {
+            Ok(opened) => opened,
+            Err(failure) => return failure,
+        };
+        if stream.is_none() {
+            tracing::info!("the configuration stream is up");
+        }
+        // The control plane ends a stream with the SVID that it was opened with: a new SVID opens the next one before that, and
+        // only here is the earlier one dropped.
+        let stream = stream.insert(opened);
+        tokio::select! {
+            ended = follow(applier, anchor, stream) => return ended,
+            () = rotated(&mut identities, serial.as_deref()) => {}
+        }
+    }
+}
+
+/// The life of one stream. Returns why it ended.
+async fn follow(applier: &mut Applier, anchor: &Anchor, (sender, receiver): &mut (Answers, Updates)) -> String {
+    let shared = Arc::clone(&applier.shared);
     // A new stream begins with the whole: what an earlier stream had acknowledged is not taken for granted.
     let mut subscription = Subscription::new();
-    tracing::info!("the configuration stream is up");
     loop {
         let update = match receiver.next().await {
             Ok(Some(update)) => update,
@@ -244,36 +277,52 @@ async fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anc
 /// Explains decision records and sends them to the control plane; those that cannot be sent wait in the bounded queue.
 pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receiver<Told>) {
     let mut unsent: Option<DecisionRecord> = None;
-    let mut connected = shared.credentials.subscribe();
+    let mut identities = shared.credentials.subscribe();
     loop {
         if unsent.is_none() {
             let Some(next) = told.recv().await else { return };
             unsent = explained(next).await;
         }
-        if connected.wait_for(Option::is_some).await.is_err() {
+        if identities.wait_for(Option::is_some).await.is_err() {
             return;
         }
+        let serial = shared.serial();
         if let Ok(channel) = control_link::channel(&shared, &anchor).await {
             let (sender, receiver) = mpsc::channel(REPORTS_IN_FLIGHT);
             let client = ControlClient::new(channel);
-            let call = client.report(receiver);
-            let feed = feed(&mut told, &mut unsent, sender);
-            // Whichever ends first: a closed stream, or a closed queue at the end of the process.
-            tokio::select! {
-                ended = call => if let Err(failure) = ended {
-                    tracing::debug!(%failure, "the report stream ended");
-                },
-                () = feed => {}
+            let mut call = std::pin::pin!(client.report(receiver));
+            let ended = tokio::select! {
+                ended = &mut call => ended.map_err(|failure| failure.to_string()),
+                // The queue closes at the end of the process, and with a new SVID, which opens the next stream: what is in
+                // flight then arrives before the call ends.
+                () = feed(&mut told, &mut unsent, sender, rotated(&mut identities, serial.as_deref())) => {
+                    timeout(REPORT_END_DEADLINE, call).await.map_or_else(|slow| Err(slow.to_string()), |ended| ended.map_err(|failure| failure.to_string()))
+                }
+            };
+            if let Err(cause) = ended {
+                tracing::debug!(cause, "the report stream ended");
             }
         }
         tokio::time::sleep(PAUSE_MIN).await;
     }
 }
 
-async fn feed(told: &mut mpsc::Receiver<Told>, unsent: &mut Option<DecisionRecord>, sender: mpsc::Sender<DecisionRecord>) {
+/// Feeds one report stream until it is closed, nothing more can come, or `rotated` ends.
+async fn feed(
+    told: &mut mpsc::Receiver<Told>,
+    unsent: &mut Option<DecisionRecord>,
+    sender: mpsc::Sender<DecisionRecord>,
+    rotated: impl Future<Output = ()>,
+) {
+    let mut rotated = std::pin::pin!(rotated);
     loop {
         if unsent.is_none() {
-            let Some(next) = told.recv().await else { return };
+            // Only the wait is cut short: a record that was taken is explained and kept.
+            let next = tokio::select! {
+                next = told.recv() => next,
+                () = &mut rotated => None,
+            };
+            let Some(next) = next else { return };
             *unsent = explained(next).await;
         }
         let Ok(place) = sender.reserve().await else { return };

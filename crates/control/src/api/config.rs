@@ -1,8 +1,9 @@
 //! The configuration stream: one task per sidecar, one update under way at a time.
 
-use super::{Plane, proven};
+use super::{Plane, fresh, proven};
 use crate::clock;
 use crate::desired::Desired;
+use identity::handshake::VerifiedPeer;
 use identity::signed;
 use model::{Revision, Snapshot, WorkloadName};
 use proto::config_request::Message;
@@ -39,16 +40,13 @@ impl proto::config_server::Config for Plane {
         let workload = WorkloadName::parse(&hello.workload).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let desired = self.board.current();
         // The same words for a workload that does not exist and for one of somebody else: a sidecar learns of no other.
-        let own = desired.mesh.workloads.iter().any(|each| each.name == workload && each.identity == *peer.id());
-        if !own {
-            return Err(Status::permission_denied(format!("`{}` has no workload `{workload}`", peer.id())));
-        }
+        own(&peer, &workload, &desired)?;
         let (updates, stream) = mpsc::channel(UPDATES_MAX);
-        let session = self.rollout.connected(&workload);
+        let session = self.rollout.connected(&workload, Revision(hello.revision.min(desired.revision.0)));
         tracing::info!(%workload, version = hello.version, runs = hello.revision, "sidecar connected");
         let plane = self.clone();
         tokio::spawn(async move {
-            let ended = plane.serve(&workload, session, answers, &updates).await;
+            let ended = plane.serve(&peer, &workload, session, answers, &updates).await;
             plane.rollout.disconnected(&workload, session);
             tracing::info!(%workload, cause = ended.message(), "sidecar disconnected");
             // The stream may be gone already.
@@ -58,10 +56,19 @@ impl proto::config_server::Config for Plane {
     }
 }
 
+/// Whether the workload is this caller's own. It may become somebody else's while a stream is open.
+fn own(peer: &VerifiedPeer, workload: &WorkloadName, desired: &Desired) -> Result<(), Status> {
+    if desired.mesh.workloads.iter().any(|each| each.name == *workload && each.identity == *peer.id()) {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!("`{}` has no workload `{workload}`", peer.id())))
+}
+
 impl Plane {
     /// The life of one stream; returns why it ended.
     async fn serve(
         &self,
+        peer: &VerifiedPeer,
         workload: &WorkloadName,
         session: u64,
         mut answers: Streaming<proto::ConfigRequest>,
@@ -76,6 +83,9 @@ impl Plane {
             let desired = Arc::clone(&revisions.borrow_and_update());
             let mut deadline = None;
             if decided != desired.revision {
+                if let Err(status) = own(peer, workload, &desired) {
+                    return status;
+                }
                 let Some(snapshot) = self.snapshot(workload, &desired) else {
                     return Status::permission_denied(format!("workload `{workload}` is no longer configured"));
                 };
@@ -102,6 +112,9 @@ impl Plane {
                     _ = look_again.tick() => {
                         if self.rollout.is_replaced(workload, session) {
                             return Status::aborted("a later stream of this workload took over");
+                        }
+                        if let Err(status) = fresh(peer) {
+                            return status;
                         }
                         continue;
                     }

@@ -13,11 +13,14 @@ impl proto::identity_server::Identity for Plane {
         let proto::IssueRequest { csr, join_token } = request.into_inner();
         let desired = self.board.current();
         let lifetime = desired.mesh.settings.svid_lifetime;
-        let ca = std::sync::Arc::clone(&self.ca);
+        let (ca, configured) = (std::sync::Arc::clone(&self.ca), std::sync::Arc::clone(&desired));
         let signed = tokio::task::spawn_blocking(move || {
             let now = clock::now();
             let token = (!join_token.is_empty()).then_some(join_token.as_str());
             let id = ca.attest(peer.as_ref(), token, now)?;
+            if !configured.mesh.workloads.iter().any(|workload| workload.identity == id) {
+                return Err(IssueFailure::NotConfigured { id });
+            }
             let issued = ca.issue(&csr, &id, lifetime, now)?;
             Ok::<_, IssueFailure>((id, issued))
         });

@@ -6,6 +6,7 @@ pub(crate) mod operator;
 pub(crate) mod telemetry;
 
 use crate::ca::Ca;
+use crate::clock;
 use crate::desired::Board;
 use crate::records::Records;
 use crate::rollout::Rollout;
@@ -33,5 +34,18 @@ fn caller<T>(request: &Request<T>) -> Option<VerifiedPeer> {
 
 /// The same, where a call is for proven workloads only.
 fn proven<T>(request: &Request<T>) -> Result<VerifiedPeer, Status> {
-    caller(request).ok_or_else(|| Status::unauthenticated("this call needs an SVID of the mesh"))
+    let peer = caller(request).ok_or_else(|| Status::unauthenticated("this call needs an SVID of the mesh"))?;
+    fresh(&peer)?;
+    Ok(peer)
+}
+
+/// A connection can outlive the SVID that it was opened with; what that SVID allows cannot.
+fn fresh(peer: &VerifiedPeer) -> Result<(), Status> {
+    if clock::now() < peer.not_after() {
+        return Ok(());
+    }
+    Err(Status::unauthenticated(format!(
+        "the SVID of this connection ended at {}; connect with the present one",
+        peer.not_after()
+    )))
 }

@@ -1,6 +1,6 @@
 //! Takes decision records: each sidecar tells of its own workload only.
 
-use super::{Plane, proven};
+use super::{Plane, fresh, proven};
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,6 +18,7 @@ impl proto::telemetry_server::Telemetry for Plane {
         loop {
             let Ok(received) = timeout(QUIET_MAX, records.message()).await else { break };
             let Some(record) = received? else { break };
+            fresh(&peer)?;
             let record = match convert::record_from_wire(record) {
                 Ok(record) => record,
                 Err(error) => {

@@ -1,0 +1,8 @@
+//! The control plane as a program: real process, real sockets, sidecars and operators of every kind.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod disk;
+mod issue;
+mod plane;
+mod stream;
