@@ -25,7 +25,7 @@ pub enum Limit {
     IdleMs,
     /// Milliseconds to connect to an endpoint, handshake included.
     ConnectMs,
-    /// Milliseconds from the end of a request's head to the head of its response.
+    /// Milliseconds from the last that was taken of a request to the head of its response; gRPC's callers say their own.
     ResponseHeadMs,
     /// Open inbound connections.
     InboundConnections,
@@ -157,9 +157,13 @@ impl Limit {
                 "milliseconds that a connection may stay without a request or, for opaque TCP, without a byte",
             ),
             Self::ConnectMs => ("connectMs", 3000, 50, 60_000, "milliseconds to connect to an endpoint, handshake included"),
-            Self::ResponseHeadMs => {
-                ("responseHeadMs", 60_000, 100, 86_400_000, "milliseconds from a request's head to the head of its response")
-            }
+            Self::ResponseHeadMs => (
+                "responseHeadMs",
+                60_000,
+                100,
+                86_400_000,
+                "milliseconds from the last byte that was taken of a request to the head of its response; not for gRPC, whose callers set a deadline of their own",
+            ),
             Self::InboundConnections => {
                 ("inboundConnections", 10_000, 1, 1_000_000, "open inbound connections; each costs memory and a file descriptor")
             }

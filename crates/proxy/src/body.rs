@@ -11,7 +11,11 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use model::{Limit, Limits};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// A request's or a response's body.
 #[derive(Debug)]
@@ -20,10 +24,31 @@ pub enum Body {
     Full(Option<Bytes>),
     /// A request's body on its way through.
     Streaming(Incoming),
+    /// The same, noting when something was last taken of it.
+    Watched(Incoming, Arc<Taken>),
     /// A request's body that a policy has read.
     Held(Option<Bytes>, Option<HeaderMap>),
     /// A response's body on its way through.
     Answer(Box<Answer>),
+}
+
+/// When the next hop last took something of a request's body. Whoever takes is not silent yet.
+#[derive(Debug)]
+pub struct Taken {
+    begun: Instant,
+    after_ms: AtomicU64,
+}
+
+impl Taken {
+    /// The moment.
+    pub fn last(&self) -> Instant {
+        self.begun + Duration::from_millis(self.after_ms.load(Ordering::Relaxed))
+    }
+
+    fn now(&self) {
+        let after = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.after_ms.store(after, Ordering::Relaxed);
+    }
 }
 
 /// A response on its way to the caller, with what must happen when it ends.
@@ -77,6 +102,21 @@ impl Body {
     /// A body of our own.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         Self::Full(Some(bytes.into()))
+    }
+
+    /// Notes from here on when something is taken of it; `None` if all of it is here already.
+    pub fn watch(&mut self) -> Option<Arc<Taken>> {
+        match std::mem::replace(self, Self::empty()) {
+            Self::Streaming(incoming) if !http_body::Body::is_end_stream(&incoming) => {
+                let taken = Arc::new(Taken { begun: Instant::now(), after_ms: AtomicU64::new(0) });
+                *self = Self::Watched(incoming, Arc::clone(&taken));
+                Some(taken)
+            }
+            whole => {
+                *self = whole;
+                None
+            }
+        }
     }
 
     /// Without a byte.
@@ -151,6 +191,13 @@ impl http_body::Body for Body {
                 Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
             Self::Streaming(incoming) => Pin::new(incoming).poll_frame(cx).map_ok(without_claims).map_err(BodyError),
+            Self::Watched(incoming, taken) => {
+                let polled = Pin::new(incoming).poll_frame(cx);
+                if polled.is_ready() {
+                    taken.now();
+                }
+                polled.map_ok(without_claims).map_err(BodyError)
+            }
             Self::Answer(answer) => {
                 let polled = Pin::new(answer.body.as_mut()).poll_frame(cx);
                 match &polled {
@@ -172,7 +219,7 @@ impl http_body::Body for Body {
         match self {
             Self::Full(bytes) => bytes.is_none(),
             Self::Held(bytes, trailers) => bytes.is_none() && trailers.is_none(),
-            Self::Streaming(incoming) => incoming.is_end_stream(),
+            Self::Streaming(incoming) | Self::Watched(incoming, _) => incoming.is_end_stream(),
             Self::Answer(answer) => answer.body.is_end_stream(),
         }
     }
@@ -182,7 +229,7 @@ impl http_body::Body for Body {
             Self::Full(bytes) | Self::Held(bytes, _) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)))
             }
-            Self::Streaming(incoming) => incoming.size_hint(),
+            Self::Streaming(incoming) | Self::Watched(incoming, _) => incoming.size_hint(),
             Self::Answer(answer) => answer.body.size_hint(),
         }
     }

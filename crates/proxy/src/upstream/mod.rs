@@ -2,11 +2,11 @@
 
 pub mod pool;
 
-use crate::body::Body;
+use crate::body::{Body, Taken};
 use crate::framing::FramingRefusal;
 use crate::state::{Active, Called, Shared};
 use crate::workers::Worker;
-use http::header::UPGRADE;
+use http::header::{CONTENT_TYPE, UPGRADE};
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -18,6 +18,7 @@ use policy::Permit;
 use pool::{Host, Lease, Sender, Target};
 use socket2::{SockRef, TcpKeepalive};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -192,16 +193,14 @@ async fn exchange(
     shared: Option<&Shared>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let limits = &active.snapshot.limits;
-    let deadline = Instant::now() + limits.duration(Limit::ResponseHeadMs);
+    let patience = Patience::with(&mut request, limits);
     let is_http2 = request.version() == Version::HTTP_2;
     let may_switch = request.headers().contains_key(UPGRADE);
     let mut may_be_warm = true;
     loop {
         let (mut lease, mut sender, is_warm) = acquire(hosts, is_http2, may_be_warm, active, shared).await?;
         let again = if is_warm { repeatable(&request) } else { None };
-        let sent = tokio::time::timeout_at(deadline, send(&mut sender, request)).await;
-        let outcome = sent.map_err(|_| Failure::Timeout { limit: limits.of(Limit::ResponseHeadMs) })?;
-        match outcome {
+        match patience.wait(send(&mut sender, request)).await? {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
                 return Err(Failure::Malformed { detail: "a switch of protocols that nobody asked for".to_owned() });
             }
@@ -224,6 +223,46 @@ async fn exchange(
                     (failure, _) => return Err(failure),
                 },
             },
+        }
+    }
+}
+
+/// How long the head of a response is waited for.
+struct Patience {
+    limit: Duration,
+    deadline: Instant,
+    /// What of the request is still to come.
+    taken: Option<Arc<Taken>>,
+    /// The caller says by itself how long it waits (`grpc-timeout`), and many servers send the head only with the first message,
+    /// which may be hours away. Its end, and the end of either connection, is noticed all the same.
+    is_grpc: bool,
+}
+
+impl Patience {
+    fn with(request: &mut Request<Body>, limits: &model::Limits) -> Self {
+        let limit = limits.duration(Limit::ResponseHeadMs);
+        let content_type = request.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+        let is_grpc = content_type.is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        Self { limit, deadline: Instant::now() + limit, taken: request.body_mut().watch(), is_grpc }
+    }
+
+    /// Waits for `head`, which is late when it comes neither in time after the request's head nor after the last that was taken of
+    /// its body.
+    async fn wait<T>(&self, head: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut head = pin!(head);
+        if self.is_grpc {
+            return Ok(head.await);
+        }
+        let mut deadline = self.deadline;
+        loop {
+            if let Ok(head) = tokio::time::timeout_at(deadline, head.as_mut()).await {
+                return Ok(head);
+            }
+            let extended = self.taken.as_ref().map_or(deadline, |taken| taken.last() + self.limit);
+            if extended <= deadline {
+                return Err(Failure::Timeout { limit: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) });
+            }
+            deadline = extended;
         }
     }
 }

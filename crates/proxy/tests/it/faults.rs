@@ -90,6 +90,49 @@ async fn a_silent_application_and_one_that_breaks_off_are_told_apart() {
 }
 
 #[tokio::test]
+async fn an_upload_and_a_grpc_answer_may_take_their_time() {
+    let limits = &[(Limit::ResponseHeadMs, 400)];
+    // Answers a second after the whole request has come, where it is gRPC; otherwise at once.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"the end") {
+                assert_ne!(stream.read_buf(&mut seen).await.unwrap(), 0, "{}", String::from_utf8_lossy(&seen));
+            }
+            if seen.windows(16).any(|part| part == b"application/grpc") {
+                sleep(Duration::from_secs(1)).await;
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await.unwrap();
+        }
+    });
+    let sidecar = Sidecar::start(address, Setup { limits, ..Setup::default() }).await;
+    let mut stream = sidecar.caller().await;
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 47\r\nconnection: close\r\n\r\n").await.unwrap();
+    for part in [&b"0123456789"[..], b"0123456789", b"0123456789", b"0123456789", b"the end"] {
+        sleep(Duration::from_millis(250)).await;
+        stream.write_all(part).await.unwrap();
+    }
+    let mut answer = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("in time").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}\n{}", sidecar.log());
+    let call = |kind: &str| {
+        format!(
+            "POST / HTTP/1.1\r\nhost: server\r\ncontent-type: {kind}\r\ncontent-length: 7\r\nconnection: close\r\n\r\nthe end"
+        )
+    };
+    let answer = sidecar.exchange(call("application/grpc").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    // An upload that stops is no longer one.
+    let mut stream = sidecar.caller().await;
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 47\r\n\r\n0123456789").await.unwrap();
+    let mut seen = [0; 12];
+    timeout(DEADLINE, stream.read_exact(&mut seen)).await.expect("in time").unwrap();
+    assert_eq!(&seen, b"HTTP/1.1 504");
+}
+
+#[tokio::test]
 async fn an_answer_before_the_end_of_the_request_reaches_the_caller_and_poisons_nothing() {
     let early = saying(b"HTTP/1.1 413 Too Much\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno", false).await;
     let sidecar = Sidecar::start(early, Setup::default()).await;
