@@ -78,6 +78,8 @@ impl Pods {
         let log = File::create(dir.path().join("up.log")).expect("log");
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{network}")).arg(target().join("rondel")).arg("up").arg(dir.path().join("mesh"));
+        // Every sidecar of the mesh answers for these, if somebody asks.
+        command.env("RONDEL_PROBES", "grpc://:50051,grpc://:50051/sick,grpc://:50051/absent");
         command.arg("--pods").stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         let up = command.spawn().map_err(|error| error.to_string())?;
         let mut pods = Self { dir, namespace, network, up, applications: Vec::new() };

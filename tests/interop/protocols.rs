@@ -237,5 +237,13 @@ pub(crate) fn grpc(pods: &mut Pods) -> Result<Shown, String> {
     let client = apps().join("grpc_client.py").display().to_string();
     let python = python.display().to_string();
     let said = pods.run("client", &python, &[&client, &format!("{SERVER}:50051"), CLIENT_ID])?;
-    Ok(Shown::Yes(said.trim().to_owned()))
+    // The kubelet's health checks, from outside the mesh: of the server as a whole, of a service that is not well, of none.
+    for (service, expected) in [("", "200"), ("/sick", "503"), ("/absent", "503")] {
+        let url = format!("http://{SERVER}:15021/probe/50051/grpc{service}");
+        let status = pods.run("outside", "curl", &["-sS", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", &url])?;
+        if status != expected {
+            return Err(format!("the health of `{service}`: {status}, expected {expected}"));
+        }
+    }
+    Ok(Shown::Yes(format!("{}; health probes answered", said.trim())))
 }

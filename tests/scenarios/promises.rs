@@ -57,6 +57,26 @@ async fn a_call_crosses_two_sidecars_with_both_identities_verified() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_is_not_called_up_without_a_word_of_the_application_that_cannot_run() {
+    let more = format!(
+        "---\napiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: broken, namespace: {NAMESPACE} }}\n\
+         spec:\n  admin: {}\n  run: {{ command: [\"false\"] }}\n",
+        testkit::ports::free()
+    );
+    let mesh = Mesh::start(&Plan { more, ..plan(serve().await) }).await;
+    let deadline = Instant::now() + CHANGE_DEADLINE;
+    let said = loop {
+        let said = std::fs::read_to_string(mesh.dir.path().join("up.log")).unwrap();
+        if said.contains("the mesh is up") {
+            break said;
+        }
+        assert!(Instant::now() < deadline, "{said}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(said.contains("the mesh is up: 3 workloads, but `broken` ended"), "{said}");
+}
+
 fn all_pids(mesh: &Mesh) -> Vec<u64> {
     fn collect(value: &serde_json::Value, found: &mut Vec<u64>) {
         match value {

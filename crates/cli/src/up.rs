@@ -29,6 +29,8 @@ const CONTROL_DEADLINE: Duration = Duration::from_secs(15);
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// For applications and sidecars to end after SIGTERM; a sidecar drains within it.
 const STOP_DEADLINE: Duration = Duration::from_secs(13);
+/// For an application that cannot run to end.
+const FIRST_LOOK: Duration = Duration::from_millis(300);
 /// How often children are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the control plane is asked for the status.
@@ -98,7 +100,9 @@ pub(crate) async fn run(arguments: Arguments, output: Output) -> anyhow::Result<
     let outcome = tokio::select! {
         started = start(&mut running, &mesh) => match started {
             Ok(()) => {
-                running.view.say(&format!("the mesh is up: {} workloads; Ctrl-C ends it", mesh.workloads.len()));
+                let fallen = fallen(&mut running).await;
+                let but = if fallen.is_empty() { String::new() } else { format!(", but {} ended", fallen.join(" and ")) };
+                running.view.say(&format!("the mesh is up: {} workloads{but}; Ctrl-C ends it", mesh.workloads.len()));
                 watch(&mut running, &mesh, &mut interrupt, &mut terminate).await
             }
             Err(error) => Err(error),
@@ -108,6 +112,19 @@ pub(crate) async fn run(arguments: Arguments, output: Output) -> anyhow::Result<
     };
     stop(&mut running).await;
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// The applications that have ended already: what cannot start ends at once, and the mesh must not be called up without a word of it.
+async fn fallen(running: &mut Running) -> Vec<String> {
+    sleep(FIRST_LOOK).await;
+    let children = running.children.iter_mut().filter(|child| matches!(child.kind, Kind::Application(_) | Kind::Process));
+    let mut fallen = Vec::new();
+    for child in children {
+        if child.ended().is_some() {
+            fallen.push(format!("`{}`", child.name));
+        }
+    }
+    fallen
 }
 
 fn read(dir: &Path) -> anyhow::Result<Mesh> {

@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::handshake::VerifiedPeer;
 use model::snapshot::Inbound;
-use model::{Limit, Limits, Principal};
+use model::{Limit, Limits, Principal, Reason};
 use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -130,6 +130,22 @@ impl Connection {
         UnderWay(Arc::clone(self))
     }
 
+    /// Notes that the connection has ended because we asked for it.
+    fn tell_ending(&self, why: Ending, limits: &Limits) {
+        let mut entry = Entry::begin(&self.shared, "connection", self.direction(), self.remote);
+        entry.principal = self.principal();
+        entry.revision = self.shared.revision();
+        "connect".clone_into(&mut entry.method);
+        let after = self.activity.started.elapsed().as_secs();
+        let (reason, detail) = match why {
+            Ending::Draining => (Reason::Draining, format!("open for {after} s")),
+            Ending::Age => (Reason::ConnectionAge, format!("open for {after} s")),
+            Ending::Idle => (Reason::IdleTimeout, format!("no request for limit `idleMs` ({} ms)", limits.of(Limit::IdleMs))),
+        };
+        entry.reason = Some(reason);
+        entry.detail = Some(detail);
+    }
+
     fn idle_for(&self) -> Duration {
         if self.activity.requests.load(Ordering::Relaxed) > 0 {
             return Duration::ZERO;
@@ -225,6 +241,9 @@ where
             }
         }
     }
+    if let Some(why) = asked {
+        connection.tell_ending(why, limits);
+    }
     let parts = served.into_parts();
     let (mut stream, held) = parts.io.into_inner().into_parts();
     let switched = connection.switched.lock().take();
@@ -280,6 +299,9 @@ where
                 served.as_mut().graceful_shutdown();
             }
         }
+    }
+    if let Some(why) = asked {
+        connection.tell_ending(why, limits);
     }
 }
 

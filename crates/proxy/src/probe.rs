@@ -5,11 +5,11 @@
 use crate::state::Shared;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{Empty, Full};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use tokio::time::timeout;
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 /// LIMIT: probes under way.
 const PROBES_MAX: usize = 32;
+/// LIMIT: bytes of an answer to a gRPC probe; a status needs seven.
+const PROBE_ANSWER_BYTES_MAX: usize = 4096;
 /// Pause after an accept error such as a full descriptor table.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -29,35 +31,59 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
     port: u16,
-    /// The path of an HTTP probe; `None` asks only whether the port takes connections.
-    path: Option<String>,
+    asks: Asks,
+}
+
+/// What is asked of the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Asks {
+    /// Whether the port takes connections.
+    Connect,
+    /// `GET` of this path.
+    Http(String),
+    /// `grpc.health.v1.Health/Check` of this service; empty for the server as a whole.
+    Grpc(String),
 }
 
 /// A probe was not written as one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a probe: write `http://:8080/healthz` or `tcp://:8080`")]
+#[error("`{0}` is not a probe: write `http://:8080/healthz`, `grpc://:8080`, `grpc://:8080/SERVICE` or `tcp://:8080`")]
 pub struct ProbeError(String);
 
 impl Probe {
-    /// Reads `http://:PORT/PATH` or `tcp://:PORT`.
+    /// Reads `http://:PORT/PATH`, `grpc://:PORT[/SERVICE]` or `tcp://:PORT`.
     ///
     /// # Errors
-    /// - [`ProbeError`] with the two forms.
+    /// - [`ProbeError`] with the forms.
     pub fn parse(text: &str) -> Result<Self, ProbeError> {
         let wrong = || ProbeError(model::ids::printable(text));
         let port = |digits: &str| digits.parse().ok().filter(|port| *port != 0).ok_or_else(wrong);
         if let Some(digits) = text.strip_prefix("tcp://:") {
-            return Ok(Self { port: port(digits)?, path: None });
+            return Ok(Self { port: port(digits)?, asks: Asks::Connect });
+        }
+        if let Some(rest) = text.strip_prefix("grpc://:") {
+            let (digits, service) = rest.split_once('/').unwrap_or((rest, ""));
+            let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+            // The name's length must fit the one byte in which it is sent.
+            if service.len() > 127 || !service.bytes().all(named) {
+                return Err(wrong());
+            }
+            return Ok(Self { port: port(digits)?, asks: Asks::Grpc(service.to_owned()) });
         }
         let rest = text.strip_prefix("http://:").ok_or_else(wrong)?;
         let (digits, path) = rest.split_at(rest.find('/').ok_or_else(wrong)?);
         path.parse::<http::uri::PathAndQuery>().map_err(|_| wrong())?;
-        Ok(Self { port: port(digits)?, path: Some(path.to_owned()) })
+        Ok(Self { port: port(digits)?, asks: Asks::Http(path.to_owned()) })
     }
 
     /// Where it is answered.
     fn address(&self) -> String {
-        format!("/probe/{}{}", self.port, self.path.as_deref().unwrap_or_default())
+        match &self.asks {
+            Asks::Connect => format!("/probe/{}", self.port),
+            Asks::Http(path) => format!("/probe/{}{path}", self.port),
+            Asks::Grpc(service) if service.is_empty() => format!("/probe/{}/grpc", self.port),
+            Asks::Grpc(service) => format!("/probe/{}/grpc/{service}", self.port),
+        }
     }
 }
 
@@ -121,13 +147,54 @@ fn target(probe: &Probe, shared: &Shared) -> SocketAddr {
 
 async fn ask(probe: &Probe, target: SocketAddr) -> anyhow::Result<StatusCode> {
     let stream = TcpStream::connect(target).await?;
-    let Some(path) = &probe.path else { return Ok(StatusCode::OK) };
+    let path = match &probe.asks {
+        Asks::Connect => return Ok(StatusCode::OK),
+        Asks::Grpc(service) => return ask_grpc(stream, service, target).await,
+        Asks::Http(path) => path,
+    };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get(path.as_str()).header(http::header::HOST, target.to_string()).body(Empty::<Bytes>::new())?;
     tokio::select! {
         response = sender.send_request(request) => Ok(response?.status()),
         ended = connection => anyhow::bail!("the connection ended: {ended:?}"),
     }
+}
+
+/// One call of the health checking protocol of gRPC. Its messages are one field each, so they are written and read as bytes:
+/// field 1 of the request is the service's name, field 1 of the response the status, and `SERVING` is 1.
+async fn ask_grpc(stream: TcpStream, service: &str, target: SocketAddr) -> anyhow::Result<StatusCode> {
+    let length = u8::try_from(service.len())?;
+    let mut message = Vec::new();
+    if length > 0 {
+        message.extend([0x0a, length]);
+        message.extend(service.bytes());
+    }
+    let mut framed = vec![0, 0, 0, 0, u8::try_from(message.len())?];
+    framed.extend(message);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(stream)).await?;
+    let request = Request::post(format!("http://{target}/grpc.health.v1.Health/Check"))
+        .header(http::header::CONTENT_TYPE, "application/grpc")
+        .header(http::header::TE, "trailers")
+        .body(Full::new(Bytes::from(framed)))?;
+    let call = async {
+        let response = sender.send_request(request).await?;
+        let status = response.headers().get("grpc-status").cloned();
+        let collected =
+            Limited::new(response.into_body(), PROBE_ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed)?;
+        let status = collected.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(status);
+        anyhow::Ok((status, collected.to_bytes()))
+    };
+    let (status, answer) = tokio::select! {
+        called = call => called?,
+        ended = connection => anyhow::bail!("the connection ended: {ended:?}"),
+    };
+    let status = status.as_ref().and_then(|status| status.to_str().ok()).unwrap_or("missing");
+    if status != "0" {
+        anyhow::bail!("`grpc-status` {status}");
+    }
+    let serving = answer.as_ref() == [0, 0, 0, 0, 2, 0x08, 1];
+    Ok(if serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE })
 }
 
 fn reply(status: StatusCode, text: String) -> Response<Full<Bytes>> {
@@ -147,6 +214,8 @@ mod tests {
             ("http://:80/", "/probe/80/"),
             ("http://:80/a?b=c", "/probe/80/a?b=c"),
             ("tcp://:5432", "/probe/5432"),
+            ("grpc://:50051", "/probe/50051/grpc"),
+            ("grpc://:50051/bank.v1.Ledger", "/probe/50051/grpc/bank.v1.Ledger"),
         ] {
             assert_eq!(Probe::parse(text).map(|probe| probe.address()).as_deref(), Ok(address));
         }
@@ -157,7 +226,9 @@ mod tests {
             "tcp://:0",
             "tcp://:70000",
             "tcp://:80/x",
-            "grpc://:1",
+            "grpc://:0",
+            "grpc://:1/a/b",
+            "grpc://:1/\u{e9}",
             "http://:80/ x",
         ] {
             assert!(Probe::parse(wrong).is_err(), "{wrong}");

@@ -46,7 +46,7 @@ pub struct Settings {
     #[arg(long, env = "RONDEL_APPLICATION_PID")]
     pub application_pid: Option<u32>,
     /// A health probe of the application that is answered without mutual TLS: `http://:8080/healthz` at `/probe/8080/healthz`,
-    /// `tcp://:8080` at `/probe/8080`; may be repeated
+    /// `grpc://:8080` at `/probe/8080/grpc`, `tcp://:8080` at `/probe/8080`; may be repeated
     #[arg(long = "probe", env = "RONDEL_PROBES", value_delimiter = ',', value_parser = Probe::parse)]
     pub probes: Vec<Probe>,
     /// Where probes are answered

@@ -30,7 +30,15 @@ class Calls(grpc.GenericRpcHandler):
             time.sleep(3)
             return b""
 
+        def check(request, context):
+            # grpc.health.v1: a request of one name, an answer of one number, of which 1 is SERVING and 2 is not.
+            service = request[2:].decode()
+            if service == "absent":
+                context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+            return b"\x08\x02" if service == "sick" else b"\x08\x01"
+
         return {
+            "Check": grpc.unary_unary_rpc_method_handler(check),
             "Unary": grpc.unary_unary_rpc_method_handler(unary),
             "ServerStream": grpc.unary_stream_rpc_method_handler(server_stream),
             "ClientStream": grpc.stream_unary_rpc_method_handler(client_stream),

@@ -1,6 +1,11 @@
 //! The sidecar's beginning and end: after the application, and never in the middle of its calls.
 
 use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free, read_all};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use model::Limit;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -108,6 +113,85 @@ async fn health_probes_are_answered_without_a_certificate_and_only_as_declared()
         assert!(answer.starts_with(&format!("HTTP/1.1 {wanted}")), "{path}: {answer}");
     }
     assert!(!sidecar.log().contains("healthz"), "a probe became a question to the policies");
+}
+
+/// What a gRPC server says of its health, by the service that is asked for.
+async fn health(
+    request: Request<Incoming>,
+) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = std::io::Error>>, std::io::Error> {
+    assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+    assert_eq!(request.headers()["content-type"], "application/grpc");
+    let asked = request.into_body().collect().await.unwrap().to_bytes();
+    let (status, answer): (&str, &[u8]) = match &asked[..] {
+        [0, 0, 0, 0, 0] | [0, 0, 0, 0, 4, 0x0a, 2, b'o', b'k'] => ("0", &[0, 0, 0, 0, 2, 8, 1]),
+        [0, 0, 0, 0, 6, 0x0a, 4, b's', b'i', b'c', b'k'] => ("0", &[0, 0, 0, 0, 2, 8, 2]),
+        [.., b'o', b'd', b'd'] => ("0", &[0, 0, 0, 0, 0]),
+        _ => ("5", &[]),
+    };
+    let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static(status))]);
+    let frames = [Ok(Frame::data(Bytes::copy_from_slice(answer))), Ok(Frame::trailers(trailers))];
+    Ok(Response::new(StreamBody::new(tokio_stream::iter(frames))))
+}
+
+#[tokio::test]
+async fn a_grpc_server_is_well_only_if_it_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let application = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), hyper::service::service_fn(health)));
+        }
+    });
+    let (port, listen, other) = (application.port(), free(), crate::sidecar::application().await.port());
+    let probes = ["", "/ok", "/sick", "/odd", "/absent"].map(|service| format!("grpc://:{port}{service}"));
+    let probes = format!("{},grpc://:{other}", probes.join(","));
+    let arguments = ["--probe", &probes, "--probe-listen", &listen.to_string()].map(str::to_owned);
+    let _sidecar = Sidecar::start(application, Setup { arguments: arguments.into(), ..Setup::default() }).await;
+    for (path, wanted) in [
+        (format!("{port}/grpc"), "200"),
+        (format!("{port}/grpc/ok"), "200"),
+        (format!("{port}/grpc/sick"), "503"),
+        (format!("{port}/grpc/odd"), "503"),
+        (format!("{port}/grpc/absent"), "503"),
+        (format!("{port}/grpc/undeclared"), "404"),
+        // It speaks HTTP/1.
+        (format!("{other}/grpc"), "503"),
+    ] {
+        let mut stream = TcpStream::connect(listen).await.unwrap();
+        stream.write_all(format!("GET /probe/{path} HTTP/1.1\r\nhost: probe\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted}")), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_we_end_is_told_with_its_reason() {
+    let limits = &[(Limit::IdleMs, 1000)];
+    let sidecar = Sidecar::start(application().await, Setup { limits, ..Setup::default() }).await;
+    let mut stream = sidecar.caller().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n").await.unwrap();
+    read_all(&mut stream).await;
+    let line = sidecar.logged("idle_timeout").await;
+    assert_eq!((line["kind"].as_str(), line["direction"].as_str()), (Some("connection"), Some("inbound")), "{line}");
+    assert_eq!(line["detail"], "no request for limit `idleMs` (1000 ms)");
+
+    let sidecar = Sidecar::start(application().await, Setup { age: Duration::from_secs(1), ..Setup::default() }).await;
+    let mut stream = sidecar.caller().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n").await.unwrap();
+    read_all(&mut stream).await;
+    assert_eq!(sidecar.logged("connection_age").await["kind"], "connection");
+
+    let (address, stop) = slow().await;
+    let sidecar = Sidecar::start(address, Setup::default()).await;
+    let mut stream = sidecar.caller().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    terminate(&sidecar);
+    read_all(&mut stream).await;
+    assert_eq!(sidecar.logged("draining").await["kind"], "connection");
+    drop(stop);
 }
 
 #[tokio::test]
