@@ -119,18 +119,18 @@ class Network:
         ip = lambda *words: peers.run("ip", *words)
         bridge = self.names["bridge"]
         ip("netns", "add", bridge)
-        ip("-n", bridge, "link", "add", "br", "type", "bridge")
-        ip("-n", bridge, "link", "set", "br", "up")
+        ip("-n", bridge, "link", "add", "bench0", "type", "bridge")
+        ip("-n", bridge, "link", "set", "bench0", "up")
         for side, address in (("client", CLIENT), ("server", SERVER)):
             name = self.names[side]
             ip("netns", "add", name)
             ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"v-{side}", "netns", bridge)
-            ip("-n", bridge, "link", "set", f"v-{side}", "master", "br", "up")
+            ip("-n", bridge, "link", "set", f"v-{side}", "master", "bench0", "up")
             ip("-n", name, "addr", "add", f"{address}/16", "dev", "eth0")
             for device in ("lo", "eth0"):
                 ip("-n", name, "link", "set", device, "up")
         rules = "".join(f"ip daddr {SERVER} tcp dport {port} redirect to :{to}\n" for port, to in OUT.items())
-        table = f"table ip bench {{ chain out {{ type nat hook output priority -100; {rules} }} }}"
+        table = f"table ip bench {{\n chain out {{\n type nat hook output priority -100;\n{rules} }}\n}}\n"
         peers.run("nsenter", f"--net=/run/netns/{self.names['client']}", found("nft"), "-f", "-", input=table)
 
     def remove(self):
@@ -262,10 +262,12 @@ def h2load(pair, url, *arguments):
     log = f"{pair.folder}/h2load.log"
     pathlib.Path(log).unlink(missing_ok=True)
     said = pair.inside("client", found("h2load"), "-t1", f"--log-file={log}", *arguments, url)
-    done, ok = map(int, re.search(r"(\d+) done, (\d+) succeeded", said).groups())
+    done, broken, late = map(int, re.search(r"(\d+) done, .* (\d+) errored, (\d+) timeout", said).groups())
+    # A status line without a phrase, as haproxy writes it after HTTP/2, counts as `failed` although it says 200.
+    bad = sum(map(int, re.search(r"(\d+) 3xx, (\d+) 4xx, (\d+) 5xx", said).groups()))
     times = sorted(int(line.split("\t")[2]) for line in open(log))
     at = lambda share: times[min(len(times) - 1, int(len(times) * share))] if times else None
-    return {"requests": done, "rps": float(re.search(r"([\d.]+) req/s", said)[1]), "p50": at(0.5), "p99": at(0.99), "errors": done - ok}
+    return {"requests": done, "rps": float(re.search(r"([\d.]+) req/s", said)[1]), "p50": at(0.5), "p99": at(0.99), "errors": broken + late + bad}
 
 
 def closed_loop(pair, seconds):

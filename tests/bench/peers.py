@@ -25,7 +25,10 @@ def found(program):
 
 
 def run(*command, **options):
-    return subprocess.run(command, check=True, capture_output=True, text=True, **options).stdout
+    output = subprocess.run(command, capture_output=True, text=True, **options)
+    if output.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {output.stderr.strip()}")
+    return output.stdout
 
 
 def certificates(folder):
@@ -147,7 +150,7 @@ def envoy(root, folder, keys, jwks=None):
 
     def tls(which, own, peer, alpn):
         context = {
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
             "alpn_protocols": alpn,
             "tls_certificates": [{"certificate_chain": {"filename": f"{keys}/{own}.pem"}, "private_key": {"filename": f"{keys}/{own}.key"}}],
             "validation_context": {"trusted_ca": {"filename": f"{keys}/ca.pem"}, "match_typed_subject_alt_names": [
