@@ -87,6 +87,8 @@ pub struct Policies {
     pub(crate) attributes: BTreeMap<String, AttributeType>,
     pub(crate) names: Names,
     pub(crate) authorizer: Authorizer,
+    /// Tells these policies from all others while somebody holds it.
+    pub(crate) identity: Arc<()>,
 }
 
 /// What is asked when this action is requested.
@@ -151,7 +153,14 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Res
             |resource| vec![Reading::of(resource, &vocabulary).error(0, None, conflict.message.clone())],
         )
     })?;
-    Ok(Policies { rules, actions, attributes: vocabulary.attributes, names, authorizer: Authorizer::new() })
+    Ok(Policies {
+        rules,
+        actions,
+        attributes: vocabulary.attributes,
+        names,
+        authorizer: Authorizer::new(),
+        identity: Arc::default(),
+    })
 }
 
 /// The slices of all actions. Actions with the same policies share one.

@@ -2,6 +2,7 @@
 
 use crate::compile::{ActionSlice, Policies};
 use crate::facts::{Facts, Setting};
+use crate::memory::Memory;
 use crate::slice::{ByPrincipal, Group};
 use model::authz::AuthzRequest;
 use model::decision::{Decision, Effect};
@@ -43,8 +44,35 @@ pub struct Denied {
 /// # Errors
 /// - [`Denied`] unless a permit applies and nothing forbids or fails.
 pub fn decide(policies: &Policies, request: &AuthzRequest, id: DecisionId, revision: Revision) -> Result<Permit, Denied> {
-    let found =
-        policies.actions.get(request.action.as_str()).map(|action| evaluate(policies, action, request)).unwrap_or_default();
+    let action = policies.actions.get(request.action.as_str());
+    let found = action.map(|action| evaluate(policies, action, request)).unwrap_or_default();
+    concluded(found, policies, request, id, revision)
+}
+
+/// The same as [`decide`], word for word, with `memory` for calls whose facts were met before: these cost about a microsecond.
+///
+/// # Errors
+/// - as [`decide`].
+pub fn decide_remembering(
+    policies: &Policies,
+    memory: &mut Memory,
+    request: &AuthzRequest,
+    id: DecisionId,
+    revision: Revision,
+) -> Result<Permit, Denied> {
+    let action = policies.actions.get(request.action.as_str());
+    let recall = |action: &ActionSlice| memory.recall(policies, &action.slice, request, || evaluate(policies, action, request));
+    let found = action.map(recall).unwrap_or_default();
+    concluded(found, policies, request, id, revision)
+}
+
+fn concluded(
+    found: Findings,
+    policies: &Policies,
+    request: &AuthzRequest,
+    id: DecisionId,
+    revision: Revision,
+) -> Result<Permit, Denied> {
     let decided = |effect, reason, mut determining: Vec<PolicyId>| {
         determining.sort();
         Decision { id, effect, reason, determining, revision }
@@ -65,8 +93,8 @@ pub fn decide(policies: &Policies, request: &AuthzRequest, id: DecisionId, revis
 }
 
 /// The policies that applied, and the errors.
-#[derive(Debug, Default)]
-struct Findings {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Findings {
     forbids: Vec<PolicyId>,
     permits: Vec<PolicyId>,
     errors: Vec<String>,

@@ -82,7 +82,7 @@ impl Facts {
             entities.push(entity(id.clone(), user_attributes(user, setting.attributes)?, roles)?);
             context.push(("user".to_owned(), Value::new_entity_uid(id)));
         }
-        context.push(("request".to_owned(), request_record(request, setting.shape)?));
+        context.push(("request".to_owned(), request_record(request, setting.shape, wants)?));
         context.push(("source".to_owned(), source_record(request, wants)?));
         if wants.now {
             context.push(("now".to_owned(), Value::new_datetime(request.now.to_string())));
@@ -158,8 +158,14 @@ fn user_attributes(user: &User, declared: &BTreeMap<String, AttributeType>) -> R
     Ok(attributes)
 }
 
-fn request_record(request: &AuthzRequest, shape: &BodyShape) -> Result<Value, String> {
-    let mut fields = vec![("path".to_owned(), text(&request.path)), ("host".to_owned(), text(&request.host))];
+fn request_record(request: &AuthzRequest, shape: &BodyShape, wants: Wants) -> Result<Value, String> {
+    let mut fields = Vec::with_capacity(3);
+    if wants.path {
+        fields.push(("path".to_owned(), text(&request.path)));
+    }
+    if wants.host {
+        fields.push(("host".to_owned(), text(&request.host)));
+    }
     if let Some(body) = body_fields(request, shape) {
         fields.push(("body".to_owned(), record(body.map(|(name, found)| (name.clone(), value(found))))?));
     }
@@ -172,7 +178,7 @@ fn source_record(request: &AuthzRequest, wants: Wants) -> Result<Value, String> 
         // An IPv4 caller on a dual-stack socket must match IPv4 ranges.
         fields.push(("address".to_owned(), Value::new_ip(request.source.address.to_canonical().to_string())));
     }
-    if let Some(country) = &request.source.country {
+    if let Some(country) = request.source.country.as_ref().filter(|_| wants.country) {
         fields.push(("country".to_owned(), text(country)));
     }
     record(fields)

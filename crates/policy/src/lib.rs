@@ -13,6 +13,7 @@ mod explain;
 mod facts;
 #[cfg(test)]
 mod fixture;
+mod memory;
 mod reads;
 mod slice;
 mod text;
@@ -20,5 +21,6 @@ mod vocabulary;
 
 pub use body::{BodyFacts, BodyRefusal, read_body};
 pub use compile::{Policies, PolicyError, TEXT_BYTES_MAX, compile};
-pub use decide::{Denied, Permit, decide};
+pub use decide::{Denied, Permit, decide, decide_remembering};
 pub use explain::explain;
+pub use memory::Memory;

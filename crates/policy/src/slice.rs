@@ -19,6 +19,12 @@ pub(crate) const BODY: [&str; 3] = ["context", "request", "body"];
 pub(crate) struct Wants {
     /// `context.user`.
     pub(crate) user: bool,
+    /// `context.request.path`.
+    pub(crate) path: bool,
+    /// `context.request.host`.
+    pub(crate) host: bool,
+    /// `context.source.country`.
+    pub(crate) country: bool,
     /// `context.source.address`.
     pub(crate) address: bool,
     /// `context.now`.
@@ -30,15 +36,33 @@ pub(crate) struct Wants {
 }
 
 impl Wants {
-    pub(crate) const ALL: Self = Self { user: true, address: true, now: true, principal: true, resource: true };
+    pub(crate) const ALL: Self =
+        Self { user: true, path: true, host: true, country: true, address: true, now: true, principal: true, resource: true };
 
     fn of(reads: &Reads) -> Self {
         Self {
             user: reads.touch(&USER),
+            path: reads.touch(&["context", "request", "path"]),
+            host: reads.touch(&["context", "request", "host"]),
+            country: reads.touch(&["context", "source", "country"]),
             address: reads.touch(&["context", "source", "address"]),
             now: reads.touch(&["context", "now"]),
             principal: reads.touch_below(&["principal"]),
             resource: reads.touch_below(&["resource"]),
+        }
+    }
+
+    /// What either reads.
+    const fn or(self, other: Self) -> Self {
+        Self {
+            user: self.user || other.user,
+            path: self.path || other.path,
+            host: self.host || other.host,
+            country: self.country || other.country,
+            address: self.address || other.address,
+            now: self.now || other.now,
+            principal: self.principal || other.principal,
+            resource: self.resource || other.resource,
         }
     }
 }
@@ -86,6 +110,10 @@ pub(crate) struct Group {
 pub(crate) struct Slice {
     /// By body shape; one group unless the resources of a workload declare different bodies.
     pub(crate) groups: Vec<Group>,
+    /// What the policies of any group read.
+    pub(crate) wants: Wants,
+    /// Whether equal facts decide alike later too: none of them is the time, or a body.
+    pub(crate) is_repeatable: bool,
     /// The body fields that some policy of this action reads.
     pub(crate) body_fields: Option<BodyShape>,
 }
@@ -129,7 +157,9 @@ impl Slice {
             let members = chosen.iter().filter(|(_, rule)| if rule.reads_body() { rule.shape == shape } else { at == 0 });
             groups.push(Group::of(members, Arc::clone(&shape))?);
         }
-        Ok(Self { groups, body_fields })
+        let wants = groups.iter().fold(Wants::default(), |wants, group: &Group| wants.or(group.wants));
+        let is_repeatable = !wants.now && body_fields.is_none();
+        Ok(Self { groups, wants, is_repeatable, body_fields })
     }
 }
 

@@ -151,7 +151,10 @@ async fn read_for_policy(
 
 /// Asks the policies and tells the operator's records of it.
 fn decide(question: AuthzRequest, active: &Arc<Active>, connection: &Connection, entry: &Entry) -> Result<Permit, Refusal> {
-    match policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision) {
+    let mut memory = connection.worker.decisions.lock();
+    let decided = policy::decide_remembering(&active.policies, &mut memory, &question, entry.decision, active.snapshot.revision);
+    drop(memory);
+    match decided {
         Ok(permit) => {
             connection.shared.tell_decision(permit.decision(), question, active, None);
             Ok(permit)

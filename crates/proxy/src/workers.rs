@@ -7,8 +7,12 @@ use prometheus_client::metrics::counter::Counter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
+
+/// How often a worker wakes without a reason.
+const TICK: Duration = Duration::from_secs(1);
 
 /// One worker: whatever it accepted it serves to the end.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub struct Worker {
     connections: AtomicUsize,
     /// The connections that this worker keeps to applications and peers.
     pub pool: Pool,
+    /// Decisions that this worker has met before. Nobody else takes the lock.
+    pub decisions: Mutex<policy::Memory>,
 }
 
 /// All workers of the process.
@@ -40,13 +46,19 @@ impl Workers {
         for index in 0..count {
             let runtime = runtime()?;
             let handle = Mutex::new(runtime.handle().clone());
-            let worker = Arc::new(Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default() });
+            let worker =
+                Arc::new(Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default(), decisions: Mutex::default() });
             let (running, stopped, restarts) = (Arc::clone(&worker), stop.subscribe(), restarts.clone());
             let named = std::thread::Builder::new().name(format!("worker-{index}"));
             // The sender lives in `Workers`; its end and its word both mean stop.
             let told = move || {
                 let mut stopped = stopped.clone();
-                async move { stopped.wait_for(|stop| *stop).await.is_ok() }
+                async move {
+                    tokio::select! {
+                        stop = stopped.wait_for(|stop| *stop) => stop.is_ok(),
+                        () = tick() => false,
+                    }
+                }
             };
             named.spawn(move || keep_running(runtime, &running, &restarts, told))?;
             workers.push(worker);
@@ -93,6 +105,14 @@ impl Workers {
     /// Ends every worker and whatever it still serves.
     pub fn stop(&self) {
         self.stop.send_replace(true);
+    }
+}
+
+/// Keeps the runtime's next wake within a second. Each request sets a deadline far beyond that, which otherwise would be the
+/// earliest one and cost a system call to tell the sleeping driver of.
+async fn tick() {
+    loop {
+        tokio::time::sleep(TICK).await;
     }
 }
 
@@ -149,7 +169,7 @@ mod tests {
     fn a_worker_that_breaks_is_replaced_and_counted() {
         let runtime = runtime().expect("runtime");
         let handle = Mutex::new(runtime.handle().clone());
-        let worker = Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default() };
+        let worker = Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default(), decisions: Mutex::default() };
         let (restarts, broken) = (Counter::default(), AtomicUsize::new(0));
         keep_running(runtime, &worker, &restarts, || {
             let times = broken.fetch_add(1, Ordering::Relaxed);
