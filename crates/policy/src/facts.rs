@@ -8,6 +8,9 @@ use model::authz::{AttributeType, AttributeValue, AuthzRequest, User};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr;
 
+/// The action of an opaque connection.
+const CONNECT: &str = "connect";
+
 /// The names of the schema's entity types, parsed once.
 #[derive(Debug)]
 pub(crate) struct Names {
@@ -160,10 +163,12 @@ fn user_attributes(user: &User, declared: &BTreeMap<String, AttributeType>) -> R
 
 fn request_record(request: &AuthzRequest, shape: &BodyShape, wants: Wants) -> Result<Value, String> {
     let mut fields = Vec::with_capacity(3);
-    if wants.path {
+    // An opaque connection has neither: a policy that asks for one cannot be decided, and so denies.
+    let is_request = request.action != CONNECT;
+    if wants.path && is_request {
         fields.push(("path".to_owned(), text(&request.path)));
     }
-    if wants.host {
+    if wants.host && is_request {
         fields.push(("host".to_owned(), text(&request.host)));
     }
     if let Some(body) = body_fields(request, shape) {

@@ -204,6 +204,19 @@ mod tests {
     }
 
     #[test]
+    fn a_decision_is_that_of_its_own_facts_also_if_two_hashes_meet() {
+        let (_, requests) = cases();
+        for (number, one) in requests.iter().enumerate() {
+            let known = Remembered::of(Wants::ALL, one, Findings::default());
+            for (other, two) in requests.iter().enumerate() {
+                // The last three differ by time and body, which are never remembered.
+                let is_same = number == other || [number, other].iter().all(|at| [0, 16, 17, 18].contains(at));
+                assert_eq!(known.is_of(Wants::ALL, two), is_same, "{one:?} {two:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_same_facts_are_evaluated_once_and_the_memory_is_bounded() {
         let (texts, _) = cases();
         let policies = compiled(&[resource("p", texts[7], &[])]).unwrap_or_else(|errors| panic!("{errors:#?}"));

@@ -18,6 +18,7 @@ use model::{Limit, Reason};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -92,8 +93,36 @@ async fn handshake(arrival: Arrival, active: &Arc<Active>, credentials: &identit
     match (protocol, alpn) {
         (Protocol::Http | Protocol::Detect, Some(Alpn::Http2)) => serve_http2(stream, connection, active).await,
         (Protocol::Http, _) | (Protocol::Detect, Some(Alpn::Http1)) => serve_http1(stream, connection, active).await,
-        // A caller that does not say what it speaks is decided as a connection.
-        (Protocol::Tcp, _) | (Protocol::Detect, Some(Alpn::Tcp) | None) => tunnel::inbound(stream, &connection, active).await,
+        (Protocol::Tcp, _) => tunnel::inbound(stream, &connection, active).await,
+        (Protocol::Detect, Some(Alpn::Tcp) | None) => opaque(stream, connection, active).await,
+    }
+}
+
+/// A peer's connection that was announced as opaque, or as nothing, at a port that may speak HTTP too: decided as a connection,
+/// unless it begins a request, which the policies must see as one.
+async fn opaque<S>(mut stream: S, connection: Arc<Connection>, active: &Arc<Active>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let idle = active.snapshot.limits.duration(Limit::IdleMs);
+    let mut prefix = BytesMut::new();
+    let words = timeout(idle, prefixed::first_words(&mut stream, &mut prefix));
+    let first = tokio::select! {
+        biased;
+        guess = words => Ok(guess),
+        spoken = tunnel::application_speaks(&connection, active) => Err(spoken),
+    };
+    match first {
+        Ok(Ok(Ok(Guess::Http1 | Guess::Http2))) => {
+            let detail = "HTTP on a connection that was announced as opaque; announce `h2` or `http/1.1` by ALPN".to_owned();
+            refuse_connection(&connection.shared, connection.remote, Direction::Inbound, Reason::RequestMalformed, detail);
+        }
+        Ok(Ok(Ok(Guess::Opaque | Guess::Unclear))) => {
+            tunnel::inbound(Prefixed::new(prefix, stream), &connection, active).await;
+        }
+        // The peer said nothing for `idleMs`, or has gone.
+        Ok(Err(_) | Ok(Err(_))) => {}
+        Err(application) => tunnel::inbound_to(Prefixed::new(prefix, stream), application, &connection, active).await,
     }
 }
 

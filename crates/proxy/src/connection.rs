@@ -1,6 +1,6 @@
 //! A connection while it is served: its caller, its requests, and the ends that it may come to.
 
-use crate::accept::LAST_WORDS_DEADLINE;
+use crate::accept::{LAST_WORDS_DEADLINE, refuse_connection};
 use crate::body::Body;
 use crate::clock;
 use crate::framing::{self, Rules};
@@ -118,16 +118,28 @@ impl Connection {
     }
 
     /// How long the connection may go on from now. Between sidecars it has a maximum age, so that a rotated or revoked identity
-    /// does not live on in it, and it never outlives the certificate that opened it.
+    /// does not live on in it, and it never outlives the certificate that opened it, nor does what is under way on it.
     pub fn age_max(&self, active: &Active) -> Option<Duration> {
         let peer = self.peer()?;
         Some(active.snapshot.connection_age_max.min(peer.not_after().since(clock::now())))
     }
 
     /// Counts a request for as long as it is under way.
-    fn request_begins(self: &Arc<Self>) -> UnderWay {
+    pub fn request_begins(self: &Arc<Self>) -> UnderWay {
         self.activity.requests.fetch_add(1, Ordering::Relaxed);
         UnderWay(Arc::clone(self))
+    }
+
+    /// Waits until a connection that was asked to end must be ended: when nothing is under way any more and a grace has passed, or
+    /// when the certificate that opened it has ended. Whoever holds the other end may do nothing at all.
+    async fn overdue(&self) {
+        loop {
+            tokio::time::sleep(ENDING_GRACE).await;
+            let certificate_ended = self.peer().is_some_and(|peer| peer.not_after() <= clock::now());
+            if certificate_ended || self.activity.requests.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
     }
 
     /// Notes that the connection has ended because we asked for it.
@@ -187,8 +199,9 @@ impl Connection {
     }
 }
 
-/// One request under way.
-struct UnderWay(Arc<Connection>);
+/// One request under way, until it is dropped.
+#[derive(Debug)]
+pub struct UnderWay(Arc<Connection>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -199,6 +212,13 @@ impl Drop for UnderWay {
     }
 }
 
+/// For the other end of a connection to take notice that it is being ended.
+const ENDING_GRACE: Duration = Duration::from_secs(2);
+/// LIMIT: bytes of one HTTP/2 stream that wait for whoever reads it.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// LIMIT: bytes of all streams of one connection. So much larger than a stream's that those who do not read cannot stop the others:
+/// the connection is shared, and what waits on one stream must not be what another waits for.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 128 * 1024 * 1024;
 /// What the HTTP library may hold beyond one head, so that the guard's bound is always the first to be met.
 const PARSER_MARGIN_BYTES: usize = 64 * 1024;
 /// What a caller may still send while it is told that its connection ends.
@@ -230,9 +250,11 @@ where
     builder.header_read_timeout(None).max_buf_size(rules.head_bytes_max + PARSER_MARGIN_BYTES);
     let mut served = builder.serve_connection(TokioIo::new(io), service_fn(|request| answer(request, Arc::clone(&connection))));
     let mut ending = pin!(connection.ending(limits, connection.age_max(active)));
+    let mut overdue = pin!(connection.overdue());
     let mut asked = None;
     loop {
         tokio::select! {
+            () = overdue.as_mut(), if asked.is_some() => break,
             // The guard holds the stream open for as long as it has a refusal that was not answered.
             _ended = &mut served => break,
             why = ending.as_mut(), if asked.is_none() => {
@@ -282,17 +304,24 @@ where
         .enable_connect_protocol()
         .max_concurrent_streams(u32::try_from(limits.of(Limit::StreamsPerConnection)).unwrap_or(u32::MAX))
         .max_header_list_size(u32::try_from(limits.of(Limit::RequestHeadBytes)).unwrap_or(u32::MAX))
-        .initial_stream_window_size(1 << 20)
-        // Larger than a stream's, so that one slow stream cannot stop the others.
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
     let service = service_fn(|request| answer(request, Arc::clone(&connection)));
+    // Until the preface has come the HTTP library knows no deadline.
+    let preface = timeout(limits.duration(Limit::RequestHeadMs), prefixed::read_preface(stream)).await;
+    let Ok(Ok((stream, true))) = preface else {
+        let detail = format!("no HTTP/2 preface within limit `requestHeadMs` ({} ms)", limits.of(Limit::RequestHeadMs));
+        return refuse_connection(&connection.shared, connection.remote, connection.direction(), Reason::HeadTimeout, detail);
+    };
     let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut ending = pin!(connection.ending(limits, connection.age_max(active)));
+    let mut overdue = pin!(connection.overdue());
     let mut asked = None;
     loop {
         tokio::select! {
+            () = overdue.as_mut(), if asked.is_some() => break,
             _ended = served.as_mut() => break,
             why = ending.as_mut(), if asked.is_none() => {
                 asked = Some(why);
@@ -307,7 +336,6 @@ where
 
 /// One request, to whichever page of `request` this connection's side says. Never fails: a refusal is an answer.
 async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Body>, Infallible> {
-    let _under_way = connection.request_begins();
     Ok(match connection.caller {
         Caller::Peer(_) | Caller::Plaintext => request::inbound(request, Arc::clone(&connection)).await,
         Caller::Application => request::outbound(request, Arc::clone(&connection)).await,

@@ -10,16 +10,19 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 /// For one probe, from its first byte to its answer.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+/// For the head of a request for a probe.
+const HEAD_DEADLINE: Duration = Duration::from_secs(2);
 /// LIMIT: probes under way.
 const PROBES_MAX: usize = 32;
 /// LIMIT: bytes of an answer to a gRPC probe; a status needs seven.
@@ -103,22 +106,28 @@ pub fn bind(shared: &Shared) -> anyhow::Result<Option<TcpListener>> {
 /// Answers probes for ever.
 pub async fn run(listener: Option<TcpListener>, shared: Arc<Shared>) {
     let Some(listener) = listener else { return std::future::pending().await };
-    let places = Arc::new(Semaphore::new(PROBES_MAX));
+    let mut under_way: VecDeque<AbortHandle> = VecDeque::with_capacity(PROBES_MAX);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        under_way.retain(|probe| !probe.is_finished());
+        // Anybody may connect here: who has taken longest makes room, since a probe takes milliseconds.
+        if under_way.len() >= PROBES_MAX
+            && let Some(oldest) = under_way.pop_front()
+        {
+            oldest.abort();
+        }
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let _place = place;
+        let probe = tokio::spawn(async move {
             let service = service_fn(|request| answer(request, Arc::clone(&shared)));
             let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(PROBE_DEADLINE).keep_alive(false);
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).keep_alive(false);
             // Whoever asks has gone, or is too slow: nothing to tell anybody.
             let _ended = timeout(PROBE_DEADLINE * 2, builder.serve_connection(TokioIo::new(stream), service)).await;
         });
+        under_way.push_back(probe.abort_handle());
     }
 }
 

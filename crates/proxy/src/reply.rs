@@ -173,6 +173,8 @@ pub fn refuse(refusal: &Refusal, mut entry: Entry, realm: &str) -> Response<Body
     let detail = refusal.to_string();
     let (headers, text) = parts(reason, &detail, entry.decision, realm);
     entry.detail = Some(detail);
+    // Whether the caller ever reads the answer is up to the caller: it must not hold what others wait for.
+    (entry.place, entry.under_way) = (None, None);
     let mut response = Response::new(Body::answer(Body::full(text), entry, None));
     *response.status_mut() = status(reason);
     *response.headers_mut() = headers;

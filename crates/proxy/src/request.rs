@@ -25,6 +25,7 @@ use std::sync::Arc;
 /// A request from a peer to the application beside this sidecar.
 pub async fn inbound(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
     let mut entry = Entry::begin(&connection.shared, "access", Direction::Inbound, connection.remote);
+    entry.under_way = Some(connection.request_begins());
     match permitted(request, &connection, &mut entry).await {
         Ok(received) => response::finish(received, entry, &connection),
         Err(refusal) => {
@@ -89,6 +90,7 @@ async fn permitted(request: Request<Incoming>, connection: &Connection, entry: &
     prepare(&mut head, &facts, Hop::Inbound)?;
     identify(&mut head, &active, connection, entry);
     let asked = Asked::prepare(facts.upgrade, &mut head, asked_again);
+    frame(&mut head, &body);
     let request = Request::from_parts(head, body);
     entry.upstream = Some(listener.application.to_string());
     let sent = upstream::send_to_application(permit, request, listener.application, &active, &connection.worker).await;
@@ -99,6 +101,7 @@ async fn permitted(request: Request<Incoming>, connection: &Connection, entry: &
 /// A request from the application beside this sidecar to an upstream.
 pub async fn outbound(request: Request<Incoming>, connection: Arc<Connection>) -> Response<Body> {
     let mut entry = Entry::begin(&connection.shared, "access", Direction::Outbound, connection.remote);
+    entry.under_way = Some(connection.request_begins());
     match sent(request, &connection, &mut entry).await {
         Ok(received) => response::finish(received, entry, &connection),
         Err(refusal) => {
@@ -124,7 +127,9 @@ async fn sent(request: Request<Incoming>, connection: &Connection, entry: &mut E
 
     prepare(&mut head, &facts, Hop::Outbound)?;
     let asked = Asked::prepare(facts.upgrade, &mut head, None);
-    let request = Request::from_parts(head, Body::Streaming(incoming));
+    let body = Body::Streaming(incoming);
+    frame(&mut head, &body);
+    let request = Request::from_parts(head, body);
     let (response, lease) = upstream::send_to_peer(request, called, &active, shared, &connection.worker).await?;
     Ok(Received { response, lease, asked, active })
 }
@@ -143,7 +148,9 @@ async fn read_for_policy(
     let (bytes, body) = body::hold(incoming, limits).await?;
     let text = |name: HeaderName| facts::only_value(&head.headers, &name);
     let content_type = text(http::header::CONTENT_TYPE);
-    let content_encoding = text(http::header::CONTENT_ENCODING);
+    // Lines that are not one readable value are an encoding all the same.
+    let coded = head.headers.contains_key(http::header::CONTENT_ENCODING);
+    let content_encoding = text(http::header::CONTENT_ENCODING).or_else(|| coded.then(|| "unreadable".to_owned()));
     let depth = limits.size(model::Limit::PolicyBodyDepth);
     let read = policy::read_body(content_type.as_deref(), content_encoding.as_deref(), &bytes, declared, depth)?;
     Ok((body, Some(read)))
@@ -189,6 +196,14 @@ fn prepare(head: &mut Parts, facts: &Facts, hop: Hop) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Says by which framing a body of unknown length goes on. The HTTP library would send none with a method that seldom has one.
+fn frame(head: &mut Parts, body: &Body) {
+    use http_body::Body as _;
+    if head.version == Version::HTTP_11 && body.size_hint().exact().is_none() {
+        head.headers.insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// Tells the application who calls: set after everything of that name was removed.

@@ -118,7 +118,8 @@ fn announced_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn may_trail(name: &HeaderName) -> bool {
-    !is_hop_by_hop(name, Hop::Inbound) && !claims_identity(name.as_str()) && !DECIDED_BY.contains(name)
+    let claims_origin = ORIGINS.contains(&name.as_str().replace('_', "-").as_str());
+    !is_hop_by_hop(name, Hop::Inbound) && !claims_identity(name.as_str()) && !claims_origin && !DECIDED_BY.contains(name)
 }
 
 fn is_hop_by_hop(name: &HeaderName, hop: Hop) -> bool {

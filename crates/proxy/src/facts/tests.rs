@@ -385,9 +385,18 @@ fn a_trailer_is_announced_only_if_it_may_trail() {
     assert_eq!(forwarded(Hop::Response, &[("Trailer", "Transfer-Encoding")]), [""; 0]);
 
     let mut trailers = HeaderMap::new();
-    for name in
-        ["x-sum", "grpc-status", "x-rondel-principal", "x_rondel_user", "x-forwarded-client-cert", "host", "authorization"]
-    {
+    for name in [
+        "x-sum",
+        "grpc-status",
+        "x-rondel-principal",
+        "x_rondel_user",
+        "x-forwarded-client-cert",
+        "host",
+        "authorization",
+        "x-forwarded-for",
+        "x_real_ip",
+        "forwarded",
+    ] {
         trailers.append(HeaderName::from_static(name), HeaderValue::from_static("v"));
     }
     trailers.append(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

@@ -1,6 +1,7 @@
 //! One JSON line per request and per refused or opaque connection, written exactly once, also when the caller goes away.
 
 use crate::clock;
+use crate::connection::UnderWay;
 use crate::gate::Place;
 use crate::state::Shared;
 use model::{DecisionId, Principal, Reason, Revision, Side, Timestamp};
@@ -80,6 +81,8 @@ pub struct Entry {
     pub principal: Option<Principal>,
     /// The place among the requests under way, given back with the entry.
     pub place: Option<Place>,
+    /// The request, as its connection counts it, until the last byte of the answer.
+    pub under_way: Option<UnderWay>,
     /// The user's subject.
     pub user: Option<String>,
     /// HTTP method or `connect`.
@@ -112,6 +115,7 @@ impl Entry {
             peer,
             principal: None,
             place: None,
+            under_way: None,
             user: None,
             method: String::new(),
             path: String::new(),

@@ -3,6 +3,7 @@
 pub mod pool;
 
 use crate::body::{Body, Taken};
+use crate::connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use crate::framing::FramingRefusal;
 use crate::state::{Active, Called, Shared};
 use crate::workers::Worker;
@@ -396,7 +397,8 @@ where
     let io = TokioIo::new(stream);
     if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20);
+        builder.timer(TokioTimer::new()).initial_stream_window_size(STREAM_WINDOW_BYTES);
+        builder.initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         builder.keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(10));
         let (sender, connection) = builder.handshake(io).await.map_err(|error| classify(&error))?;
         tokio::spawn(async move {

@@ -6,6 +6,7 @@ mod applied;
 mod attacks;
 mod control;
 mod faults;
+mod holding;
 mod lifecycle;
 mod reasons;
 mod seeds;

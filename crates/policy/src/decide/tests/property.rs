@@ -175,7 +175,8 @@ impl Reference {
 
 fn context(resource: &AuthorizationPolicy, request: &AuthzRequest) -> Value {
     let mut context = json!({
-        "request": { "path": request.path, "host": request.host },
+        // An opaque connection has neither.
+        "request": if request.action == "connect" { json!({}) } else { json!({ "path": request.path, "host": request.host }) },
         "source": { "address": request.source.address.to_string() },
         "now": "2026-11-24T10:00:00Z",
     });
