@@ -110,12 +110,14 @@ impl Listeners {
         }
     }
 
-    /// Closes every listening socket.
-    pub fn close(&mut self) {
-        for task in self.running.values() {
-            task.abort();
-        }
-        self.running.clear();
+    /// Closes the listening sockets of the inbound side.
+    pub fn close_inbound(&mut self) {
+        self.running.retain(|(is_inbound, _), task| {
+            if *is_inbound {
+                task.abort();
+            }
+            !is_inbound
+        });
     }
 }
 

@@ -131,9 +131,9 @@ impl Applier {
         self.listeners.capture(&addresses, &self.shared, &self.workers)
     }
 
-    /// Stops accepting.
-    pub fn close(&mut self) {
-        self.listeners.close();
+    /// Stops accepting connections of peers. The application may still open some: it is served until it is gone.
+    pub fn close_inbound(&mut self) {
+        self.listeners.close_inbound();
     }
 }
 
@@ -159,7 +159,7 @@ pub async fn run(mut applier: Applier, anchor: Anchor) {
         let ended = tokio::select! {
             ended = session(&mut applier, &anchor) => ended,
             () = shared.drained() => {
-                applier.close();
+                applier.close_inbound();
                 return std::future::pending().await;
             }
         };

@@ -1,19 +1,20 @@
 //! The sidecar's beginning and end: after the application, and never in the middle of its calls.
 
-use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free, read_all};
+use crate::sidecar::{ALLOW_ALL, DEADLINE, Setup, Sidecar, application, free, read_all};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use model::Limit;
+use model::snapshot::{Protocol, Upstream};
+use model::{Limit, ServiceName};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 fn terminate(sidecar: &Sidecar) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(sidecar.pid()).unwrap()).unwrap();
@@ -57,6 +58,42 @@ async fn a_request_under_way_is_answered_after_sigterm_and_the_sidecar_goes_afte
     assert!(sidecar.admin("/live").await.starts_with("HTTP/1.1 200"), "the sidecar left its application alone");
     stop.send(()).unwrap();
     assert!(sidecar.until_ended().await.success());
+}
+
+/// The status line of one plaintext request, or what became of the connection.
+async fn status(address: SocketAddr) -> String {
+    let mut stream = match TcpStream::connect(address).await {
+        Ok(stream) => stream,
+        Err(error) => return error.kind().to_string(),
+    };
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: other\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    timeout(DEADLINE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn after_sigterm_the_application_may_still_open_connections_and_peers_may_not() {
+    let (address, _stop) = slow().await;
+    let mut sidecar = Sidecar::start(address, Setup { limits: &[(Limit::DrainMs, 15_000)], ..Setup::default() }).await;
+    let called = free();
+    sidecar.snapshot.upstreams = vec![Upstream {
+        service: ServiceName::parse("shop/other").unwrap(),
+        listen: Some(called),
+        protocol: Protocol::Http,
+        endpoints: Vec::new(),
+    }];
+    sidecar.enforce(ALLOW_ALL).await;
+    assert_eq!(status(called).await, "HTTP/1.1 503 Service Unavailable");
+    terminate(&sidecar);
+    let deadline = Instant::now() + DEADLINE;
+    while TcpStream::connect(sidecar.inbound).await.is_ok() {
+        assert!(Instant::now() < deadline, "peers are still accepted");
+        sleep(Duration::from_millis(20)).await;
+    }
+    // No workload offers the service: the answer is the sidecar's own.
+    assert_eq!(status(called).await, "HTTP/1.1 503 Service Unavailable");
+    assert_eq!(sidecar.logged("upstream_no_endpoint").await["direction"], "outbound");
 }
 
 #[tokio::test]
