@@ -77,7 +77,22 @@ pub(crate) fn redirect_loop(pods: &mut Pods) -> Result<Shown, String> {
             return Err(format!("not logged at {workload}"));
         }
     }
-    Ok(Shown::Yes("connections to the sidecar's own ports end with `redirect_loop`".into()))
+    // Rules that exclude another user than the sidecar's lead it back to itself with everything that it connects to.
+    proxy(pods, "client", &["capture", "apply", "--proxy-uid", "12345"])?;
+    let ready = |pods: &Pods| proxy(pods, "client", &["wait", "--timeout", "0"]);
+    pods.wait_for("not ready when its own connections come back", NOTICED, |pods| {
+        ready(pods).err().is_some_and(|why| why.contains("redirected back to it"))
+    })?;
+    if pods.run("client", "curl", &["-sS", "-m", "5", &format!("http://{OUTSIDE}:8000/")]).is_ok() {
+        return Err("a connection that goes round in circles was answered".into());
+    }
+    pods.wait_for("the circle is logged", Duration::from_secs(5), |pods| {
+        pods.access_log("client").contains(&format!("this one would be too; it was going to {OUTSIDE}:8000"))
+    })?;
+    proxy(pods, "client", &["capture", "apply", "--proxy-gid", "2102"])?;
+    proxy(pods, "client", &["wait", "--timeout", "15"])?;
+    let said = "connections to the sidecar's own ports end with `redirect_loop`, and so do its own if the rules lead them back";
+    Ok(Shown::Yes(said.into()))
 }
 
 pub(crate) fn permissive(pods: &mut Pods) -> Result<Shown, String> {

@@ -27,6 +27,12 @@ impl Cidr {
     pub const fn is_ipv6(&self) -> bool {
         self.address.is_ipv6()
     }
+
+    /// An address alone where the range is of one, as `nft` lists it.
+    pub(crate) fn shortest(&self) -> String {
+        let most = if self.is_ipv6() { 128 } else { 32 };
+        if self.bits == most { self.address.to_string() } else { self.to_string() }
+    }
 }
 
 impl FromStr for Cidr {

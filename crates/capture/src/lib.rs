@@ -11,4 +11,4 @@ mod rules;
 
 pub use cidr::{Cidr, CidrError};
 pub use nft::{CaptureError, State, apply, check, remove};
-pub use rules::{PROBE_V4, PROBE_V6, Rules};
+pub use rules::{PROBE_OWN, PROBE_V4, PROBE_V6, Rules};

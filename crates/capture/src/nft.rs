@@ -1,6 +1,7 @@
 //! Loading the table, taking it away, and looking at it, by the program `nft`.
 
 use crate::rules::Rules;
+use serde_json::Value;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -85,14 +86,77 @@ pub fn check(rules: &Rules) -> Result<State, CaptureError> {
         Err(CaptureError::Refused(detail)) if detail.contains("No such file") => return Ok(State::Absent),
         Err(error) => return Err(error),
     };
-    let listed: serde_json::Value = serde_json::from_str(&text).map_err(CaptureError::Unreadable)?;
-    let objects = listed.get("nftables").and_then(serde_json::Value::as_array).map_or(&[][..], Vec::as_slice);
+    let listed: Value = serde_json::from_str(&text).map_err(CaptureError::Unreadable)?;
+    let objects = listed.get("nftables").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let chains = objects.iter().filter_map(|object| object.pointer("/chain/name")?.as_str());
     if !chains.into_iter().any(|name| name == rules.mark()) {
         return Ok(State::OtherRules);
     }
-    let count = objects.iter().filter(|object| object.get("rule").is_some()).count();
-    Ok(if count == rules.count() { State::InForce } else { State::Changed })
+    Ok(if listing(objects) == rules.lines() { State::InForce } else { State::Changed })
+}
+
+/// What a listing says, written as [`Rules`] writes it: each chain but the mark, its hook, and its rules in their order. What it
+/// has beyond our words is written as `?`, which no rule of ours is.
+fn listing(objects: &[Value]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for object in objects {
+        if let Some(chain) = object.get("chain") {
+            let name = text(chain, "/name");
+            if name.starts_with("rules_") {
+                continue;
+            }
+            lines.push(format!("chain {name} {{"));
+            let (kind, hook, policy) = (text(chain, "/type"), text(chain, "/hook"), text(chain, "/policy"));
+            let priority = chain.get("prio").and_then(Value::as_i64).unwrap_or_default();
+            lines.push(format!("type {kind} hook {hook} priority {priority}; policy {policy};"));
+            let rules = objects.iter().filter_map(|object| object.get("rule")).filter(|rule| text(rule, "/chain") == name);
+            lines.extend(rules.map(rule));
+        } else if !["metainfo", "table", "rule"].iter().any(|known| object.get(known).is_some()) {
+            lines.push("?".to_owned());
+        }
+    }
+    lines
+}
+
+fn text<'a>(value: &'a Value, at: &str) -> &'a str {
+    value.pointer(at).and_then(Value::as_str).unwrap_or("?")
+}
+
+fn rule(rule: &Value) -> String {
+    let parts = rule.get("expr").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    parts.iter().map(part).collect::<Vec<_>>().join(" ")
+}
+
+/// A match, or what becomes of the connection.
+fn part(part: &Value) -> String {
+    let Some(test) = part.get("match") else {
+        return match (part.get("return"), part.pointer("/redirect/port").and_then(Value::as_u64)) {
+            (Some(_), None) => "return".to_owned(),
+            (None, Some(port)) => format!("redirect to :{port}"),
+            _ => "?".to_owned(),
+        };
+    };
+    let tested = match test.pointer("/left/meta/key").and_then(Value::as_str) {
+        Some("iifname") => "iifname".to_owned(),
+        Some(key) => format!("meta {key}"),
+        None if test.pointer("/left/fib").is_some() => {
+            format!("fib {} {}", text(test, "/left/fib/flags/0"), text(test, "/left/fib/result"))
+        }
+        None => format!("{} {}", text(test, "/left/payload/protocol"), text(test, "/left/payload/field")),
+    };
+    let right = test.get("right").unwrap_or(&Value::Null);
+    let wanted = match (right.as_str(), right.pointer("/prefix/len"), right.get("set").and_then(Value::as_array)) {
+        (Some(name), ..) if tested == "iifname" => format!("\"{name}\""),
+        (Some(word), ..) => word.to_owned(),
+        (None, Some(bits), _) => format!("{}/{bits}", text(right, "/prefix/addr")),
+        (None, None, Some(set)) => format!("{{ {} }}", set.iter().map(Value::to_string).collect::<Vec<_>>().join(", ")),
+        (None, None, None) => right.to_string(),
+    };
+    match text(test, "/op") {
+        "==" => format!("{tested} {wanted}"),
+        "!=" => format!("{tested} != {wanted}"),
+        _ => "?".to_owned(),
+    }
 }
 
 fn run(arguments: &[&str], input: &str) -> Result<String, CaptureError> {
@@ -152,6 +216,43 @@ fn classify(complaint: &str) -> CaptureError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What version 1.0.6 lists of a table with every kind of rule that there is.
+    const LISTED: &str = include_str!("nft/listed.json");
+
+    #[test]
+    fn a_listing_comes_to_the_rules_that_it_was_made_from_and_to_nothing_else() {
+        let cidr = |text: &str| text.parse().expect("range");
+        let rules = Rules {
+            proxy_uid: 0,
+            exclude_inbound_ports: vec![22],
+            include_inbound_ports: vec![80, 90],
+            exclude_outbound_ports: vec![25, 26],
+            include_outbound_cidrs: ["10.0.0.0/8", "fd00::/8", "10.1.1.1", "0.0.0.0/0", "::/0"].map(cidr).to_vec(),
+            exclude_outbound_cidrs: vec![cidr("::1/128")],
+            ..Rules::default()
+        };
+        let comes_to = |text: &str| {
+            let listed: Value = serde_json::from_str(text).expect("JSON");
+            listing(listed["nftables"].as_array().expect("list"))
+        };
+        assert_eq!(comes_to(LISTED), rules.lines());
+        for (was, is) in [
+            (r#"{"redirect": {"port": 15006}}"#, r#"{"return": null}"#),
+            (r#"{"redirect": {"port": 15006}}"#, r#"{"redirect": {"port": 15007}}"#),
+            (r#""right": 22}"#, r#""right": 23}"#),
+            (r#""len": 8"#, r#""len": 9"#),
+            (r#""op": "!=""#, r#""op": "==""#),
+            (r#""op": "==""#, r#""op": "<""#),
+            (r#""hook": "prerouting""#, r#""hook": "input""#),
+            (r#""name": "outbound""#, r#""name": "elsewhere""#),
+            (r#"{"return": null}"#, r#"{"accept": null}"#),
+        ] {
+            let changed = LISTED.replacen(was, is, 1);
+            assert_ne!(changed, LISTED, "{was}");
+            assert_ne!(comes_to(&changed), rules.lines(), "{was} to {is}");
+        }
+    }
 
     #[test]
     fn a_complaint_of_nft_becomes_what_to_do() {

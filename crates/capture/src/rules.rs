@@ -9,6 +9,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 pub const PROBE_V4: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 6), PROBE_PORT));
 /// The same for IPv6.
 pub const PROBE_V6: SocketAddr = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, PROBE_PORT, 0, 0));
+/// Where the sidecar connects to prove that its own connections are left alone: one that runs under another user than the rules
+/// exclude is redirected here too, and would be led back to itself by everything that it connects to.
+pub const PROBE_OWN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 7), PROBE_PORT));
 const PROBE_PORT: u16 = 15_099;
 /// The sidecar's own ports that others may call: metrics, where the operator binds them beyond loopback, and health probes.
 const OWN_PORTS: [u16; 2] = [15_000, 15_021];
@@ -23,19 +26,19 @@ pub struct Rules {
     #[arg(long, value_name = "GID", conflicts_with = "proxy_uid")]
     pub proxy_gid: Option<u32>,
     /// Port of the sidecar to which inbound connections are redirected
-    #[arg(long, default_value_t = 15_006, value_name = "PORT")]
+    #[arg(long, default_value_t = 15_006, value_name = "PORT", value_parser = port())]
     pub inbound_port: u16,
     /// Port of the sidecar to which outbound connections are redirected
-    #[arg(long, default_value_t = 15_001, value_name = "PORT")]
+    #[arg(long, default_value_t = 15_001, value_name = "PORT", value_parser = port())]
     pub outbound_port: u16,
     /// Capture these inbound ports only; all by default
-    #[arg(long, value_delimiter = ',', value_name = "PORTS")]
+    #[arg(long, value_delimiter = ',', value_name = "PORTS", value_parser = port())]
     pub include_inbound_ports: Vec<u16>,
     /// Inbound ports that are left alone; whoever reaches them is asked for no identity
-    #[arg(long, value_delimiter = ',', value_name = "PORTS")]
+    #[arg(long, value_delimiter = ',', value_name = "PORTS", value_parser = port())]
     pub exclude_inbound_ports: Vec<u16>,
     /// Outbound ports that are left alone
-    #[arg(long, value_delimiter = ',', value_name = "PORTS")]
+    #[arg(long, value_delimiter = ',', value_name = "PORTS", value_parser = port())]
     pub exclude_outbound_ports: Vec<u16>,
     /// Capture outbound connections to these ranges only; all by default
     #[arg(long, value_delimiter = ',', value_name = "CIDRS")]
@@ -78,10 +81,18 @@ impl Rules {
         chain_name(digest(&format!("{}{}", self.inbound(), self.outbound())))
     }
 
-    /// How many rules the table has; one that was tampered with has more or fewer.
-    pub(crate) fn count(&self) -> usize {
-        let is_rule = |line: &&str| line.starts_with("        ") && !line.trim_start().starts_with("type ");
-        format!("{}{}", self.inbound(), self.outbound()).lines().filter(is_rule).count()
+    /// What the table says, a line for each chain, its hook and each rule: what a listing of it must come to.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let body = format!("{}{}", self.inbound(), self.outbound());
+        body.lines().map(str::trim).filter(|line| *line != "}").map(str::to_owned).collect()
+    }
+
+    /// What makes these rules useless or dangerous, in words for whoever wrote them.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        (self.inbound_port == self.outbound_port).then_some(
+            "`--inbound-port` and `--outbound-port` are the same: what comes in would be taken for what the application calls, \
+             and be asked for no identity",
+        )
     }
 
     fn inbound(&self) -> String {
@@ -114,6 +125,7 @@ impl Rules {
             None => rule(&format!("meta skuid {} return", self.proxy_uid)),
         }
         rule("meta l4proto != tcp return");
+        rule(&format!("ip daddr {} tcp dport {PROBE_PORT} redirect to :{}", PROBE_OWN.ip(), self.outbound_port));
         rule("ip daddr 127.0.0.0/8 return");
         rule("ip6 daddr ::1 return");
         rule("tcp dport 53 return");
@@ -121,22 +133,28 @@ impl Rules {
             rule(&format!("tcp dport {} return", set(&self.exclude_outbound_ports)));
         }
         for cidr in &self.exclude_outbound_cidrs {
-            rule(&format!("{} daddr {cidr} return", family(cidr)));
+            rule(&format!("{} return", destination(cidr)));
         }
         let redirect = format!("redirect to :{}", self.outbound_port);
         if self.include_outbound_cidrs.is_empty() {
             rule(&format!("meta l4proto tcp {redirect}"));
         }
         for cidr in &self.include_outbound_cidrs {
-            rule(&format!("{} daddr {cidr} meta l4proto tcp {redirect}", family(cidr)));
+            rule(&format!("{} meta l4proto tcp {redirect}", destination(cidr)));
         }
         out.push_str("    }\n");
         out
     }
 }
 
-const fn family(cidr: &Cidr) -> &'static str {
-    if cidr.is_ipv6() { "ip6" } else { "ip" }
+/// A port that can be connected to.
+fn port() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..)
+}
+
+/// As `nft` lists it, like the sets: what is compared must be written the same.
+fn destination(cidr: &Cidr) -> String {
+    format!("{} daddr {}", if cidr.is_ipv6() { "ip6" } else { "ip" }, cidr.shortest())
 }
 
 fn set(ports: &[u16]) -> String {
@@ -144,7 +162,7 @@ fn set(ports: &[u16]) -> String {
     ports.sort_unstable();
     ports.dedup();
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-    format!("{{ {} }}", ports.join(", "))
+    if let [port] = ports.as_slice() { port.clone() } else { format!("{{ {} }}", ports.join(", ")) }
 }
 
 fn chain_name(digest: u64) -> String {
@@ -179,6 +197,7 @@ mod tests {
         ip6 daddr ::1 tcp dport 15099 redirect to :15001
         meta skuid 2102 return
         meta l4proto != tcp return
+        ip daddr 127.0.0.7 tcp dport 15099 redirect to :15001
         ip daddr 127.0.0.0/8 return
         ip6 daddr ::1 return
         tcp dport 53 return
@@ -187,7 +206,7 @@ mod tests {
 }
 "#;
         assert_eq!(body, expected);
-        assert_eq!(Rules::default().count(), 13);
+        assert_eq!(Rules::default().lines().len(), 14 + 4);
     }
 
     #[test]
@@ -205,9 +224,9 @@ mod tests {
         let text = rules.render();
         for line in [
             "meta skuid 7 return",
-            "tcp dport { 22 } return",
+            "tcp dport 22 return",
             "tcp dport != { 8080, 9090 } return",
-            "tcp dport { 25 } return",
+            "tcp dport 25 return",
             "ip daddr 10.9.0.0/16 return",
             "ip daddr 10.0.0.0/8 meta l4proto tcp redirect to :15001",
             "ip6 daddr fd00::/8 meta l4proto tcp redirect to :15001",
@@ -216,5 +235,12 @@ mod tests {
         }
         assert!(!text.contains("        meta l4proto tcp redirect to :15001"), "{text}");
         assert_ne!(rules.mark(), Rules::default().mark());
+    }
+
+    #[test]
+    fn ports_that_would_let_plaintext_in_are_refused() {
+        assert_eq!(Rules::default().contradiction(), None);
+        let same = Rules { inbound_port: 15_001, ..Rules::default() };
+        assert!(same.contradiction().is_some_and(|why| why.contains("asked for no identity")));
     }
 }

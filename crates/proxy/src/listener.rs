@@ -174,9 +174,13 @@ async fn accept_loop(
             let Some(local) = local else {
                 return accept::refuse_connection(&shared, remote, direction, Reason::RedirectLoop, NOT_REDIRECTED.to_owned());
             };
-            if captured && [capture::PROBE_V4, capture::PROBE_V6].contains(&local) {
+            if captured && [capture::PROBE_V4, capture::PROBE_V6, capture::PROBE_OWN].contains(&local) {
                 shared.capture_seen.send_replace(Some(remote));
                 return;
+            }
+            if captured && !is_inbound && shared.capture_loops.load(Ordering::Acquire) {
+                let detail = format!("{OWN_REDIRECTED}; it was going to {local}");
+                return accept::refuse_connection(&shared, remote, direction, Reason::RedirectLoop, detail);
             }
             let arrival = Arrival { stream, remote, local, shared, worker };
             if is_inbound {
@@ -189,6 +193,8 @@ async fn accept_loop(
 }
 
 const NOT_REDIRECTED: &str = "the connection was made to the sidecar's own port: no redirection brought it here";
+
+const OWN_REDIRECTED: &str = "the sidecar's own connections are redirected back to it, and this one would be too";
 
 /// Where a redirected connection was going; `None` if nothing redirected it, which would lead back here for ever.
 fn original_destination(stream: &tokio::net::TcpStream) -> Option<SocketAddr> {

@@ -2,7 +2,8 @@
 //!
 //! The table that [`capture`] loads redirects one destination although the sidecar itself connects to it. Only where the table
 //! is in force, in this network namespace and towards this process, does such a connection come back to the outbound port. The
-//! table is loaded whole, so that its other rules are in force too. What this cannot show is whether somebody changed single
+//! table is loaded whole, so that its other rules are in force too. Another destination is redirected for everybody but the user
+//! that the table excludes: if a connection to it comes back, so would everything else that this sidecar connects to, for ever. What this cannot show is whether somebody changed single
 //! rules afterwards: `rondel-proxy capture check` compares them.
 
 use crate::state::Shared;
@@ -27,6 +28,13 @@ pub async fn run(shared: Arc<Shared>) {
         return std::future::pending().await;
     }
     loop {
+        // First of all: until it is known, every connection of the application might go round in circles.
+        let loops = is_led_back(&shared).await;
+        if shared.capture_loops.swap(loops, Ordering::AcqRel) != loops && loops {
+            tracing::error!(
+                "the sidecar's own connections are redirected back to it: it runs as another user than the table excludes"
+            );
+        }
         let found = prove(&shared).await;
         let is_proven = found.is_ok();
         shared.metrics.capture_proven.set(i64::from(is_proven));
@@ -53,6 +61,11 @@ async fn prove(shared: &Shared) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether this process' own connections come back to it. Where they are left alone, nobody listens at the destination.
+async fn is_led_back(shared: &Shared) -> bool {
+    matches!(timeout(DEADLINE, comes_back(shared, capture::PROBE_OWN)).await, Ok(Ok(true)))
 }
 
 /// Connects to the probe and waits until the listener reports this very connection.

@@ -99,6 +99,8 @@ pub struct Shared {
     pub gate: Gate,
     /// Whether the application's traffic is known to be redirected to this process.
     pub capture_proven: AtomicBool,
+    /// Whether this process' own connections are redirected back to it, so that none may be carried further.
+    pub capture_loops: AtomicBool,
     /// The other end of the last connection to the destination that only the redirection leads here.
     pub capture_seen: watch::Sender<Option<SocketAddr>>,
     /// Told when somebody on the machine asks the sidecar to end.
@@ -133,6 +135,7 @@ impl Shared {
             metrics,
             gate: Gate::default(),
             capture_proven: AtomicBool::new(false),
+            capture_loops: AtomicBool::new(false),
             capture_seen: watch::Sender::new(None),
             quit: Notify::new(),
             draining: watch::Sender::new(false),
@@ -215,7 +218,12 @@ impl Shared {
             }
             Some(_) => {}
         }
-        if self.settings.capture && !self.capture_proven.load(Ordering::Acquire) {
+        if self.capture_loops.load(Ordering::Acquire) {
+            missing.push(
+                "capture: the sidecar's own connections are redirected back to it; run it as the user or group that \
+                 `rondel-proxy capture apply --proxy-uid` or `--proxy-gid` was told",
+            );
+        } else if self.settings.capture && !self.capture_proven.load(Ordering::Acquire) {
             missing.push("capture: the application's traffic is not redirected here; run `rondel-proxy capture apply`");
         }
         if *self.draining.borrow() {

@@ -65,6 +65,12 @@ enum Output {
 impl Tools {
     /// Runs the tool. Exit codes: 0 done, 1 not so, 2 a command line that cannot be read.
     pub fn run(self) -> ExitCode {
+        if let Tool::Capture(Capture::Apply { rules, .. } | Capture::Check { rules, .. }) = &self.tool
+            && let Some(why) = rules.contradiction()
+        {
+            eprintln!("rondel-proxy: {why}");
+            return ExitCode::from(2);
+        }
         let outcome = match self.tool {
             Tool::Capture(Capture::Apply { rules, dry_run: true }) => {
                 print!("{}", rules.render());
