@@ -56,9 +56,10 @@ impl Pods {
         let name = |workload: &Workload| {
             (workload.name.clone(), format!("{}-{}", workload.name.as_str().replace('/', "-"), std::process::id()))
         };
-        let pods = Self { names: mesh.workloads.iter().map(name).collect() };
+        // Before there is anything to take away again: a bridge that is there already is another mesh's.
         ip(&["link", "add", BRIDGE, "type", "bridge"])
             .context("make the bridge `rondel0`; if another mesh runs here, end it, and if none does, `ip link del rondel0`")?;
+        let pods = Self { names: mesh.workloads.iter().map(name).collect() };
         ip(&["addr", "add", &format!("{GATEWAY}/16"), "dev", BRIDGE])?;
         ip(&["-6", "addr", "add", &format!("{GATEWAY_V6}/64"), "dev", BRIDGE, "nodad"])?;
         ip(&["link", "set", BRIDGE, "up"])?;
@@ -70,7 +71,7 @@ impl Pods {
 
     fn make_one(&self, index: usize, workload: &Workload) -> anyhow::Result<()> {
         let name = self.names.get(&workload.name).context("a pod's name")?;
-        let link = format!("rondel-{index}");
+        let link = link(index);
         ip(&["netns", "add", name])?;
         ip(&["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", name])?;
         ip(&["link", "set", &link, "master", BRIDGE, "up"])?;
@@ -102,12 +103,19 @@ impl Pods {
 
 impl Drop for Pods {
     fn drop(&mut self) {
-        // An interface goes with its namespace. What was never made cannot be taken away, and that is no fault.
-        for name in self.names.values() {
+        // A namespace lives on after its name for as long as the kernel has connections of it to end, so that its interface is
+        // taken away by itself. What was never made cannot be taken away, and that is no fault.
+        for (index, name) in self.names.values().enumerate() {
+            let _absent = ip(&["link", "del", &link(index)]);
             let _absent = ip(&["netns", "del", name]);
         }
         let _absent = ip(&["link", "del", BRIDGE]);
     }
+}
+
+/// The bridge's side of a pod's interface.
+fn link(index: usize) -> String {
+    format!("rondel-{index}")
 }
 
 /// The addresses that a workload's inbound ports say; one that has none gets its own.
