@@ -35,6 +35,8 @@ pub(crate) struct Document<'a> {
 /// - [`ConfigError`] for a directory or file that cannot be read, is not UTF-8, or is over a bound.
 pub fn read(dir: &Path) -> Result<Vec<Source>, ConfigError> {
     let mut sources = Vec::new();
+    // Told of here, where its name is known: an error within it names the file below it.
+    std::fs::read_dir(dir).map_err(|error| whole(".", format!("`{}` cannot be read: {error}", dir.display())))?;
     collect(dir, "", 0, &mut sources)?;
     if sources.is_empty() {
         return Err(whole(".", format!("no `*.yaml` file in `{}`", dir.display())));
