@@ -9,6 +9,7 @@ mod faults;
 mod holding;
 mod lifecycle;
 mod reasons;
+mod reported;
 mod seeds;
 mod sidecar;
 mod tokens;
