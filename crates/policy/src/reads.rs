@@ -66,6 +66,11 @@ impl Reads {
         self.all().any(|read| starts_with(read, path))
     }
 
+    /// The names of the attributes directly below `path` that are read or asked for, some of them twice.
+    pub(crate) fn names_below<'a>(&'a self, path: &'a [&str]) -> impl Iterator<Item = &'a String> {
+        self.all().filter(|read| starts_with(read, path)).filter_map(|read| read.get(path.len()))
+    }
+
     fn all(&self) -> impl Iterator<Item = &Path> {
         self.values.iter().chain(&self.asked)
     }
