@@ -178,7 +178,7 @@ fn a_header_that_policies_cannot_read_is_refused_at_its_name_with_what_to_write(
         for condition in [format!("context.request.headers has \"{name}\""), format!("context.request.headers[\"{name}\"] == \"a\"")] {
             let text = format!("permit (principal, action, resource)\n  when {{ context.request.path != \"{name}\" && {condition} }};");
             let found = printed(&text);
-            let column = 46 + name.chars().count() + if condition.contains(" has ") { 28 } else { 24 };
+            let column = 40 + name.chars().count() + if condition.contains(" has ") { 28 } else { 24 };
             let found = found.first().map_or("", String::as_str);
             assert!(found.starts_with(&format!("11:{column} ")) && found.contains(expected), "{condition}: {found}, not at {column}");
         }
