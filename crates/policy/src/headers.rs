@@ -22,7 +22,7 @@ pub(crate) type HeaderNames = BTreeSet<String>;
 /// Whether something that reads `reads` can tell one value of the header from another.
 pub(crate) fn are_read(reads: &Reads, name: &str) -> bool {
     let [context, request, headers] = HEADERS;
-    reads.touch(&[context, request, headers, name])
+    reads.see(&[context, request, headers, name])
 }
 
 /// Whether policies may read the header of this name.

@@ -56,6 +56,13 @@ impl Reads {
         self.opaque || self.all().any(|read| read.iter().zip(path).all(|(a, b)| a == b))
     }
 
+    /// Whether the value at `path` is read or asked for, by itself or as a part of more. To ask whether there is more does not count.
+    pub(crate) fn see(&self, path: &[&str]) -> bool {
+        self.opaque
+            || self.values.iter().any(|read| read.iter().zip(path).all(|(a, b)| a == b))
+            || self.asked.iter().any(|asked| starts_with(asked, path))
+    }
+
     /// Whether an attribute below `path` is read or asked for. Mentioning `path` itself does not count.
     pub(crate) fn touch_below(&self, path: &[&str]) -> bool {
         self.opaque || self.all().any(|read| read.len() > path.len() && starts_with(read, path))

@@ -7,7 +7,7 @@ mod headers;
 mod host;
 mod path;
 
-pub use headers::{Hop, forward_headers, forward_trailers, forwarded_for, only_value};
+pub use headers::{Hop, forward_headers, forward_trailers, forwarded_for, only_value, read_headers};
 
 use crate::framing::upgrade_offers;
 use host::Host;

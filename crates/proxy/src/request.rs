@@ -18,7 +18,7 @@ use http::{HeaderName, HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 use identity::handshake::VerifiedPeer;
 use model::snapshot::CountryHeader;
-use model::{AuthzRequest, Source};
+use model::{AuthzRequest, Header, Source};
 use policy::{BodyFacts, Permit};
 use std::sync::Arc;
 
@@ -78,6 +78,7 @@ async fn permitted(request: Request<Incoming>, connection: &Connection, entry: &
         resource: active.snapshot.service.clone(),
         path: facts.path.clone(),
         host: facts.host.clone(),
+        headers: headers_for_policy(&facts, &head, &active),
         body: fields,
         body_note,
         source: Source { address: connection.remote.ip(), country: country(&active, connection, &head) },
@@ -156,20 +157,27 @@ async fn read_for_policy(
     Ok((body, Some(read)))
 }
 
+/// Reads the headers that policies which could apply to this method read, and no others.
+fn headers_for_policy(facts: &Facts, head: &Parts, active: &Active) -> Vec<Header<'static>> {
+    let names = active.policies.header_names(facts.method.as_str());
+    facts::read_headers(&head.headers, names).into_iter().map(Header::into_owned).collect()
+}
+
 /// Asks the policies and tells the operator's records of it.
 fn decide(question: AuthzRequest, active: &Arc<Active>, connection: &Connection, entry: &Entry) -> Result<Permit, Refusal> {
     let mut memory = connection.worker.decisions.lock();
+    let question = question.as_question();
     let decided = policy::decide_remembering(&active.policies, &mut memory, &question, entry.decision, active.snapshot.revision);
     drop(memory);
     match decided {
         Ok(permit) => {
-            connection.shared.tell_decision(permit.decision(), question, active, None);
+            connection.shared.tell_decision(permit.decision(), &question, active, None);
             Ok(permit)
         }
         Err(denied) => {
             let decision = denied.decision.clone();
             let refusal = Refusal::Denied(Box::new(denied));
-            connection.shared.tell_decision(&decision, question, active, Some(&refusal));
+            connection.shared.tell_decision(&decision, &question, active, Some(&refusal));
             Err(refusal)
         }
     }

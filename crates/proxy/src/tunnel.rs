@@ -9,7 +9,7 @@ use crate::upstream::{self, Failed, Failure};
 use bytes::BytesMut;
 use identity::handshake::Alpn;
 use model::snapshot::Inbound;
-use model::{AuthzRequest, DecisionId, Limit, Reason, Source};
+use model::{AuthzRequest, DecisionId, Limit, Question, Reason, Source};
 use policy::Permit;
 use std::future::pending;
 use std::io;
@@ -56,7 +56,7 @@ fn admitted<'a>(connection: &Connection, active: &'a Arc<Active>) -> Option<(Ent
     let mut entry = begin(connection, active, Direction::Inbound);
     entry.upstream = Some(listener.application.to_string());
     let question = question(connection, active)?;
-    let _permit: Permit = decide(question.clone(), connection, active, &mut entry)?;
+    let _permit: Permit = decide(&question.as_question(), connection, active, &mut entry)?;
     Some((entry, Some(question), listener))
 }
 
@@ -66,7 +66,7 @@ pub async fn application_speaks(connection: &Connection, active: &Arc<Active>) -
         let id = DecisionId::from_random([0; 16]);
         // Only whether to listen to the application: the connection is decided, and told of, when there is one.
         question(connection, active)
-            .is_some_and(|question| policy::decide(&active.policies, &question, id, active.snapshot.revision).is_ok())
+            .is_some_and(|asked| policy::decide(&active.policies, &asked.as_question(), id, active.snapshot.revision).is_ok())
     });
     let Some(listener) = permitted else { return pending().await };
     match upstream::connect_tcp(listener.application, &active.snapshot.limits).await {
@@ -162,6 +162,7 @@ fn question(connection: &Connection, active: &Active) -> Option<AuthzRequest> {
         resource: active.snapshot.service.clone(),
         path: "/".to_owned(),
         host: String::new(),
+        headers: Vec::new(),
         body: None,
         body_note: None,
         source: Source { address: connection.remote.ip(), country: None },
@@ -170,8 +171,8 @@ fn question(connection: &Connection, active: &Active) -> Option<AuthzRequest> {
 }
 
 /// Asks the policies; a denial is noted in the entry and told to the operator's records.
-fn decide(question: AuthzRequest, connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> Option<Permit> {
-    match policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision) {
+fn decide(question: &Question<'_>, connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> Option<Permit> {
+    match policy::decide(&active.policies, question, entry.decision, active.snapshot.revision) {
         Ok(permit) => {
             connection.shared.tell_decision(permit.decision(), question, active, None);
             Some(permit)
@@ -321,8 +322,8 @@ async fn denied_by_change(connection: &Connection, decided: &Active, question: O
             return Reason::PlaintextRefused;
         }
         let mut entry = begin(connection, &active, Direction::Inbound);
-        let again = AuthzRequest { now: crate::clock::now(), ..question.clone() };
-        let permitted = decide(again, connection, &active, &mut entry).is_some();
+        let again = Question { now: crate::clock::now(), ..question.as_question() };
+        let permitted = decide(&again, connection, &active, &mut entry).is_some();
         entry.ended();
         if !permitted {
             return entry.reason.unwrap_or(Reason::NotPermitted);

@@ -183,12 +183,12 @@ fn a_header_that_policies_cannot_read_is_refused_at_its_name_with_what_to_write(
             assert!(found.starts_with(&format!("11:{column} ")) && found.contains(expected), "{condition}: {found}, not at {column}");
         }
     }
-    assert_eq!(printed(&when("context.request.headers has HOST")), ["10:75 header names are in lower case: write `host` for `HOST`"]);
+    assert_eq!(printed(&when("context.request.headers has HOST")), ["10:73 header names are in lower case: write `host` for `HOST`"]);
     for (text, expected) in [
-        ("context.request.headers == context.request.headers", "10:60 headers are read one by one"),
-        ("context.request has headers", "10:64 headers are read one by one"),
-        ("context.request.headers.tenant == \"a\"", "10:45 unable to guarantee safety of access to optional attribute `headers.tenant`"),
-        ("context.request.headers has tenant && context.request.headers.tenant == 1", "10:82 "),
+        ("context.request.headers == context.request.headers", "10:61 headers are read one by one"),
+        ("context.request has headers", "10:65 headers are read one by one"),
+        ("context.request.headers.tenant == \"a\"", "10:45 for policy `bank/p/policy0`, unable to guarantee safety of access to optional attribute"),
+        ("context.request.headers has tenant && context.request.headers.tenant == 1", "10:83 "),
     ] {
         let found = printed(&when(text));
         assert!(found.first().is_some_and(|error| error.starts_with(expected)), "{text}: {found:?}");

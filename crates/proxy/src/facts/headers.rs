@@ -5,6 +5,8 @@ use http::header::{
     UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+use model::{Header, HeaderRead};
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// Which way a message goes.
@@ -93,6 +95,31 @@ pub fn only_value(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
         (Some(value), None) => value.to_str().ok().map(|text| text.trim_matches([' ', '\t']).to_owned()),
         _ => None,
     }
+}
+
+/// What a request says under the names that policies read: [`policy::Policies::header_names`].
+///
+/// A name is looked for in every spelling, as in [`forward_headers`], and must reach the application. Allocates nothing for no names.
+pub fn read_headers<'a>(headers: &'a HeaderMap, names: &'a [String]) -> Vec<Header<'a>> {
+    let read = |name: &'a String| Header { name: Cow::Borrowed(name), read: read_header(headers, name) };
+    names.iter().map(read).collect()
+}
+
+fn read_header<'a>(headers: &'a HeaderMap, name: &str) -> HeaderRead<'a> {
+    let spelled_alike = |other: &&HeaderName| other.as_str() != name && is_alike(other.as_str(), name);
+    if headers.keys().any(|other| spelled_alike(&other)) {
+        return HeaderRead::OtherSpelling;
+    }
+    if headers.contains_key(CONNECTION) && nominated(headers).any(|other| is_alike(other.as_str(), name)) {
+        return HeaderRead::Nominated;
+    }
+    HeaderRead::of(headers.get_all(name).iter().map(HeaderValue::as_bytes))
+}
+
+/// Whether two names, in lower case, are the same if `_` is taken for `-`.
+fn is_alike(one: &str, other: &str) -> bool {
+    let folded = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    one.len() == other.len() && one.bytes().map(folded).eq(other.bytes().map(folded))
 }
 
 /// The header names that `Connection` lists. What is no header name is skipped: it can name no header.

@@ -89,10 +89,11 @@ impl Decisions {
 
 impl Shared {
     /// Tells the operator's records of a decision by policy. An allowed one is told only while there is room for it.
-    pub fn tell_decision(&self, decision: &Decision, request: AuthzRequest, active: &Arc<Active>, refusal: Option<&Refusal>) {
-        if !self.decisions.wants(decision.effect, request.now.seconds()) {
+    pub fn tell_decision(&self, decision: &Decision, asked: &model::Question<'_>, active: &Arc<Active>, refusal: Option<&Refusal>) {
+        if !self.decisions.wants(decision.effect, asked.now.seconds()) {
             return;
         }
+        let request = asked.to_request();
         // Nobody answers on an opaque connection.
         let answered = refusal.filter(|_| request.action != "connect");
         let status = answered.map_or(0, |refusal| reply::status(refusal.reason()).as_u16());

@@ -6,6 +6,7 @@ mod applied;
 mod attacks;
 mod control;
 mod faults;
+mod headers;
 mod holding;
 mod lifecycle;
 mod reasons;
