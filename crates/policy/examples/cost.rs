@@ -23,7 +23,8 @@ fn policies() -> policy::Policies {
            forbid (principal, action, resource) when { context.request.headers has "x-tenant" && context.request.headers["x-tenant"] != "acme" };"#,
     );
     for at in 2..POLICIES {
-        let _written = writeln!(text, "permit (principal, action, resource) when {{ context.request.path == \"/things/{at}\" }};");
+        let _written =
+            writeln!(text, "permit (principal, action, resource) when {{ context.request.path == \"/things/{at}\" }};");
     }
     let resource =
         AuthorizationPolicy { name: "bank/payments".into(), file: "cost".into(), line: 1, text, body: BTreeMap::new() };

@@ -160,10 +160,7 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Res
 ///
 /// The headers are known only when all resources have been parsed: each is validated against the names of all, so that a policy that
 /// looks at the headers as a whole is checked against what it will see.
-fn sound_rules(
-    policies: &[AuthorizationPolicy],
-    vocabulary: &Vocabulary,
-) -> Result<(Vec<Rule>, HeaderNames), Vec<PolicyError>> {
+fn sound_rules(policies: &[AuthorizationPolicy], vocabulary: &Vocabulary) -> Result<(Vec<Rule>, HeaderNames), Vec<PolicyError>> {
     let mut resources = HashSet::new();
     let mut headers = HeaderNames::new();
     let mut parsed = Vec::new();
@@ -361,8 +358,7 @@ impl<'a> Reading<'a> {
             return Err(wrong(find_behind(text, "request", "headers").unwrap_or(0), message.to_owned()));
         }
         for name in named {
-            headers::check(name)
-                .map_err(|message| wrong(find_behind(text, "headers", name).unwrap_or(0), message))?;
+            headers::check(name).map_err(|message| wrong(find_behind(text, "headers", name).unwrap_or(0), message))?;
             names.insert(name.clone());
         }
         if names.len() > headers::NAMES_MAX {

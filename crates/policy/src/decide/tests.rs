@@ -1,7 +1,7 @@
 use super::*;
 use crate::fixture::*;
-use model::Principal;
 use model::AuthzRequest;
+use model::Principal;
 use model::authz::{AttributeType, AttributeValue, HeaderRead};
 use model::ids::SpiffeId;
 use std::collections::BTreeMap;
@@ -217,7 +217,11 @@ fn a_header_that_can_be_read_in_two_ways_denies_every_call_that_it_could_decide(
         (HeaderRead::Nominated, "policy_error"),
     ] {
         assert_eq!(verdict(&policies, &at("/elsewhere", "POST", read.clone())), expected, "{read:?}");
-        assert_eq!(verdict(&policies, &at("/elsewhere", "GET", read.clone())), "allow open", "no policy of GET reads it: {read:?}");
+        assert_eq!(
+            verdict(&policies, &at("/elsewhere", "GET", read.clone())),
+            "allow open",
+            "no policy of GET reads it: {read:?}"
+        );
         if let Some(flaw) = read.flaw() {
             // Also where the policy would not have come to look at it.
             let denied = decided(&policies, &at("/", "POST", read)).expect_err("denied");
@@ -236,7 +240,8 @@ fn a_header_that_can_be_read_in_two_ways_denies_every_call_that_it_could_decide(
 fn an_opaque_connection_has_no_headers_as_it_has_no_path() {
     for condition in ["context.request.headers has \"x-tenant\"", "!(context.request.headers has \"x-tenant\")"] {
         for effect in ["permit", "forbid"] {
-            let text = format!("permit (principal, action, resource); {effect} (principal, action, resource) when {{ {condition} }};");
+            let text =
+                format!("permit (principal, action, resource); {effect} (principal, action, resource) when {{ {condition} }};");
             let opaque = changed(|r| (r.action, r.path, r.host) = ("connect".into(), "/".into(), String::new()));
             for request in [opaque.clone(), AuthzRequest { headers: Vec::new(), ..opaque }] {
                 assert_eq!(verdict(&policies(&text), &request), "policy_error", "{text}");
@@ -251,7 +256,8 @@ fn an_opaque_connection_has_no_headers_as_it_has_no_path() {
 #[test]
 fn what_looks_at_the_whole_request_sees_every_header_of_the_workload() {
     // Neither resource may hide from the other what it compares.
-    let whole = "forbid (principal, action, resource) when { context.request != context.request || context.request.path == \"/x\" };";
+    let whole =
+        "forbid (principal, action, resource) when { context.request != context.request || context.request.path == \"/x\" };";
     let named = "permit (principal, action == Action::\"GET\", resource) when { context.request.headers has tenant };";
     let policies = compiled(&[resource("a", whole, &[]), resource("b", named, &[])]).expect("sound");
     for action in ["GET", "POST", "connect"] {

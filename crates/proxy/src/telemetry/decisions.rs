@@ -89,7 +89,13 @@ impl Decisions {
 
 impl Shared {
     /// Tells the operator's records of a decision by policy. An allowed one is told only while there is room for it.
-    pub fn tell_decision(&self, decision: &Decision, asked: &model::Question<'_>, active: &Arc<Active>, refusal: Option<&Refusal>) {
+    pub fn tell_decision(
+        &self,
+        decision: &Decision,
+        asked: &model::Question<'_>,
+        active: &Arc<Active>,
+        refusal: Option<&Refusal>,
+    ) {
         if !self.decisions.wants(decision.effect, asked.now.seconds()) {
             return;
         }

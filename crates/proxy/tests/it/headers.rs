@@ -2,12 +2,12 @@
 
 use crate::sidecar::{DEADLINE, Setup, Sidecar, Tls, application, read_all};
 use crate::traffic::{ASK, SWITCH, head, switching};
-use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use model::SpiffeId;
+use std::net::SocketAddr;
 use testkit::pki::LawlessClient;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 const TENANTS: &str = r#"
@@ -42,7 +42,10 @@ async fn a_policy_that_reads_a_header_permits_and_denies_by_its_one_value() {
         for _ in 0..2 {
             let answer = sidecar.exchange(&lines(method, headers)).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{method} {headers:?}: {answer}");
-            assert!(status != 200 || answer.to_ascii_lowercase().contains(headers.trim_end()) || headers.contains("  "), "{answer}");
+            assert!(
+                status != 200 || answer.to_ascii_lowercase().contains(headers.trim_end()) || headers.contains("  "),
+                "{answer}"
+            );
         }
     }
 }
@@ -95,10 +98,27 @@ async fn over_http2(sidecar: &Sidecar) -> Tls {
     client.connect(TcpStream::connect(sidecar.inbound).await.unwrap()).await.unwrap()
 }
 
+/// An application that speaks HTTP/2 and answers everything with 200.
+async fn welcoming() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut answer))) = connection.accept().await {
+                    answer.send_response(Response::new(()), true).unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
 #[tokio::test]
 async fn http2_is_decided_by_headers_like_http1() {
-    let sidecar = Sidecar::start(application().await, Setup { policy: TENANTS, ..Setup::default() }).await;
-    let (client, connection) = h2::client::handshake::<_, Bytes>(over_http2(&sidecar).await).await.unwrap();
+    let sidecar = Sidecar::start(welcoming().await, Setup { policy: TENANTS, ..Setup::default() }).await;
+    let (client, connection) = h2::client::handshake(over_http2(&sidecar).await).await.unwrap();
     tokio::spawn(connection);
     let mut client = client.ready().await.unwrap();
     for (values, status) in [

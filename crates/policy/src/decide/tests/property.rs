@@ -5,10 +5,10 @@ use super::*;
 use crate::compile;
 use crate::vocabulary::Vocabulary;
 use cedar_policy::{Authorizer, Context, Entities, EntityUid, PolicySet, Request};
-use model::{AttributeValue, Header};
 use model::decision::Outcome;
 use model::ids::ServiceName;
 use model::snapshot::AuthorizationPolicy;
+use model::{AttributeValue, Header};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
@@ -113,7 +113,8 @@ fn some_body() -> impl Strategy<Value = Option<BTreeMap<String, AttributeValue>>
 fn some_header(name: &'static str) -> impl Strategy<Value = Header<'static>> {
     let value = |text: &'static str| HeaderRead::Value(text.into());
     let absent = || HeaderRead::Absent;
-    let reads = vec![value("acme"), value("evil"), value("/t"), absent(), absent(), absent(), HeaderRead::Twice, HeaderRead::Unreadable];
+    let reads =
+        vec![value("acme"), value("evil"), value("/t"), absent(), absent(), absent(), HeaderRead::Twice, HeaderRead::Unreadable];
     select(reads).prop_map(move |read| Header { name: name.into(), read })
 }
 
