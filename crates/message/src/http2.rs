@@ -20,6 +20,7 @@ mod output;
 mod receive;
 mod send;
 mod settings;
+mod spare;
 mod streams;
 #[cfg(test)]
 mod tests;

@@ -13,12 +13,8 @@ use super::headers::Block;
 use super::hpack::{Decoder, Encoder};
 use super::output::Output;
 use super::settings::{PeerSettings, Settings, WINDOW_INITIAL};
+use super::spare::Spares;
 use super::streams::{Broken, Half, Stream, Streams};
-
-/// LIMIT: buffers that are kept for the next body or head, and the size of one that is worth keeping: an idle connection holds 256
-/// KiB at most, and nothing after [`Connection::second_passed`] found it idle.
-const SPARE_MAX: usize = 16;
-const SPARE_BYTES_MAX: usize = 16 * 1024;
 
 /// Which side of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +109,9 @@ pub struct Connection {
     /// Streams that count towards the limit of concurrent ones.
     pub(super) open: u32,
     pub(super) heads: VecDeque<Received>,
-    pub(super) spare_heads: Vec<Head>,
-    pub(super) spare_inboxes: Vec<Vec<u8>>,
+    pub(super) spare_heads: Spares<Head>,
+    pub(super) spare_trailers: Spares<Fields>,
+    pub(super) spare_inboxes: Spares<Vec<u8>>,
     pub(super) send_window: i64,
     pub(super) receive_window: i64,
     /// Bytes that were taken and that the peer may not send again yet.
@@ -171,8 +168,9 @@ impl Connection {
             streams: Streams::default(),
             open: 0,
             heads: VecDeque::new(),
-            spare_heads: Vec::new(),
-            spare_inboxes: Vec::new(),
+            spare_heads: Spares::default(),
+            spare_trailers: Spares::default(),
+            spare_inboxes: Spares::default(),
             send_window: i64::from(WINDOW_INITIAL),
             receive_window: i64::from(settings.connection_window),
             due: 0,
@@ -228,7 +226,7 @@ impl Connection {
             stream.heads = stream.heads.saturating_sub(1);
         }
         let before = std::mem::replace(head, received.head);
-        self.spare_head(before);
+        self.spare_heads.put(before);
         Some(received.arrival)
     }
 
@@ -262,7 +260,7 @@ impl Connection {
         if held.taken == held.inbox.len() {
             held.taken = 0;
             let inbox = std::mem::take(&mut held.inbox);
-            spare(&mut self.spare_inboxes, inbox);
+            self.spare_inboxes.put(inbox);
         }
         give_back_stream(held, count, self.settings.stream_window, &mut self.output);
         self.give_back(count);
@@ -272,8 +270,8 @@ impl Connection {
     pub fn take_trailers(&mut self, stream: StreamId, trailers: &mut Fields) -> bool {
         match self.streams.get_mut(stream.0).and_then(|stream| stream.trailers.take()) {
             Some(came) => {
-                let fields = std::mem::replace(trailers, came);
-                self.spare_head(Head { fields, ..Head::default() });
+                let before = std::mem::replace(trailers, came);
+                self.spare_trailers.put(before);
                 true
             }
             None => {
@@ -397,8 +395,9 @@ impl Connection {
         self.output.trim();
         if !std::mem::take(&mut self.used) && self.streams.len() == 0 {
             self.streams.trim();
-            self.spare_heads = Vec::new();
-            self.spare_inboxes = Vec::new();
+            self.spare_heads = Spares::default();
+            self.spare_trailers = Spares::default();
+            self.spare_inboxes = Spares::default();
             self.heads = VecDeque::new();
             self.events.shrink_to_fit();
             self.line = Vec::new();
@@ -409,14 +408,16 @@ impl Connection {
     pub(super) fn break_stream(&mut self, id: u32, code: ErrorCode, by_peer: bool) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         stream.broken = Some(Broken { code, by_peer });
-        stream.trailers = None;
+        if let Some(trailers) = stream.trailers.take() {
+            self.spare_trailers.put(trailers);
+        }
         let unread = super::frame::narrow(stream.unread().len());
         stream.taken = 0;
         let inbox = std::mem::take(&mut stream.inbox);
         if std::mem::take(&mut stream.counted) {
             self.open = self.open.saturating_sub(1);
         }
-        spare(&mut self.spare_inboxes, inbox);
+        self.spare_inboxes.put(inbox);
         self.give_back(unread);
         if !by_peer {
             self.output.reset(id, code);
@@ -428,14 +429,17 @@ impl Connection {
         let Some(stream) = self.streams.remove(id) else { return };
         let unread = super::frame::narrow(stream.unread().len());
         self.give_back(unread);
-        spare(&mut self.spare_inboxes, stream.inbox);
+        self.spare_inboxes.put(stream.inbox);
+        if let Some(trailers) = stream.trailers {
+            self.spare_trailers.put(trailers);
+        }
         if stream.counted {
             self.open = self.open.saturating_sub(1);
         }
         for _ in 0..stream.heads {
             let place = self.heads.iter().position(|received| received.stream == id);
             if let Some(received) = place.and_then(|place| self.heads.remove(place)) {
-                self.spare_head(received.head);
+                self.spare_heads.put(received.head);
             }
         }
         match stream.broken {
@@ -464,13 +468,6 @@ impl Connection {
             self.due = 0;
         }
     }
-
-    pub(super) fn spare_head(&mut self, mut head: Head) {
-        if self.spare_heads.len() < SPARE_MAX * 4 && head.capacity() <= SPARE_BYTES_MAX / 4 {
-            head.clear();
-            self.spare_heads.push(head);
-        }
-    }
 }
 
 /// Lets the peer send `count` bytes again on a stream.
@@ -485,13 +482,6 @@ pub(super) fn give_back_stream(stream: &mut Stream, count: u32, window: u32, out
         output.window_update(stream.id, stream.due);
         stream.receive_window += i64::from(stream.due);
         stream.due = 0;
-    }
-}
-
-fn spare(spares: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
-    if spares.len() < SPARE_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
-        buffer.clear();
-        spares.push(buffer);
     }
 }
 

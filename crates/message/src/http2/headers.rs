@@ -5,7 +5,7 @@ use super::connection::{Connection, Event, Received, Role, StreamId};
 use super::error::{ConnectionError, ErrorCode};
 use super::flood::{BLOCK_FACTOR, CONTINUATIONS_MAX, HEADS_MAX, LINE_FACTOR, RESET_STREAMS_MAX};
 use super::frame::{Frame, flag, wide};
-use super::head::{Arrival, ArrivalKind, Head};
+use super::head::{Arrival, ArrivalKind};
 use super::receive::{Absent, dependency, frame_size, unpadded};
 use super::settings::{FRAME_SIZE_MIN, WINDOW_INITIAL};
 use super::streams::{Broken, Half, Stream};
@@ -198,7 +198,7 @@ impl Connection {
 
     fn deliver(&mut self, block: Block, kind: ArrivalKind) {
         let kind = if self.assembly.too_large { ArrivalKind::TooLarge } else { kind };
-        let head = std::mem::replace(&mut self.assembly.head, self.spare_heads.pop().unwrap_or_default());
+        let head = std::mem::replace(&mut self.assembly.head, self.spare_heads.take());
         if let Some(stream) = self.streams.get_mut(block.stream) {
             stream.heads += 1;
         }
@@ -214,9 +214,7 @@ impl Connection {
         if self.assembly.too_large {
             return self.stream_error(block.stream, ErrorCode::ENHANCE_YOUR_CALM);
         }
-        let head = std::mem::replace(&mut self.assembly.head, self.spare_heads.pop().unwrap_or_default());
-        let Head { fields, .. } = head;
-        stream.trailers = Some(fields);
+        stream.trailers = Some(std::mem::replace(&mut self.assembly.head.fields, self.spare_trailers.take()));
         stream.receiving = Half::Ended;
         if !stream.readable_queued {
             stream.readable_queued = true;

@@ -9,7 +9,7 @@ mod table;
 mod tests;
 
 pub(super) use decoder::{Decoder, Lines};
-pub(super) use encoder::Encoder;
+pub(super) use encoder::{Encoder, Section};
 pub(super) use statics::{Class, is_sound_value};
 
 /// A field block that says nothing sensible: the state of both sides is no longer the same. RFC 7541 §3, RFC 9113 §4.3.

@@ -151,7 +151,7 @@ impl Connection {
         stream.expected = left.flatten();
         if !content.is_empty() {
             if stream.inbox.capacity() == 0 {
-                stream.inbox = self.spare_inboxes.pop().unwrap_or_default();
+                stream.inbox = self.spare_inboxes.take();
             } else if stream.taken > stream.unread().len() {
                 stream.inbox.drain(..stream.taken);
                 stream.taken = 0;

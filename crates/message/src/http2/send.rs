@@ -6,7 +6,7 @@ use super::connection::{Connection, Event, Role, StreamId};
 use super::error::{CannotOpen, CannotSend};
 use super::frame::{flag, kind, narrow, wide};
 use super::head::Head;
-use super::hpack::Encoder;
+use super::hpack::{Encoder, Section};
 use super::settings::WINDOW_MAX;
 use super::streams::{Half, Stream};
 
@@ -138,7 +138,7 @@ impl Connection {
         let encoder = &mut self.encoder;
         let frame_bytes_max = wide(self.peer.max_frame_size);
         self.output.field_block(flag::END_STREAM, stream.0, frame_bytes_max, |out| {
-            encoder.begin(out);
+            encoder.begin(out, Section::Trailers);
             trailers.iter().for_each(|(name, value)| encoder.field(out, name, value));
         });
         self.sent_end(stream);
@@ -187,7 +187,7 @@ fn end_flag(end: bool) -> u8 {
 
 /// RFC 9113 §8.3.1. The numbers are places in the static table of RFC 7541 appendix A.
 fn request(encoder: &mut Encoder, out: &mut Vec<u8>, head: &Head) {
-    encoder.begin(out);
+    encoder.begin(out, Section::Head);
     match head.method.as_slice() {
         b"GET" => encoder.whole(out, 2),
         b"POST" => encoder.whole(out, 3),
@@ -215,7 +215,7 @@ fn request(encoder: &mut Encoder, out: &mut Vec<u8>, head: &Head) {
 
 /// RFC 9113 §8.3.2.
 fn response(encoder: &mut Encoder, out: &mut Vec<u8>, head: &Head) {
-    encoder.begin(out);
+    encoder.begin(out, Section::Head);
     match head.status {
         200 => encoder.whole(out, 8),
         204 => encoder.whole(out, 9),

@@ -23,17 +23,45 @@ pub(in crate::http2) struct Encoder {
     slots: Vec<(u32, u32)>,
     /// Hashes of lines that were sent and are not in the table.
     seen: Vec<u32>,
+    /// Numbers of the lines of the last blocks, one list for heads and one for trailers: the next is nearly always the same, line by
+    /// line, and then nothing is hashed.
+    guesses: [Vec<u32>; 2],
+    section: Section,
+    /// Lines of the block at hand so far.
+    position: usize,
     /// Table sizes to tell at the start of the next block: the smallest that held in between, and the last. RFC 7541 §4.2.
     resized: Option<(usize, usize)>,
     index_secrets: bool,
     text: Vec<u8>,
 }
 
+/// What a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http2) enum Section {
+    Head,
+    Trailers,
+}
+
+/// LIMIT: lines of a block that are guessed.
+const GUESSES_MAX: usize = 32;
+/// A number that never was in the table: no line is found by it, as its age is larger than the table.
+const NUMBER_NEVER: u32 = u32::MAX / 2;
+
 impl Encoder {
     /// `index_secrets`: whether credentials may enter the table (see `Settings::index_secrets`).
     pub(in crate::http2) fn new(index_secrets: bool) -> Self {
         let limit = usize::try_from(TABLE_BYTES).unwrap_or(usize::MAX);
-        Self { table: Table::new(limit), slots: Vec::new(), seen: Vec::new(), resized: None, index_secrets, text: Vec::new() }
+        Self {
+            table: Table::new(limit),
+            slots: Vec::new(),
+            seen: Vec::new(),
+            guesses: [Vec::new(), Vec::new()],
+            section: Section::Head,
+            position: 0,
+            resized: None,
+            index_secrets,
+            text: Vec::new(),
+        }
     }
 
     /// The peer allows a table of this many bytes. We never use more than [`TABLE_BYTES`].
@@ -47,7 +75,9 @@ impl Encoder {
     }
 
     /// A new block begins.
-    pub(in crate::http2) fn begin(&mut self, out: &mut Vec<u8>) {
+    pub(in crate::http2) fn begin(&mut self, out: &mut Vec<u8>, section: Section) {
+        self.section = section;
+        self.position = 0;
         if let Some((smallest, last)) = self.resized.take() {
             self.table.set_limit(smallest);
             self.table.set_limit(last);
@@ -74,8 +104,21 @@ impl Encoder {
 
     /// A line. `known`: the index of its name in the static table, where the caller knows it.
     pub(in crate::http2) fn line(&mut self, out: &mut Vec<u8>, name: &[u8], value: &[u8], known: Option<u8>) {
+        let position = self.position;
+        self.position += 1;
+        let [heads, trailers] = &mut self.guesses;
+        let guesses = if self.section == Section::Head { heads } else { trailers };
+        if let Some(guess) = guesses.get(position)
+            && let Some((age, entry)) = self.table.by_number(*guess)
+            && entry.value == value
+            && entry.name == name
+        {
+            integer(out, 0x80, 7, age + 62);
+            return;
+        }
         let hash = hash(name, value);
-        if let Some(age) = self.find(hash, name, value) {
+        if let Some((age, number)) = self.find(hash, name, value) {
+            self.guess(position, number);
             integer(out, 0x80, 7, age + 62);
             return;
         }
@@ -93,7 +136,7 @@ impl Encoder {
     }
 
     #[inline]
-    fn find(&self, hash: u32, name: &[u8], value: &[u8]) -> Option<usize> {
+    fn find(&self, hash: u32, name: &[u8], value: &[u8]) -> Option<(usize, u32)> {
         let home = place(hash);
         for slot in (home..home + NEIGHBOURS).map(|slot| slot % SLOTS) {
             let (known, number) = *self.slots.get(slot)?;
@@ -102,10 +145,23 @@ impl Encoder {
                 && entry.value == value
                 && entry.name == name
             {
-                return Some(age);
+                return Some((age, number));
             }
         }
         None
+    }
+
+    fn guess(&mut self, position: usize, number: u32) {
+        let [heads, trailers] = &mut self.guesses;
+        let guesses = if self.section == Section::Head { heads } else { trailers };
+        if position < GUESSES_MAX {
+            if guesses.len() <= position {
+                guesses.resize(position + 1, NUMBER_NEVER);
+            }
+            if let Some(guess) = guesses.get_mut(position) {
+                *guess = number;
+            }
+        }
     }
 
     /// Whether the line was sent before. Remembers it.
@@ -127,8 +183,7 @@ impl Encoder {
 
     fn keep(&mut self, hash: u32, name: &[u8], value: &[u8]) {
         if self.slots.is_empty() {
-            // INVARIANT: a number that never was in the table; by_number finds nothing, as the age is larger than the table.
-            self.slots.resize(SLOTS, (0, u32::MAX / 2));
+            self.slots.resize(SLOTS, (0, NUMBER_NEVER));
         }
         self.text.clear();
         self.text.extend_from_slice(name);
