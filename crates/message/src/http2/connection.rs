@@ -43,7 +43,8 @@ pub enum Event {
     Head(StreamId),
     /// Body, the end of the stream, or trailers came. At most one per stream is in the queue.
     Readable(StreamId),
-    /// There is room for a stream for which [`Connection::send_data`] had taken less than all.
+    /// There is room for a stream for which [`Connection::send_data`] had taken less than all; or, on a client, the server has
+    /// answered in full and does not want the rest, which the next `send_data` tells (`CannotSend::Reset`). The answer stays.
     Writable(StreamId),
     /// The stream was reset by the peer, or by us as the peer broke a rule. What came and was not taken is gone. Still to be
     /// released.

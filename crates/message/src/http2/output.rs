@@ -34,7 +34,7 @@ impl Output {
     }
 
     pub(super) fn sent(&mut self, count: usize) {
-        self.written = (self.written + count).min(self.bytes.len());
+        self.written = self.written.saturating_add(count).min(self.bytes.len());
         if self.written == self.bytes.len() {
             self.bytes.clear();
             self.written = 0;

@@ -208,6 +208,9 @@ impl Connection {
         if stream.is_closed() {
             return self.credits.spend_idle_frame();
         }
+        if self.role == Role::Client && stream.receiving == Half::Ended {
+            return self.stop_request(frame.stream, code);
+        }
         let unanswered = self.role == Role::Server && stream.sending == Half::Waiting;
         let unseen = self.role == Role::Server && stream.heads > 0;
         self.break_stream(frame.stream, code, true);
@@ -218,6 +221,18 @@ impl Connection {
             self.events.push_back(Event::Reset(StreamId(frame.stream), code));
         }
         if unanswered { self.credits.spend_reset() } else { Ok(()) }
+    }
+
+    /// The answer is there in full, and stays; the rest of the request is not wanted. RFC 9113 §8.1.
+    fn stop_request(&mut self, id: u32, code: ErrorCode) -> Result<(), ConnectionError> {
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.sending = Half::Ended;
+            stream.unwanted = Some(code);
+            // Who waits for room learns of it by trying.
+            self.events.push_back(Event::Writable(StreamId(id)));
+        }
+        self.settle(id);
+        Ok(())
     }
 
     /// RFC 9113 §6.5.

@@ -167,8 +167,8 @@ impl Connection {
             return Err(CannotSend::Gone);
         }
         let held = self.streams.get_mut(stream.0).ok_or(CannotSend::Gone)?;
-        match held.broken {
-            Some(broken) => Err(CannotSend::Reset(broken.code)),
+        match held.broken.map(|broken| broken.code).or(held.unwanted) {
+            Some(code) => Err(CannotSend::Reset(code)),
             None => Ok(held),
         }
     }

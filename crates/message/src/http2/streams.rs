@@ -29,6 +29,8 @@ pub(super) struct Stream {
     pub(super) sending: Half,
     pub(super) receiving: Half,
     pub(super) broken: Option<Broken>,
+    /// Client: the server has answered in full and does not want the rest of the request. RFC 9113 §8.1.
+    pub(super) unwanted: Option<ErrorCode>,
     /// Counts towards the limit of concurrent streams.
     pub(super) counted: bool,
     /// A Readable lies in the queue of events.
@@ -62,6 +64,7 @@ impl Stream {
             sending: Half::Waiting,
             receiving: Half::Waiting,
             broken: None,
+            unwanted: None,
             counted: true,
             readable_queued: false,
             refused_room: false,
