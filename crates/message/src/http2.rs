@@ -23,6 +23,7 @@ mod settings;
 mod spare;
 mod streams;
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 mod tests;
 
 pub use connection::{BodyState, Connection, Event, Role, StreamId};

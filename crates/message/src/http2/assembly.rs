@@ -73,6 +73,14 @@ impl Assembly {
         self.lines = 0;
     }
 
+    /// Gives the memory of past blocks back, unless a block is at hand.
+    pub(super) fn trim(&mut self) {
+        if self.purpose == Purpose::Discard {
+            self.head = Head::default();
+            self.cookie = Vec::new();
+        }
+    }
+
     /// All lines came. Returns whether they are well-formed as far as they were kept. `extended_connect`: `:protocol` is allowed.
     pub(super) fn finish(&mut self, extended_connect: bool) -> bool {
         if !self.cookie.is_empty() {

@@ -126,6 +126,8 @@ pub struct Connection {
     /// Streams that we reset, and streams that ended, newest last.
     pub(super) reset_streams: VecDeque<u32>,
     pub(super) ended_streams: VecDeque<u32>,
+    /// The highest stream that we reset and do not remember: below it nobody can tell any more.
+    pub(super) reset_floor: u32,
     pub(super) credits: Credits,
     pub(super) preface_due: bool,
     pub(super) settings_due: bool,
@@ -180,6 +182,7 @@ impl Connection {
             next: 1,
             reset_streams: VecDeque::new(),
             ended_streams: VecDeque::new(),
+            reset_floor: 0,
             credits: Credits::new(),
             preface_due: role == Role::Server,
             settings_due: true,
@@ -402,6 +405,8 @@ impl Connection {
             self.heads = VecDeque::new();
             self.events.shrink_to_fit();
             self.line = Vec::new();
+            self.decoder.trim();
+            self.assembly.trim();
         }
     }
 
@@ -437,6 +442,9 @@ impl Connection {
         if stream.counted {
             self.open = self.open.saturating_sub(1);
         }
+        if stream.in_line {
+            self.waiting.retain(|waiting| *waiting != id);
+        }
         for _ in 0..stream.heads {
             let place = self.heads.iter().position(|received| received.stream == id);
             if let Some(received) = place.and_then(|place| self.heads.remove(place)) {
@@ -444,8 +452,17 @@ impl Connection {
             }
         }
         match stream.broken {
-            Some(Broken { by_peer: false, .. }) => remember(&mut self.reset_streams, id, RESET_STREAMS_MAX),
-            Some(_) | None => remember(&mut self.ended_streams, id, ENDED_STREAMS_MAX),
+            Some(Broken { by_peer: false, .. }) => self.remember_reset(id),
+            Some(_) | None => {
+                remember(&mut self.ended_streams, id, ENDED_STREAMS_MAX);
+            }
+        }
+    }
+
+    /// Frames for this stream may still come, and are no error.
+    pub(super) fn remember_reset(&mut self, id: u32) {
+        if let Some(oldest) = remember(&mut self.reset_streams, id, RESET_STREAMS_MAX) {
+            self.reset_floor = self.reset_floor.max(oldest);
         }
     }
 
@@ -486,9 +503,9 @@ pub(super) fn give_back_stream(stream: &mut Stream, count: u32, window: u32, out
     }
 }
 
-pub(super) fn remember(streams: &mut VecDeque<u32>, id: u32, count_max: usize) {
-    if streams.len() >= count_max {
-        streams.pop_front();
-    }
+/// Returns the one that is forgotten for it.
+fn remember(streams: &mut VecDeque<u32>, id: u32, count_max: usize) -> Option<u32> {
+    let oldest = if streams.len() >= count_max { streams.pop_front() } else { None };
     streams.push_back(id);
+    oldest
 }

@@ -3,7 +3,7 @@
 
 use super::error::ConnectionError;
 
-/// LIMIT: requests reset by the client before their answer began, or refused as malformed. Opening and resetting a stream costs an
+/// LIMIT: requests reset by the client before their answer was sent in full, or refused as malformed. Opening and resetting a stream costs an
 /// attacker 30 bytes and us a request with all it leads to (CVE-2023-44487; and with resets provoked from us, CVE-2025-8671). A
 /// client that gives up a full window of 256 requests twice in a moment is within the bound.
 const RESETS_MAX: u32 = 512;
@@ -30,8 +30,8 @@ pub(super) const LINE_FACTOR: usize = 2;
 
 /// LIMIT: heads that wait for the application on one stream: one final head and the informational ones before it.
 pub(super) const HEADS_MAX: usize = 8;
-/// LIMIT: streams that we have reset and whose frames may still be on their way. The peer has at most `max_concurrent_streams` of
-/// them open; four bytes each.
+/// LIMIT: streams that we have reset and whose frames may still be on their way; four bytes each. Frames for older ones are ignored as
+/// well, as we cannot tell.
 pub(super) const RESET_STREAMS_MAX: usize = 1024;
 /// LIMIT: streams that ended and are remembered to tell the peer which rule it breaks. Not needed for correctness.
 pub(super) const ENDED_STREAMS_MAX: usize = 64;

@@ -3,7 +3,7 @@
 use super::assembly::Purpose;
 use super::connection::{Connection, Event, Received, Role, StreamId};
 use super::error::{ConnectionError, ErrorCode};
-use super::flood::{BLOCK_FACTOR, CONTINUATIONS_MAX, HEADS_MAX, LINE_FACTOR, RESET_STREAMS_MAX};
+use super::flood::{BLOCK_FACTOR, CONTINUATIONS_MAX, HEADS_MAX, LINE_FACTOR};
 use super::frame::{Frame, flag, wide};
 use super::head::{Arrival, ArrivalKind};
 use super::receive::{Absent, dependency, frame_size, unpadded};
@@ -149,7 +149,7 @@ impl Connection {
             return self.stream_error(id, code);
         }
         self.output.reset(id, code);
-        super::connection::remember(&mut self.reset_streams, id, RESET_STREAMS_MAX);
+        self.remember_reset(id);
         self.credits.spend_reset()
     }
 

@@ -6,6 +6,7 @@ mod huffman;
 mod statics;
 mod table;
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of tests")]
 mod tests;
 
 pub(super) use decoder::{Decoder, Lines};

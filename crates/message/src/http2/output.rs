@@ -10,7 +10,8 @@ const WRITTEN_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Output {
     bytes: Vec<u8>,
     written: usize,
-    /// Bytes of control frames since the buffer was empty last.
+    /// Bytes of control frames that wait, as if they were written before everything else: what really waits is more by what was in
+    /// front of them at most, and that is bounded.
     control: usize,
     /// Something was put here since [`Output::trim`].
     used: bool,
@@ -27,13 +28,15 @@ impl Output {
         self.bytes.len() - self.written
     }
 
-    /// Bytes of control frames that may still wait, never less than there really are.
+    /// Bytes of control frames that wait. Bodies never count here, or two sides that send to each other would stop reading for it,
+    /// and wait for each other for ever.
     #[inline]
     pub(super) fn control(&self) -> usize {
-        self.control.min(self.len())
+        self.control
     }
 
     pub(super) fn sent(&mut self, count: usize) {
+        self.control = self.control.saturating_sub(count);
         self.written = self.written.saturating_add(count).min(self.bytes.len());
         if self.written == self.bytes.len() {
             self.bytes.clear();
@@ -42,7 +45,6 @@ impl Output {
         } else if self.written > WRITTEN_BYTES_MAX && self.written > self.len() {
             self.bytes.drain(..self.written);
             self.written = 0;
-            self.control = self.control();
         }
     }
 

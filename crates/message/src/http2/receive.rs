@@ -4,7 +4,7 @@ use super::connection::{Connection, Event, Role, StreamId, give_back_stream};
 use super::error::{ConnectionError, ErrorCode};
 use super::frame::{Frame, HEADER_BYTES, PREFACE, flag, kind, narrow, setting, wide};
 use super::settings::{FRAME_SIZE_MAX, FRAME_SIZE_MIN, WINDOW_INITIAL, WINDOW_MAX};
-use super::streams::{Broken, Half};
+use super::streams::{Broken, Half, Stream};
 
 /// Payload of the PING between the two GOAWAY of a graceful end. Those of keep-alive count from 1.
 pub(super) const DRAIN_PING: &[u8; 8] = &[0xff; 8];
@@ -120,35 +120,20 @@ impl Connection {
                 Absent::Ignored => self.credits.spend_idle_frame(),
             };
         };
-        match (stream.broken, stream.receiving) {
+        let wrong = match (stream.broken, stream.receiving) {
             (Some(Broken { by_peer: true, .. }), _) => return Err(ConnectionError::StreamClosed { stream: frame.stream }),
             (Some(_), _) => {
                 self.give_back(frame.length);
                 return Ok(());
             }
-            (None, Half::Ended) => {
-                self.give_back(frame.length);
-                return self.stream_error(frame.stream, ErrorCode::STREAM_CLOSED);
-            }
-            (None, Half::Waiting) => {
-                self.give_back(frame.length);
-                return self.stream_error(frame.stream, ErrorCode::PROTOCOL_ERROR);
-            }
-            (None, Half::Open) => {}
-        }
-        stream.receive_window -= i64::from(frame.length);
-        if stream.receive_window < 0 {
+            (None, Half::Ended) => Some(ErrorCode::STREAM_CLOSED),
+            (None, Half::Waiting) => Some(ErrorCode::PROTOCOL_ERROR),
+            (None, Half::Open) => count_data(stream, i64::from(frame.length), content.len(), end),
+        };
+        if let Some(code) = wrong {
             self.give_back(frame.length);
-            return self.stream_error(frame.stream, ErrorCode::FLOW_CONTROL_ERROR);
+            return self.stream_error(frame.stream, code);
         }
-        // RFC 9113 §8.1.1: the length that was promised.
-        let came = u64::try_from(content.len()).unwrap_or(u64::MAX);
-        let left = stream.expected.map(|expected| expected.checked_sub(came));
-        if matches!(left, Some(None)) || end && matches!(left, Some(Some(1..))) {
-            self.give_back(frame.length);
-            return self.stream_error(frame.stream, ErrorCode::PROTOCOL_ERROR);
-        }
-        stream.expected = left.flatten();
         if !content.is_empty() {
             if stream.inbox.capacity() == 0 {
                 stream.inbox = self.spare_inboxes.take();
@@ -211,7 +196,7 @@ impl Connection {
         if self.role == Role::Client && stream.receiving == Half::Ended {
             return self.stop_request(frame.stream, code);
         }
-        let unanswered = self.role == Role::Server && stream.sending == Half::Waiting;
+        let unanswered = self.role == Role::Server && stream.sending != Half::Ended;
         let unseen = self.role == Role::Server && stream.heads > 0;
         self.break_stream(frame.stream, code, true);
         if unseen {
@@ -412,6 +397,7 @@ impl Connection {
         if id.is_multiple_of(2) || id > highest {
             Absent::Idle
         } else if self.role == Role::Server && self.goaway_sent.is_some_and(|last| id > last)
+            || id <= self.reset_floor
             || self.reset_streams.iter().rev().any(|reset| *reset == id)
         {
             Absent::Ignored
@@ -437,6 +423,23 @@ impl Connection {
             self.events.push_back(Event::Reset(StreamId(id), code));
         }
         self.credits.spend_reset()
+    }
+}
+
+/// Counts DATA of `length` bytes, `content` of them without padding, against the window and against the length that was promised
+/// (RFC 9113 §6.9, §8.1.1). Returns what is wrong with it.
+#[inline]
+fn count_data(stream: &mut Stream, length: i64, content: usize, end: bool) -> Option<ErrorCode> {
+    stream.receive_window -= length;
+    if stream.receive_window < 0 {
+        return Some(ErrorCode::FLOW_CONTROL_ERROR);
+    }
+    let expected = stream.expected?;
+    stream.expected = expected.checked_sub(u64::try_from(content).unwrap_or(u64::MAX));
+    match stream.expected {
+        None => Some(ErrorCode::PROTOCOL_ERROR),
+        Some(1..) if end => Some(ErrorCode::PROTOCOL_ERROR),
+        Some(_) => None,
     }
 }
 

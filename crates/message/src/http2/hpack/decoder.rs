@@ -44,6 +44,11 @@ impl Decoder {
         self.must_shrink = self.table.limit() > self.limit;
     }
 
+    /// Gives the memory of the last literal back.
+    pub(in crate::http2) fn trim(&mut self) {
+        self.text = Vec::new();
+    }
+
     /// A new block begins.
     pub(in crate::http2) fn begin(&mut self) {
         self.at_start = true;

@@ -360,3 +360,30 @@ fn debug_shows_no_value() {
     connection.take_head(StreamId(1), &mut head).unwrap();
     assert!(!format!("{head:?}").contains("hunter2"));
 }
+
+#[test]
+fn late_frames_of_many_cancelled_streams_are_no_error() {
+    let mut connection = settled(Role::Client, Settings::default());
+    accepted(&mut connection, &[settings(&[])]);
+    for _ in 0..3000 {
+        let stream = connection.open(&Head::default(), true).unwrap();
+        connection.release(stream);
+        connection.sent(usize::MAX);
+    }
+    for turn in 0..3000 {
+        accepted(&mut connection, &[headers(2 * turn + 1, false, &[(":status", "200")]), data(2 * turn + 1, true, b"late")]);
+    }
+}
+
+#[test]
+fn one_that_waits_for_room_and_is_let_go_leaves_nothing() {
+    let mut connection = settled(Role::Server, Settings { output_bytes_max: 3000, ..Settings::default() });
+    for turn in 0..50 {
+        let id = StreamId(2 * turn + 1);
+        accepted(&mut connection, &[headers(id.number(), true, GET)]);
+        connection.send_head(id, &status(200), false).unwrap();
+        assert!(connection.send_data(id, &[0; 5000], true).unwrap() < 5000);
+        connection.release(id);
+    }
+    assert!(connection.waiting.is_empty());
+}

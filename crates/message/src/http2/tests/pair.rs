@@ -117,7 +117,7 @@ impl Side {
         self.connection.consume(stream, count);
         if call.writable && !call.ended {
             let bytes: Vec<u8> = (call.sent..call.length).map(|place| byte(stream, down, place)).take(70_000).collect();
-            let with_trailers = call.length % 2 == 0;
+            let with_trailers = call.length.is_multiple_of(2);
             let last = call.sent + bytes.len() == call.length;
             match self.connection.send_data(stream, &bytes, last && !with_trailers) {
                 Ok(sent) => {
