@@ -139,6 +139,8 @@ pub struct Connection {
     pub(super) goaway_received: Option<u32>,
     pub(super) ping_waiting: bool,
     pub(super) pings: u64,
+    /// Calls of [`Connection::second_passed`], modulo 2^32.
+    pub(super) seconds: u32,
     /// Something came since [`Connection::second_passed`].
     pub(super) used: bool,
 }
@@ -193,6 +195,7 @@ impl Connection {
             goaway_received: None,
             ping_waiting: false,
             pings: 0,
+            seconds: 0,
             used: true,
             settings,
         }
@@ -395,6 +398,7 @@ impl Connection {
 
     /// To be called once a second: gives the peer back some of its credits, and memory that was not needed in the last second.
     pub fn second_passed(&mut self) {
+        self.seconds = self.seconds.wrapping_add(1);
         self.credits.second_passed();
         self.output.trim();
         if !std::mem::take(&mut self.used) && self.streams.len() == 0 {

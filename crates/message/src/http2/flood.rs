@@ -7,8 +7,12 @@ use super::error::ConnectionError;
 /// attacker 30 bytes and us a request with all it leads to (CVE-2023-44487; and with resets provoked from us, CVE-2025-8671). A
 /// client that gives up a full window of 256 requests twice in a moment is within the bound.
 const RESETS_MAX: u32 = 512;
-/// LIMIT: resets regained per second. A client that hedges or has short deadlines stays below for ever.
-const RESETS_PER_SECOND: u32 = 64;
+/// LIMIT: resets regained per second: what a client with deadlines of half a second and all its streams taken by them resets. As many
+/// wasted requests are an ordinary load.
+const RESETS_PER_SECOND: u32 = 512;
+/// Calls of `second_passed` that a stream must have seen for its reset to cost nothing: it lived for a second at least. Who keeps
+/// streams open that long is bounded by the number of concurrent ones.
+pub(super) const LIFE_SECONDS: u32 = 2;
 
 /// LIMIT: frames that carry nothing: PING, SETTINGS, PRIORITY, empty DATA, unknown types, frames for closed streams. Each costs
 /// its sender 9 to 17 bytes, and us an answer at worst. Ten thousand are some milliseconds of work.

@@ -228,6 +228,8 @@ impl Connection {
     pub(super) fn new_stream(&self, id: u32) -> Stream {
         // Until the peer has our settings, it may use what holds without.
         let floor = if self.settings_acknowledged { 0 } else { WINDOW_INITIAL };
-        Stream::new(id, i64::from(self.peer.stream_window), i64::from(self.settings.stream_window.max(floor)))
+        let mut stream = Stream::new(id, i64::from(self.peer.stream_window), i64::from(self.settings.stream_window.max(floor)));
+        stream.born = self.seconds;
+        stream
     }
 }

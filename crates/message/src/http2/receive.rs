@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, Event, Role, StreamId, give_back_stream};
 use super::error::{ConnectionError, ErrorCode};
+use super::flood::LIFE_SECONDS;
 use super::frame::{Frame, HEADER_BYTES, PREFACE, flag, kind, narrow, setting, wide};
 use super::settings::{FRAME_SIZE_MAX, FRAME_SIZE_MIN, WINDOW_INITIAL, WINDOW_MAX};
 use super::streams::{Broken, Half, Stream};
@@ -196,7 +197,8 @@ impl Connection {
         if self.role == Role::Client && stream.receiving == Half::Ended {
             return self.stop_request(frame.stream, code);
         }
-        let unanswered = self.role == Role::Server && stream.sending != Half::Ended;
+        let young = self.seconds.wrapping_sub(stream.born) < LIFE_SECONDS;
+        let wasted = self.role == Role::Server && stream.sending != Half::Ended && young;
         let unseen = self.role == Role::Server && stream.heads > 0;
         self.break_stream(frame.stream, code, true);
         if unseen {
@@ -205,7 +207,7 @@ impl Connection {
         } else {
             self.events.push_back(Event::Reset(StreamId(frame.stream), code));
         }
-        if unanswered { self.credits.spend_reset() } else { Ok(()) }
+        if wasted { self.credits.spend_reset() } else { Ok(()) }
     }
 
     /// The answer is there in full, and stays; the rest of the request is not wanted. RFC 9113 §8.1.

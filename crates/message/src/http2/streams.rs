@@ -31,6 +31,8 @@ pub(super) struct Stream {
     pub(super) broken: Option<Broken>,
     /// Client: the server has answered in full and does not want the rest of the request. RFC 9113 §8.1.
     pub(super) unwanted: Option<ErrorCode>,
+    /// Seconds of the connection's life as it was opened.
+    pub(super) born: u32,
     /// Counts towards the limit of concurrent streams.
     pub(super) counted: bool,
     /// A Readable lies in the queue of events.
@@ -65,6 +67,7 @@ impl Stream {
             receiving: Half::Waiting,
             broken: None,
             unwanted: None,
+            born: 0,
             counted: true,
             readable_queued: false,
             refused_room: false,

@@ -48,6 +48,18 @@ fn an_honest_peer_may_ping_for_ever() {
 }
 
 #[test]
+fn requests_that_ran_into_their_deadline_are_no_flood() {
+    let mut connection = server();
+    for round in 0..50_u32 {
+        let ids = || (0..200).map(|turn| 2 * (200 * round + turn) + 1);
+        accepted(&mut connection, &ids().map(|id| headers(id, false, POST)).collect::<Vec<_>>());
+        connection.second_passed();
+        connection.second_passed();
+        accepted(&mut connection, &ids().map(|id| number(kind::RST_STREAM, id, 8)).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn answered_requests_earn_resets() {
     let mut connection = server();
     for turn in 0..5000_u32 {
