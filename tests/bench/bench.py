@@ -31,6 +31,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SIDECAR_CORE, LOAD_CORE = "1", "0"
 STOLEN_MAX, ATTEMPTS_MAX = 0.05, 3
 IDLE_CONNECTIONS = 1000
+#: The load average above which the machine is not ours alone; stolen time does not show what else runs on it.
+BUSY = 0.5
 #: A soak's connections are replaced after so many requests, so that what a connection leaves behind shows.
 SOAK_RENEW = 100
 LOAD = f"{ROOT}/target/release/bench-load"
@@ -403,7 +405,8 @@ def measure(name, number, folder, lanes, quick, tell):
                 try:
                     figures = attempt(pair, load, 1 if quick else seconds)
                 except Absent as why:
-                    print(f"bench: {name} has no {lane}: {why}", flush=True)
+                    if number == 0:
+                        print(f"bench: {name} has no {lane}: {why}", flush=True)
                     break
                 tell({"pair": name, "round": number, "lane": lane, **figures})
                 if figures["stolen"] <= STOLEN_MAX:
@@ -480,7 +483,10 @@ def run(arguments, tell):
         if why := why_not(pair):
             print(f"bench: {pair} is skipped: {why}", flush=True)
             arguments.pairs.remove(pair)
-    tell({"machine": report.machine(), "versions": report.versions(ROOT, arguments.pairs), "pairs": arguments.pairs, "rounds": arguments.rounds,
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"bench: something else runs here (load {load:.1f}): wait for it to end, or the figures are noise", flush=True)
+    tell({"machine": report.machine(), "load_before": round(load, 2), "versions": report.versions(ROOT, arguments.pairs), "pairs": arguments.pairs, "rounds": arguments.rounds,
           "quick": arguments.quick})
     rounds = 1 if arguments.soak else arguments.rounds
     failures = 0

@@ -129,7 +129,7 @@ def origin(summary):
     quick = " of one second each: they show that it works and measure little" if summary["quick"] else ""
     return (f"Measured on {on['date']}: {rounds}{quick}.\n"
             f"Machine: {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB, {on['system']}, kernel {on['kernel']}; "
-            f"at most {summary['stolen_most']:.3f} of a core stolen in what counts.\n"
+            f"at most {summary['stolen_most']:.3f} of a core stolen in what counts, load average before it {summary['load_before']}.\n"
             "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".\n")
 
 

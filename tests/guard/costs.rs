@@ -5,19 +5,17 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Instructions may be so much above the committed ones, in parts of a thousand.
-const MORE_MAX: u64 = 30;
+/// Instructions may be so much above the committed ones, in parts of a thousand; a figure as much below is worth writing down.
+const MORE_MAX: u32 = 30;
 /// The same where another compiler or another kind of processor made the program than the one that was written down.
-const MORE_ELSEWHERE_MAX: u64 = 150;
-/// Below the committed ones by this, a lower figure is worth writing down.
-const LESS: u64 = 30;
+const MORE_ELSEWHERE_MAX: u32 = 150;
 /// Allocations may be so much above: whole ones are found, what is due to chance is not.
 const ALLOCATIONS_MORE_MAX: f64 = 0.5;
 
 /// What one request costs one sidecar.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Cost {
-    pub(crate) instructions: u64,
+    pub(crate) instructions: f64,
     pub(crate) allocations: f64,
 }
 
@@ -47,37 +45,42 @@ impl Costs {
         let before = self.committed(lane, side).map_or_else(|| "new".to_owned(), |before| format!("before: {before}"));
         let lane = self.lanes.entry(lane).or_insert_with(|| json!({}));
         if let Some(sides) = lane.as_object_mut() {
-            sides.insert(side.to_owned(), json!({ "instructions": cost.instructions, "allocations": cost.allocations }));
+            sides.insert(side.to_owned(), json!({ "instructions": whole(cost.instructions), "allocations": cost.allocations }));
         }
         format!("{cost} written; {before}")
     }
 
-    /// Whether a cost is within what is committed; the text says both.
-    pub(crate) fn check(&self, lane: &str, side: &str, cost: Cost) -> Result<String, String> {
+    /// Whether a cost is within what is committed; the text says both. `chance`: how many more allocations are chance, in
+    /// parts of a thousand.
+    pub(crate) fn check(&self, lane: &str, side: &str, cost: Cost, chance: u32) -> Result<String, String> {
         let Some(committed) = self.committed(lane, side) else {
             return Err(format!("{cost}: nothing is committed; `make guard ARGS=--write` takes it"));
         };
         let here = made_with();
-        let more_max = if here == self.made_with { MORE_MAX } else { MORE_ELSEWHERE_MAX };
-        let elsewhere = if here == self.made_with { String::new() } else { format!(" by {}, here {here}", self.made_with) };
-        let told = format!("{cost}; committed{elsewhere}: {committed}");
+        let is_same = here == self.made_with;
+        let more_max = if is_same { MORE_MAX } else { MORE_ELSEWHERE_MAX };
+        let made = if is_same { String::new() } else { format!(" by {}, here {here}", self.made_with) };
+        let told = format!("{cost}; committed{made}: {committed}");
+        let instructions = committed.instructions * f64::from(more_max) / 1000.0;
+        let allocations = committed.allocations * f64::from(chance) / 1000.0 + ALLOCATIONS_MORE_MAX;
         let mut wrong = Vec::new();
-        if cost.instructions * 1000 > committed.instructions * (1000 + more_max) {
-            wrong.push(format!("instructions more than {} % above", more_max as f64 / 10.0));
+        if cost.instructions > committed.instructions + instructions {
+            wrong.push(format!("instructions more than {} % above", f64::from(more_max) / 10.0));
         }
-        if cost.allocations > committed.allocations + ALLOCATIONS_MORE_MAX {
-            wrong.push("an allocation more".to_owned());
+        if cost.allocations > committed.allocations + allocations {
+            wrong.push("more allocations".to_owned());
         }
         if !wrong.is_empty() {
-            return Err(format!("{told}: {}; mend it, or raise it by `make guard ARGS=--write` and say why", wrong.join(", ")));
+            return Err(format!("{told}: {}; mend it, or take it by `make guard ARGS=--write` and say why", wrong.join(", ")));
         }
-        let is_less = cost.instructions * 1000 < committed.instructions * (1000 - LESS) || cost.allocations < committed.allocations - ALLOCATIONS_MORE_MAX;
+        let is_less =
+            cost.instructions < committed.instructions - instructions || cost.allocations < committed.allocations - allocations;
         Ok(if is_less { format!("{told}: lower; `make guard ARGS=--write` keeps it so") } else { told })
     }
 
     fn committed(&self, lane: &str, side: &str) -> Option<Cost> {
         let cost = self.lanes.get(lane)?.get(side)?;
-        Some(Cost { instructions: cost.get("instructions")?.as_u64()?, allocations: cost.get("allocations")?.as_f64()? })
+        Some(Cost { instructions: cost.get("instructions")?.as_f64()?, allocations: cost.get("allocations")?.as_f64()? })
     }
 }
 
@@ -85,6 +88,12 @@ impl std::fmt::Display for Cost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} instructions, {} allocations", self.instructions, self.allocations)
     }
+}
+
+/// A count, which JSON writes without a point.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of instructions is whole and not negative")]
+const fn whole(count: f64) -> u64 {
+    count as u64
 }
 
 fn path() -> PathBuf {

@@ -14,11 +14,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// A sidecar under callgrind is some fifty times slower than it is.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
 /// Of an answer, and of what goes through a tunnel there and back.
+/// Between the starts of two requests: a sidecar keeps a record of at most fifty allowed decisions in a second, so that of fewer
+/// requests each is recorded, however slow the machine is.
+const PACE: Duration = Duration::from_millis(25);
+/// How long a sidecar that has nothing to do is counted.
+const REST: Duration = Duration::from_secs(3);
 const SMALL: usize = 1024;
 const BIG: usize = 1 << 20;
 
@@ -26,11 +31,12 @@ const BIG: usize = 1 << 20;
 pub(crate) struct Lane {
     pub(crate) name: &'static str,
     pub(crate) setup: Setup,
+    /// In how many pieces a body arrives depends on time, and each is allocated: so many more are chance, in parts of a thousand.
+    pub(crate) chance: u32,
     traffic: Traffic,
-    /// Before the counting, and then twice.
+    /// Requests before the counting and in it.
     warm: u32,
-    few: u32,
-    many: u32,
+    counted: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -45,11 +51,11 @@ enum Traffic {
 
 /// A request of `big` is one of a mebibyte.
 pub(crate) const LANES: [Lane; 5] = [
-    Lane { name: "http1", setup: Setup::Plain, traffic: Traffic::Http1("/"), warm: 100, few: 200, many: 1000 },
-    Lane { name: "http2", setup: Setup::Plain, traffic: Traffic::Grpc, warm: 100, few: 200, many: 1000 },
-    Lane { name: "big", setup: Setup::Plain, traffic: Traffic::Http1("/big"), warm: 4, few: 5, many: 25 },
-    Lane { name: "tcp", setup: Setup::Plain, traffic: Traffic::Tcp, warm: 100, few: 200, many: 1000 },
-    Lane { name: "http1-everything", setup: Setup::Everything, traffic: Traffic::Http1("/"), warm: 100, few: 200, many: 1000 },
+    Lane { name: "http1", setup: Setup::Plain, chance: 0, traffic: Traffic::Http1("/"), warm: 50, counted: 300 },
+    Lane { name: "http2", setup: Setup::Plain, chance: 0, traffic: Traffic::Grpc, warm: 50, counted: 300 },
+    Lane { name: "big", setup: Setup::Plain, chance: 100, traffic: Traffic::Http1("/big"), warm: 4, counted: 40 },
+    Lane { name: "tcp", setup: Setup::Plain, chance: 0, traffic: Traffic::Tcp, warm: 50, counted: 300 },
+    Lane { name: "http1-everything", setup: Setup::Everything, chance: 0, traffic: Traffic::Http1("/"), warm: 50, counted: 300 },
 ];
 
 impl Lane {
@@ -58,18 +64,24 @@ impl Lane {
         let mut connection = Connection::open(self.traffic, mesh).await?;
         connection.send(self.warm, mesh).await.context("before the counting")?;
         mesh.zero()?;
-        connection.send(self.few, mesh).await?;
-        let few = mesh.counts()?;
-        connection.send(self.many, mesh).await?;
-        let many = mesh.counts()?;
-        let requests = u64::from(self.many - self.few);
-        let cost = |((side, few), (_, many)): (&(&'static str, crate::profile::Counts), &(&'static str, crate::profile::Counts))| {
-            let allocations = many.allocations.saturating_sub(few.allocations) as f64 / requests as f64;
-            let instructions = many.instructions.saturating_sub(few.instructions) / requests;
-            ensure!(instructions > 0, "callgrind counted nothing in the sidecar of {side}");
-            Ok((*side, Cost { instructions, allocations: (allocations * 10.0).round() / 10.0 }))
-        };
-        few.iter().zip(&many).map(cost).collect()
+        let began = Instant::now();
+        sleep(REST).await;
+        let idle = mesh.counts()?;
+        let rested = began.elapsed();
+        let began = Instant::now();
+        connection.send(self.counted, mesh).await?;
+        let busy = mesh.counts()?;
+        let times = began.elapsed().as_secs_f64() / rested.as_secs_f64();
+        let mut sides = Vec::new();
+        for ((side, idle), (_, busy)) in idle.iter().zip(&busy) {
+            // What a sidecar does by itself in that time is no part of a request.
+            let of_one = |busy: u64, idle: u64| (busy as f64 - idle as f64 * times) / f64::from(self.counted);
+            let instructions = of_one(busy.instructions, idle.instructions).round();
+            ensure!(instructions > 0.0, "callgrind counted nothing in the sidecar of {side}");
+            let allocations = (of_one(busy.allocations, idle.allocations) * 10.0).round() / 10.0;
+            sides.push((*side, Cost { instructions, allocations }));
+        }
+        Ok(sides)
     }
 }
 
@@ -92,7 +104,8 @@ impl Connection {
                 Self::Http1(sender, path)
             }
             Traffic::Grpc => {
-                let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+                let (sender, connection) =
+                    hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
                 tokio::spawn(connection);
                 Self::Grpc(sender)
             }
@@ -101,7 +114,10 @@ impl Connection {
     }
 
     async fn send(&mut self, requests: u32, mesh: &Mesh) -> anyhow::Result<()> {
+        let mut pace = tokio::time::interval(PACE);
+        pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for number in 0..requests {
+            pace.tick().await;
             let one = timeout(CALL_DEADLINE, self.send_one(mesh)).await;
             one.map_err(|_| anyhow::anyhow!("no answer in time")).flatten().with_context(|| format!("request {number}"))?;
         }

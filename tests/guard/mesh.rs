@@ -2,6 +2,7 @@
 
 use anyhow::{Context, bail, ensure};
 use model::snapshot::JwtAlgorithm;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -42,6 +43,7 @@ pub(crate) struct Mesh {
     /// Headers of every request.
     pub(crate) headers: Vec<(&'static str, String)>,
     sidecars: Vec<(&'static str, u64)>,
+    control: u64,
     _issuer: Option<IssuerServer>,
 }
 
@@ -80,7 +82,8 @@ impl Mesh {
                 tokio::net::TcpListener::from_std(listener)
             })?)?;
             let now = i64::try_from(pki::now().seconds())?;
-            let claims = json!({ "iss": server.url(), "sub": "tina", "aud": "shop", "iat": now, "exp": now + 3600, "roles": ["teller"] });
+            let claims =
+                json!({ "iss": server.url(), "sub": "tina", "aud": "shop", "iat": now, "exp": now + 3600, "roles": ["teller"] });
             headers.push(("authorization", format!("Bearer {}", keys.mint(&claims))));
             headers.push(("x-client-country", "DE".to_owned()));
             headers.push(("x-channel", "web".to_owned()));
@@ -99,8 +102,9 @@ spec: {{ issuer: \"{0}\", jwksUri: \"{0}/jwks\", audiences: [shop], algorithms: 
         std::fs::create_dir(&mesh)?;
         std::fs::write(mesh.join("mesh.yaml"), mesh_yaml(setup, &applications, http, tcp) + &more)?;
         let up = up(dir.path(), proxy, setup)?;
-        let mut mesh = Self { dir, up, http, tcp, headers, sidecars: Vec::new(), _issuer: issuer };
+        let mut mesh = Self { dir, up, http, tcp, headers, sidecars: Vec::new(), control: 0, _issuer: issuer };
         mesh.wait().await.map_err(|error| error.context(mesh.logs()))?;
+        mesh.cut_off();
         for (_, pid) in &mesh.sidecars {
             crate::profile::tell(*pid, &["instrumentation", "on"])?;
         }
@@ -121,10 +125,20 @@ spec: {{ issuer: \"{0}\", jwksUri: \"{0}/jwks\", audiences: [shop], algorithms: 
         for side in ["client", "server"] {
             let workloads = told.get("workloads").and_then(Value::as_array).context("up.json")?;
             let own = workloads.iter().find(|each| each.get("name").and_then(Value::as_str) == Some(&format!("shop/{side}")));
-            let pid = own.and_then(|own| own.get("proxy_pid")).and_then(Value::as_u64).context("a sidecar's process id in up.json")?;
+            let pid =
+                own.and_then(|own| own.get("proxy_pid")).and_then(Value::as_u64).context("a sidecar's process id in up.json")?;
             self.sidecars.push((side, pid));
         }
+        self.control =
+            told.pointer("/control/pid").and_then(Value::as_u64).context("the control plane's process id in up.json")?;
         Ok(())
+    }
+
+    /// Takes the control plane away for good: a sidecar explains decisions to it when it finds time, some in each second, and that
+    /// is no part of a request. `rondel up` is held so that it does not start another.
+    fn cut_off(&self) {
+        signal(u64::from(self.up.id()), Signal::STOP);
+        signal(self.control, Signal::KILL);
     }
 
     /// Begins at nothing.
@@ -149,7 +163,11 @@ spec: {{ issuer: \"{0}\", jwksUri: \"{0}/jwks\", audiences: [shop], algorithms: 
 
     /// The ends of the logs.
     pub(crate) fn logs(&self) -> String {
-        let folder = std::fs::read_dir(self.dir.path().join("mesh/.rondel/logs")).into_iter().flatten().flatten().map(|entry| entry.path());
+        let folder = std::fs::read_dir(self.dir.path().join("mesh/.rondel/logs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         let mut out = String::new();
         for path in folder.chain([self.dir.path().join("up.log")]) {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
@@ -163,15 +181,21 @@ spec: {{ issuer: \"{0}\", jwksUri: \"{0}/jwks\", audiences: [shop], algorithms: 
 
 impl Drop for Mesh {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.up.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            let _gone = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
+        signal(u64::from(self.up.id()), Signal::TERM);
+        signal(u64::from(self.up.id()), Signal::CONT);
         let deadline = std::time::Instant::now() + STOP_DEADLINE;
         while matches!(self.up.try_wait(), Ok(None)) && std::time::Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(50));
         }
         let _gone = self.up.kill();
         let _reaped = self.up.wait();
+    }
+}
+
+fn signal(pid: u64, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // Who has gone needs no signal.
+        let _gone = kill_process(pid, signal);
     }
 }
 
@@ -185,7 +209,12 @@ fn up(dir: &Path, proxy: &Path, setup: Setup) -> anyhow::Result<Child> {
     script(&bin.join("rondel-control"), &format!("exec '{}' \"$@\"", own.join("rondel-control").display()))?;
     let options = "--tool=callgrind --instr-atstart=no --compress-strings=no --compress-pos=no --dump-line=no --vgdb-poll=500";
     let (out, log, proxy) = (dir.join("callgrind.%p"), dir.join("valgrind.%p.log"), proxy.canonicalize()?);
-    let command = format!("exec valgrind {options} --callgrind-out-file='{}' --log-file='{}' '{}' \"$@\"", out.display(), log.display(), proxy.display());
+    let command = format!(
+        "exec valgrind {options} --callgrind-out-file='{}' --log-file='{}' '{}' \"$@\"",
+        out.display(),
+        log.display(),
+        proxy.display()
+    );
     script(&bin.join("rondel-proxy"), &command)?;
 
     let log = std::fs::File::create(dir.join("up.log"))?;

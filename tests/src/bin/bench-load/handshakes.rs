@@ -57,7 +57,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<serde_json::Valu
             failed => {
                 errors += 1;
                 if errors >= ERRORS_MAX {
-                    let why = failed.map_or_else(|late| late.into(), |failed| failed.err().unwrap_or_else(|| anyhow::anyhow!("no reason")));
+                    let why = failed
+                        .map_or_else(|late| late.into(), |failed| failed.err().unwrap_or_else(|| anyhow::anyhow!("no reason")));
                     bail!("{errors} handshakes failed, the last after {} ms: {why:#}", begun.elapsed().as_millis());
                 }
             }
@@ -77,7 +78,8 @@ async fn shake(client: &LawlessClient, address: SocketAddr) -> anyhow::Result<(D
     stream.set_nodelay(true)?;
     let mut stream = client.connect(stream).await?;
     let took = begun.elapsed();
-    let group = stream.get_ref().1.negotiated_key_exchange_group().map_or_else(String::new, |group| format!("{:?}", group.name()));
+    let group =
+        stream.get_ref().1.negotiated_key_exchange_group().map_or_else(String::new, |group| format!("{:?}", group.name()));
     stream.shutdown().await?;
     // The server believes the client's certificate only now: an alert here is its refusal.
     let mut rest = [0; 4096];

@@ -46,7 +46,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let issued = ControlClient::new(channel).issue(request, Some(token), DEADLINE).await.context("the issue call")?;
     let chain: String = issued.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
     for (name, text) in [("svid.pem", chain), ("key.pem", pem("PRIVATE KEY", &key.to_pkcs8_der()))] {
-        let file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(arguments.directory.join(name));
+        let file =
+            std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(arguments.directory.join(name));
         file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(|| format!("write `{name}`"))?;
     }
     Ok(())

@@ -96,8 +96,14 @@ mod tests {
         let mut latencies = Latencies::default();
         (1..=1000).rev().for_each(|micros| latencies.add(Duration::from_micros(micros)));
         let figures = latencies.figures(Duration::from_secs(2), 3);
-        assert_eq!((figures["p50"].as_u64(), figures["p99"].as_u64(), figures["max"].as_u64()), (Some(501), Some(991), Some(1000)));
-        assert_eq!((figures["requests"].as_u64(), figures["rps"].as_f64(), figures["errors"].as_u64()), (Some(1000), Some(500.0), Some(3)));
+        assert_eq!(
+            (figures["p50"].as_u64(), figures["p99"].as_u64(), figures["max"].as_u64()),
+            (Some(501), Some(991), Some(1000))
+        );
+        assert_eq!(
+            (figures["requests"].as_u64(), figures["rps"].as_f64(), figures["errors"].as_u64()),
+            (Some(1000), Some(500.0), Some(3))
+        );
         assert_eq!(Latencies::default().figures(Duration::from_secs(1), 0)["p50"], serde_json::Value::Null);
     }
 }

@@ -112,7 +112,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<serde_json::Value> {
     Ok(figures)
 }
 
-fn work_off(arguments: &Arguments, schedule: &Mutex<Schedule>, start: Instant, request: &[u8], first: BufReader<TcpStream>) -> Seen {
+fn work_off(
+    arguments: &Arguments,
+    schedule: &Mutex<Schedule>,
+    start: Instant,
+    request: &[u8],
+    first: BufReader<TcpStream>,
+) -> Seen {
     // The kernel may wake a sleeper as much as this later, so that it can wake several at once.
     let _as_it_was = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let mut seen = Seen::default();
