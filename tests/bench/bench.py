@@ -164,6 +164,7 @@ class Pair:
         try:
             self.start_rondel() if self.name.startswith("rondel") else self.start_peer()
             self.wait_until_it_serves()
+            self.check_that_it_refuses()
         except BaseException:
             self.__exit__()
             raise
@@ -264,18 +265,36 @@ class Pair:
     def header_arguments(self, *more):
         return [word for header in [*self.headers, *more] for word in ("-H", header)]
 
+    def ask(self, headers):
+        """Status and size of one answer."""
+        arguments = [word for header in headers for word in ("-H", header)]
+        return self.inside("client", found("curl"), "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code} %{size_download}",
+                           *arguments, f"http://{SERVER}:18080/")
+
     def wait_until_it_serves(self):
         said = ""
         for _ in range(150):
             try:
-                said = self.inside("client", found("curl"), "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code} %{size_download}",
-                                   *self.header_arguments(), f"http://{SERVER}:18080/")
+                said = self.ask(self.headers)
             except RuntimeError as error:
                 said = str(error)
             if said == "200 1024":
                 return
             time.sleep(0.1)
         raise RuntimeError(f"{self.name} does not serve: {said}")
+
+    def check_that_it_refuses(self):
+        """A pair that lets everything through would be compared unfairly."""
+        if not self.headers:
+            return
+        token, *_ = self.headers
+        wrong = {"a call without a token": [], "a call with a bad token": [token[:-8] + "AAAAAAAA"]}
+        if self.name == "rondel-full":
+            wrong["a forbidden header"] = [token, *peers.FORBIDDEN_HEADERS]
+        for what, headers in wrong.items():
+            said = self.ask(headers)
+            if said.split()[0] not in ("401", "403"):
+                raise RuntimeError(f"{self.name} does not refuse {what}: {said}")
 
 
 def wrk(pair, path, connections, seconds, *headers):
@@ -530,6 +549,8 @@ def main():
     if not arguments.soak:
         with open(raw) as lines:
             about, *results = map(json.loads, lines)
+        if arguments.write and about["quick"]:
+            sys.exit("bench: the results are those of a quick run: not taken into the page")
         print(report.write(about, results, arguments.out, f"{ROOT}/docs" if arguments.write else None))
     sys.exit(1 if failures else 0)
 

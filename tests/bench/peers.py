@@ -254,8 +254,9 @@ spec: { issuer: "http://127.0.0.1:18100", jwksUri: "http://127.0.0.1:18100/jwks"
 BY_COUNTRY = 'context.source has country && context.source.country == "XX"'
 BY_CHANNEL = 'context.request.headers has "x-channel" && context.request.headers["x-channel"] == "blocked"'
 BY_HEADER = BY_COUNTRY
-#: What every call of `rondel-full` carries beside its token: neither is what a policy forbids.
+#: What every call of `rondel-full` carries beside its token, and what a policy forbids.
 FULL_HEADERS = ["x-client-country: DE", "x-channel: web"]
+FORBIDDEN_HEADERS = ["x-client-country: XX", "x-channel: blocked"]
 
 
 def rondel_mesh(folder, full):

@@ -28,8 +28,7 @@ pub(crate) enum Setup {
 }
 
 /// The policy that reads a header, and the setting that it needs.
-const BY_HEADER: (&str, &str) = BY_COUNTRY;
-const BY_COUNTRY: (&str, &str) = (
+const BY_HEADER: (&str, &str) = (
     r#"forbid (principal, action, resource) when { context.source has country && context.source.country == "XX" };"#,
     "country: { header: x-client-country, trusted: [shop/client] }",
 );
