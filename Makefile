@@ -2,7 +2,7 @@
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: help demo test check scenario interop bench doc fix build clean
+.PHONY: help demo test check scenario interop bench guard doc fix build clean
 
 help: ## Print this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,10 @@ scenario: build ## The whole mesh, promise by promise
 interop: build ## Real applications in pods, one line each; needs root, nftables and what it names as missing
 	@./tests/interop/prepare.sh
 	$(CARGO) test --locked --package scenarios --test interop
+
+guard: build ## Instructions and allocations of one request in each sidecar against tests/guard/costs.json; needs valgrind; ARGS=--write takes new ones
+	$(CARGO) build --locked --release --package proxy --bin rondel-proxy
+	RONDEL_GUARD_PROXY=$(CURDIR)/target/release/rondel-proxy $(CARGO) test --locked --package scenarios --test guard -- $(ARGS)
 
 bench: ## Rondel beside Envoy, haproxy and nginx on the same work, one table; needs root and two cores; ARGS=--help
 	$(CARGO) build --locked --release --workspace --bins

@@ -8,19 +8,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may use whom among ours (docs/architecture.md, "Direction"). A new edge is a decision: write a record in docs/decisions.
-const DIRECTION: [(&str, &[&str]); 14] = [
+const DIRECTION: [(&str, &[&str]); 15] = [
     ("model", &[]),
+    ("message", &[]),
     ("config", &["model", "policy", "token"]),
     ("identity", &["model"]),
     ("token", &["model"]),
     ("policy", &["model"]),
     ("capture", &[]),
     ("wire", &["model"]),
-    ("proxy", &["capture", "identity", "model", "policy", "token", "wire"]),
+    ("proxy", &["capture", "identity", "message", "model", "policy", "token", "wire"]),
     ("control", &["config", "identity", "model", "policy", "wire"]),
     ("cli", &["config", "model", "policy", "wire"]),
     ("testkit", &["identity", "model"]),
-    ("fuzz", &["proxy"]),
+    ("fuzz", &["message", "proxy"]),
     ("bank", &["config", "identity", "model", "testkit"]),
     ("scenarios", &["config", "identity", "model", "policy", "testkit", "token", "wire"]),
 ];

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Measures pairs of sidecars on the same work in one run, and prints how they compare with Rondel.
 
-    make bench                          every pair, three rounds, about forty minutes
+    make bench                                  every pair, three rounds, about an hour
     make bench ARGS='--rounds 1 --quick --pairs rondel,haproxy-h2'
+    make bench ARGS=--write                     and takes the result into docs/performance.md
+    make bench ARGS='--soak 60 --pairs rondel-full'   one load for an hour: does memory stay flat?
 
 Figures of one machine in one run: compare the pairs, not the numbers with those of elsewhere. CPU time per request is the one to
 trust; on a shared machine a round in which more than a twentieth of a core was stolen is measured again.
@@ -14,14 +16,14 @@ import os
 import pathlib
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
 import peers
-from peers import CLIENT, OUT, SERVER, found
+import report
+from peers import CLIENT, CONTROL, OUT, SERVER, TLS, found
 
 ROOT = str(pathlib.Path(__file__).resolve().parents[2])
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -29,10 +31,15 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SIDECAR_CORE, LOAD_CORE = "1", "0"
 STOLEN_MAX, ATTEMPTS_MAX = 0.05, 3
 IDLE_CONNECTIONS = 1000
+#: The load average above which the machine is not ours alone; stolen time does not show what else runs on it.
+BUSY = 0.5
+#: A soak's connections are replaced after so many requests, so that what a connection leaves behind shows.
+SOAK_RENEW = 100
+LOAD = f"{ROOT}/target/release/bench-load"
 
 
 class Absent(Exception):
-    """A pair cannot be measured here."""
+    """A lane cannot be measured with this pair."""
 
 
 class Processes:
@@ -40,6 +47,12 @@ class Processes:
 
     def __init__(self):
         self.started = []
+
+    def keep_awake(self, folder):
+        """A virtual core that sleeps is slow to wake, which shows as latency of whoever let it sleep: something always runs, of
+        the idle class, which gives way to everything at once."""
+        for core in (SIDECAR_CORE, LOAD_CORE):
+            self.start([found("chrt"), "-i", "0", LOAD, "awake"], f"{folder}/awake.log", core=core)
 
     def start(self, command, log, core=LOAD_CORE, network=None, environment=None):
         inside = ["nsenter", f"--net=/run/netns/{network}"] if network else []
@@ -144,11 +157,14 @@ class Pair:
     def __init__(self, name, folder):
         self.name, self.folder = name, folder
         self.processes, self.network, self.pids, self.headers = Processes(), None, {}, []
+        #: For handshakes with the server's sidecar: where, with which certificate and key, and as which group.
+        self.peer = None
 
     def __enter__(self):
         try:
             self.start_rondel() if self.name.startswith("rondel") else self.start_peer()
             self.wait_until_it_serves()
+            self.check_that_it_refuses()
         except BaseException:
             self.__exit__()
             raise
@@ -194,6 +210,7 @@ class Pair:
                 commands = peers.haproxy(self.folder, keys, "h2" if self.name.endswith("h2") else "http/1.1")
             case "nginx":
                 commands = peers.nginx(self.folder, keys)
+        self.peer = (f"{SERVER}:{TLS[18080]}", f"{keys}/client.pem", f"{keys}/client.key", None)
         for side, command in commands.items():
             process = self.processes.start(command, self.log(side), core=SIDECAR_CORE, network=self.names[side])
             self.pids[side] = process.pid
@@ -220,12 +237,26 @@ class Pair:
             side = each["name"].split("/")[1]
             self.pids[side] = each["proxy_pid"]
             peers.run("taskset", "-acp", SIDECAR_CORE, str(each["proxy_pid"]))
+        self.names["outside"] = outside
         self.start_backend()
         if full:
             self.start_issuer()
+            self.headers += peers.FULL_HEADERS
+        self.join(mesh)
 
-    def inside(self, side, *command, timeout=120):
-        output = subprocess.run(["nsenter", f"--net=/run/netns/{self.names[side]}", "taskset", "-c", LOAD_CORE, *command],
+    def join(self, mesh):
+        """A second SVID of the client, issued by the control plane for a join token, for handshakes without its sidecar."""
+        folder = f"{self.folder}/{self.name}-join"
+        peers.run(f"{ROOT}/target/release/rondel", "join-token", "shop/client", "--out", folder, env={**os.environ, "RONDEL_STATE": f"{mesh}/.rondel"})
+        self.inside("outside", LOAD, "identity", CONTROL, folder)
+        with open(f"/proc/{self.pids['client']}/status") as status:
+            # The group by which the capture knows the sidecar's own connections and lets them pass.
+            group = next(line.split()[1] for line in status if line.startswith("Gid:"))
+        self.peer = (f"{SERVER}:18080", f"{folder}/svid.pem", f"{folder}/key.pem", group)
+
+    def inside(self, side, *command, timeout=120, group=None):
+        entering = ["nsenter", f"--net=/run/netns/{self.names[side]}", *([f"--setgid={group}"] if group else [])]
+        output = subprocess.run([*entering, "taskset", "-c", LOAD_CORE, *command],
                                 capture_output=True, text=True, timeout=timeout)
         if output.returncode:
             raise RuntimeError(f"{command[0]}: {output.stdout[-300:]}{output.stderr[-300:]}")
@@ -234,18 +265,36 @@ class Pair:
     def header_arguments(self, *more):
         return [word for header in [*self.headers, *more] for word in ("-H", header)]
 
+    def ask(self, headers):
+        """Status and size of one answer."""
+        arguments = [word for header in headers for word in ("-H", header)]
+        return self.inside("client", found("curl"), "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code} %{size_download}",
+                           *arguments, f"http://{SERVER}:18080/")
+
     def wait_until_it_serves(self):
         said = ""
         for _ in range(150):
             try:
-                said = self.inside("client", found("curl"), "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code} %{size_download}",
-                                   *self.header_arguments(), f"http://{SERVER}:18080/")
+                said = self.ask(self.headers)
             except RuntimeError as error:
                 said = str(error)
             if said == "200 1024":
                 return
             time.sleep(0.1)
         raise RuntimeError(f"{self.name} does not serve: {said}")
+
+    def check_that_it_refuses(self):
+        """A pair that lets everything through would be compared unfairly."""
+        if not self.headers:
+            return
+        token, *_ = self.headers
+        wrong = {"a call without a token": [], "a call with a bad token": [token[:-8] + "AAAAAAAA"]}
+        if self.name == "rondel-full":
+            wrong["a forbidden header"] = [token, *peers.FORBIDDEN_HEADERS]
+        for what, headers in wrong.items():
+            said = self.ask(headers)
+            if said.split()[0] not in ("401", "403"):
+                raise RuntimeError(f"{self.name} does not refuse {what}: {said}")
 
 
 def wrk(pair, path, connections, seconds, *headers):
@@ -270,6 +319,10 @@ def h2load(pair, url, *arguments):
     return {"requests": done, "rps": float(re.search(r"([\d.]+) req/s", said)[1]), "p50": at(0.5), "p99": at(0.99), "errors": broken + late + bad}
 
 
+def bench_load(pair, *arguments, timeout=120, group=None):
+    return json.loads(pair.inside("client", LOAD, *arguments, timeout=timeout, group=group))
+
+
 def closed_loop(pair, seconds):
     return wrk(pair, "/", 64, seconds)
 
@@ -279,8 +332,8 @@ def in_series(pair, seconds):
 
 
 def steady(pair, seconds):
-    """A thousand requests a second over sixteen connections, whatever the answers take."""
-    return h2load(pair, f"http://{SERVER}:18080/", "--h1", "-c16", "-m1", "--rps=62.5", f"-D{seconds}", *pair.header_arguments())
+    """A thousand requests a second at random times over sixteen connections; a latency counts from when its request was due."""
+    return bench_load(pair, "steady", f"{SERVER}:18080", f"--seconds={seconds}", *pair.header_arguments(), timeout=seconds + 60)
 
 
 def fresh(pair, seconds):
@@ -299,8 +352,26 @@ def grpc(pair, seconds):
     return h2load(pair, f"http://{SERVER}:18081/bench.Echo/Call", "-c4", "-m16", f"-D{seconds}", "-d", body, *headers)
 
 
+def handshake(pair, seconds, hybrid=False):
+    """Full mutual TLS 1.3 handshakes in series with the server's sidecar, X25519 alone."""
+    if not pair.pids:
+        raise Absent("there is no sidecar")
+    address, certificate, key, group = pair.peer
+    more = ["--hybrid"] if hybrid else []
+    figures = bench_load(pair, "handshakes", address, "--certificate", certificate, "--key", key, f"--seconds={seconds}", *more, group=group)
+    if hybrid and "MLKEM" not in figures["group"]:
+        raise Absent(f"agreed on {figures['group']}")
+    return figures
+
+
+def handshake_hybrid(pair, seconds):
+    """The same with X25519MLKEM768, where the server has it."""
+    return handshake(pair, seconds, hybrid=True)
+
+
 #: Each with its seconds.
-LOADS = {"closed": (closed_loop, 8), "series": (in_series, 5), "steady": (steady, 5), "fresh": (fresh, 5), "big": (big, 5), "grpc": (grpc, 6)}
+LOADS = {"closed": (closed_loop, 8), "series": (in_series, 5), "steady": (steady, 5), "fresh": (fresh, 5), "big": (big, 5), "grpc": (grpc, 6),
+         "handshake": (handshake, 3), "handshake-hybrid": (handshake_hybrid, 3)}
 
 
 def attempt(pair, load, seconds):
@@ -335,60 +406,57 @@ def idle_connections(pair, count):
         holder.wait(20)
 
 
-def measure(name, number, folder, quick, tell):
+def measure(name, number, folder, lanes, quick, tell):
     """One round of one pair."""
     with Pair(name, folder) as pair:
         time.sleep(1)
-        idle = {side: rss_kib(pid) / 1024 for side, pid in pair.pids.items()}
-        tell({"pair": name, "round": number, "lane": "memory", "idle_mib": max(idle.values(), default=None)})
-        if pair.pids:
+        if "memory" in lanes and pair.pids:
+            idle = {side: rss_kib(pid) / 1024 for side, pid in pair.pids.items()}
+            tell({"pair": name, "round": number, "lane": "memory", "idle_mib": max(idle.values())})
+        if "idle" in lanes and pair.pids:
             each = idle_connections(pair, 200 if quick else IDLE_CONNECTIONS)
             tell({"pair": name, "round": number, "lane": "idle", "kib": each["client"], "kib_server": each["server"]})
         closed_loop(pair, 1)
         for lane, (load, seconds) in LOADS.items():
+            if lane not in lanes:
+                continue
             for _ in range(1 if quick else ATTEMPTS_MAX):
-                figures = attempt(pair, load, 1 if quick else seconds)
+                try:
+                    figures = attempt(pair, load, 1 if quick else seconds)
+                except Absent as why:
+                    if number == 0:
+                        print(f"bench: {name} has no {lane}: {why}", flush=True)
+                    break
                 tell({"pair": name, "round": number, "lane": lane, **figures})
                 if figures["stolen"] <= STOLEN_MAX:
                     break
 
 
-#: Title, lane, figure, digits, whether the best round counts instead of the median.
-COLUMNS = [
-    ("µs CPU a request, both, 64 connections", "closed", "us", 1, False),
-    ("in series, p50 µs", "series", "p50", 0, False),
-    ("1000 a second, p99 µs, best round", "steady", "p99", 0, True),
-    ("µs CPU a new connection, both", "fresh", "us", 1, False),
-    ("1 MiB bodies, MB/s", "big", "mb_s", 0, False),
-    ("gRPC-like h2, µs CPU, both", "grpc", "us", 1, False),
-    ("idle RSS, MiB", "memory", "idle_mib", 1, False),
-    ("KiB an idle connection, client's", "idle", "kib", 1, False),
-]
-
-
-def summary(results, pairs):
-    """The table: one row a pair, each figure with its ratio to Rondel's with everything on (to plain Rondel's if that did not run)."""
-    kept = {}
-    for result in results:
-        key = (result["pair"], result["lane"], result["round"])
-        if key not in kept or result.get("stolen", 0) < kept[key].get("stolen", 0):
-            kept[key] = result
-
-    def figure(pair, lane, name, best):
-        values = [each[name] for (whose, which, _), each in kept.items() if whose == pair and which == lane and each.get(name)]
-        return None if not values else min(values) if best else statistics.median(values)
-
-    base = next((pair for pair in ("rondel-full", "rondel") if pair in pairs), None)
-    lines = ["| pair | " + " | ".join(column[0] for column in COLUMNS) + " | errors |", "| --- |" + " ---: |" * (len(COLUMNS) + 1)]
-    for pair in pairs:
-        cells = []
-        for _, lane, name, digits, best in COLUMNS:
-            value, ours = figure(pair, lane, name, best), figure(base, lane, name, best)
-            ratio = f" ({value / ours:.2f})" if value and ours and pair != base else ""
-            cells.append(f"{value:.{digits}f}{ratio}" if value else "–")
-        errors = sum(each.get("errors", 0) for (whose, _, _), each in kept.items() if whose == pair)
-        lines.append(f"| {pair} | " + " | ".join(cells) + f" | {errors} |")
-    return "\n".join(lines) + (f"\n\nIn brackets: the ratio to `{base}` in the same run.\n" if base else "\n")
+def soak(name, minutes, folder, tell):
+    """One load for a long time: the memory of both sidecars before it and after each tenth of it."""
+    with Pair(name, folder) as pair:
+        steady(pair, 1)
+        seconds, began = minutes * 60, time.monotonic()
+        command = [LOAD, "steady", f"{SERVER}:18080", f"--seconds={seconds}", f"--renew={SOAK_RENEW}", *pair.header_arguments()]
+        with open(pair.log("soak"), "w") as said:
+            load = subprocess.Popen(["nsenter", f"--net=/run/netns/{pair.names['client']}", "taskset", "-c", LOAD_CORE, *command],
+                                    stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        try:
+            for tenth in range(11):
+                while time.monotonic() - began < seconds * tenth / 10 and load.poll() is None:
+                    time.sleep(0.2)
+                memory = {side: round(rss_kib(pid) / 1024, 2) for side, pid in pair.pids.items()}
+                tell({"pair": name, "lane": "soak", "minutes": round(minutes * tenth / 10, 2), **memory})
+                print(f"| {name} | {minutes * tenth / 10:.1f} | " + " | ".join(f"{memory.get(side, 0):.2f}" for side in ("client", "server")) + " |", flush=True)
+            load.wait(60)
+        finally:
+            load.kill()
+            load.wait()
+        text = open(pair.log("soak")).read()
+        if load.returncode:
+            raise RuntimeError(text[-300:])
+        tell({"pair": name, "lane": "soak-load", **json.loads(text)})
+        print(f"bench: {name}: {text.strip()}", flush=True)
 
 
 def why_not(pair):
@@ -401,47 +469,90 @@ def why_not(pair):
     return None
 
 
-def main():
-    known = ["direct", "rondel", "rondel-full", "envoy", "envoy-jwt", "haproxy-h1", "haproxy-h2", "nginx"]
+KNOWN = ["direct", "rondel", "rondel-full", "envoy", "envoy-jwt", "haproxy-h1", "haproxy-h2", "nginx"]
+LANES = [*LOADS, "memory", "idle"]
+
+
+def read_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", default=",".join(known), help="comma-separated; default: %(default)s")
+    parser.add_argument("--pairs", default=",".join(KNOWN), help="comma-separated; default: %(default)s")
+    parser.add_argument("--lanes", default=",".join(LANES), help="comma-separated; default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="the pairs take turns this often; default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="a second for each load: shows that it works, measures little")
-    parser.add_argument("--out", default=f"{ROOT}/target/bench", help="folder for results.jsonl and table.md; default: target/bench")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="instead: a thousand requests a second for so long, and the memory at each tenth")
+    parser.add_argument("--write", action="store_true", help="take the result into docs/performance.md and docs/performance.svg")
+    parser.add_argument("--again", action="store_true", help="measure nothing: table, picture and page from the results that are there")
+    parser.add_argument("--out", default=f"{ROOT}/target/bench", help="folder of results.jsonl (raw), results.json, table.md and table.svg; default: target/bench")
     arguments = parser.parse_args()
-    pairs = arguments.pairs.split(",")
-    if unknown := [pair for pair in pairs if pair not in known]:
-        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    arguments.pairs, arguments.lanes = arguments.pairs.split(","), arguments.lanes.split(",")
+    for given, known in ((arguments.pairs, KNOWN), (arguments.lanes, LANES)):
+        if unknown := [word for word in given if word not in known]:
+            parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    if arguments.write and (arguments.quick or arguments.soak):
+        parser.error("--write takes a whole run only, neither a quick one nor a soak")
+    return arguments
+
+
+def run(arguments, tell):
     if os.geteuid() != 0 or len(os.sched_getaffinity(0)) < 2:
         sys.exit("bench: needs root, for network namespaces, and two cores")
-    if missing := [name for name in ("wrk", "h2load", "nghttpd", "nginx", "nft", "ip", "curl", "openssl") if not found(name)]:
+    if missing := [name for name in ("wrk", "h2load", "nghttpd", "nginx", "nft", "ip", "curl", "openssl", "chrt") if not found(name)]:
         sys.exit(f"bench: not installed: {', '.join(missing)}")
-    for pair in list(pairs):
+    for pair in list(arguments.pairs):
         if why := why_not(pair):
             print(f"bench: {pair} is skipped: {why}", flush=True)
-            pairs.remove(pair)
-    os.makedirs(arguments.out, exist_ok=True)
-    results = []
-    with open(f"{arguments.out}/results.jsonl", "w") as out, tempfile.TemporaryDirectory(prefix="rondel-bench-") as folder:
+            arguments.pairs.remove(pair)
+    load = os.getloadavg()[0]
+    if load > BUSY:
+        print(f"bench: something else runs here (load {load:.1f}): wait for it to end, or the figures are noise", flush=True)
+    tell({"machine": report.machine(), "load_before": round(load, 2), "versions": report.versions(ROOT, arguments.pairs), "pairs": arguments.pairs, "rounds": arguments.rounds,
+          "quick": arguments.quick})
+    rounds = 1 if arguments.soak else arguments.rounds
+    failures = 0
+    if arguments.soak:
+        print("| pair | minute | client's RSS, MiB | server's RSS, MiB |\n| --- | ---: | ---: | ---: |", flush=True)
+    with tempfile.TemporaryDirectory(prefix="rondel-bench-") as folder:
         os.chmod(folder, 0o755)
+        awake = Processes()
+        awake.keep_awake(folder)
+        try:
+            for number in range(rounds):
+                # Each round in another order, so that no pair always follows the same one.
+                first = number % max(1, len(arguments.pairs))
+                for pair in arguments.pairs[first:] + arguments.pairs[:first]:
+                    try:
+                        if arguments.soak:
+                            soak(pair, arguments.soak, folder, tell)
+                        else:
+                            print(f"bench: round {number + 1} of {rounds}: {pair}", flush=True)
+                            measure(pair, number, folder, arguments.lanes, arguments.quick, tell)
+                    except (RuntimeError, OSError, ValueError, subprocess.SubprocessError) as error:
+                        print(f"bench: {pair} failed: {error}", flush=True)
+                        failures += 1
+        finally:
+            awake.end()
+    return failures
 
-        def tell(result):
-            results.append(result)
-            out.write(json.dumps(result) + "\n")
-            out.flush()
 
-        for number in range(arguments.rounds):
-            # Each round in another order, so that no pair always follows the same one.
-            for pair in pairs[number % len(pairs):] + pairs[:number % len(pairs)]:
-                print(f"bench: round {number + 1} of {arguments.rounds}: {pair}", flush=True)
-                try:
-                    measure(pair, number, folder, arguments.quick, tell)
-                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-                    print(f"bench: {pair} failed: {error}", flush=True)
-    table = summary(results, pairs)
-    with open(f"{arguments.out}/table.md", "w") as file:
-        file.write(table)
-    print(table)
+def main():
+    arguments = read_arguments()
+    raw = f"{arguments.out}/results.jsonl" if not arguments.soak else f"{arguments.out}/soak.jsonl"
+    failures = 0
+    if not arguments.again:
+        os.makedirs(arguments.out, exist_ok=True)
+        with open(raw, "w") as out:
+            def tell(result):
+                out.write(json.dumps(result) + "\n")
+                out.flush()
+
+            failures = run(arguments, tell)
+    if not arguments.soak:
+        with open(raw) as lines:
+            about, *results = map(json.loads, lines)
+        if arguments.write and about["quick"]:
+            sys.exit("bench: the results are those of a quick run: not taken into the page")
+        print(report.write(about, results, arguments.out, f"{ROOT}/docs" if arguments.write else None))
+    sys.exit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ CLIENT, SERVER = "10.77.1.1", "10.77.1.2"
 OUT = {18080: 15001, 18081: 15011}
 #: Where the server's sidecar takes mutual TLS for each.
 TLS = {18080: 15006, 18081: 15016}
+#: Where Rondel's control plane listens, on the bridge of its pods.
+CONTROL = "10.77.0.1:7400"
 SAN = "spiffe://shop.example/ns/shop/sa/%s"
 
 
@@ -220,7 +222,7 @@ def envoy(root, folder, keys, jwks=None):
 MESH = """apiVersion: rondel.dev/v1alpha1
 kind: MeshConfig
 metadata: { name: bench }
-spec: { trustDomain: shop.example, country: { header: x-client-country, trusted: [shop/client] } }
+spec: { trustDomain: shop.example }
 ---
 apiVersion: rondel.dev/v1alpha1
 kind: Workload
@@ -248,6 +250,13 @@ spec: { issuer: "http://127.0.0.1:18100", jwksUri: "http://127.0.0.1:18100/jwks"
 """
 
 
+#: The policy of `rondel-full` that reads a header of the request.
+BY_HEADER = 'context.request.headers has "x-channel" && context.request.headers["x-channel"] == "blocked"'
+#: What every call of `rondel-full` carries beside its token, and what a policy forbids.
+FULL_HEADERS = ["x-channel: web"]
+FORBIDDEN_HEADERS = ["x-channel: blocked"]
+
+
 def rondel_mesh(folder, full):
     """The configuration. `full`: twenty policies, of which one reads the token's roles and one a header, and a token for each call."""
     client = 'principal == Workload::"' + SAN % "client" + '"'
@@ -255,7 +264,7 @@ def rondel_mesh(folder, full):
     if full:
         policies = [
             f'@id("teller") permit ({client}, action, resource) when {{ context has user && context.user in Role::"teller" }};',
-            '@id("country") forbid (principal, action, resource) when { context.source has country && context.source.country == "XX" };',
+            f'@id("header") forbid (principal, action, resource) when {{ {BY_HEADER} }};',
         ]
         for number in range(18):
             policies.append(f'@id("other-{number}") permit (principal == Workload::"{SAN % f"other-{number}"}", action, resource) '

@@ -104,8 +104,12 @@ impl Pods {
         std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
     }
 
-    /// The access log of a workload's sidecar.
+    /// The access log of a workload's sidecar. Lines are written some 20 ms after what they tell of.
     pub(crate) fn access_log(&self, workload: &str) -> String {
+        let until = Instant::now() + Duration::from_millis(500);
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            std::thread::park_timeout(left);
+        }
         self.log(&format!("mesh/.rondel/logs/{workload}-proxy.log"))
     }
 

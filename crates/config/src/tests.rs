@@ -163,6 +163,18 @@ fn every_mistake_is_told_with_its_place_and_what_to_write() {
             "b.yaml:9:",
             "pth",
         ),
+        (
+            "permit (principal, action, resource);",
+            "permit (principal, action, resource)\n    when { context.request.headers has \"X-Tenant\" };",
+            "b.yaml:10:",
+            "write `x-tenant` for `X-Tenant`",
+        ),
+        (
+            "permit (principal, action, resource);",
+            "permit (principal, action, resource) when { context.request.headers has cookie };",
+            "b.yaml:9:",
+            "policies cannot read the header `cookie`: it is a secret; write conditions on `context.user`",
+        ),
         ("permit (principal, action, resource);", "permit (principal, action", "b.yaml:9:", "unexpected end"),
         ("audiences: [shop]", "audiences: []", "b.yaml:16:", "at least one audience"),
         ("issuer: https://login.example", "issuer: login.example", "b.yaml:15:", "https://"),

@@ -92,9 +92,9 @@ impl Credentials {
         certified: Arc<SingleCertAndKey>,
     ) -> Result<Self, CredentialsError> {
         let server = |alpn: &[Alpn], svid| server_config(Arc::clone(&certified), Arc::clone(&bundles), alpn, svid);
-        let http = server(&[Alpn::Http2, Alpn::Http1], ClientSvid::Required)?;
+        let http = server(&[Alpn::Http2, Alpn::Mux, Alpn::Http1], ClientSvid::Required)?;
         let tcp = server(&[Alpn::Tcp], ClientSvid::Required)?;
-        let any = server(&[Alpn::Http2, Alpn::Http1, Alpn::Tcp], ClientSvid::Required)?;
+        let any = server(&[Alpn::Http2, Alpn::Mux, Alpn::Http1, Alpn::Tcp], ClientSvid::Required)?;
         let control = server(&[Alpn::Http2], ClientSvid::Optional)?;
         Ok(Self { svid, bundles, signer, certified, http, tcp, any, control })
     }
@@ -130,7 +130,7 @@ impl Credentials {
     }
 
     /// For one connection: a client configuration knows whom it expects.
-    pub(crate) fn client(&self, expected: &[SpiffeId], alpn: Alpn) -> Result<Arc<ClientConfig>, rustls::Error> {
+    pub(crate) fn client(&self, expected: &[SpiffeId], alpn: &[Alpn]) -> Result<Arc<ClientConfig>, rustls::Error> {
         client_config(Some(Arc::clone(&self.certified)), Arc::clone(&self.bundles), expected, alpn)
     }
 }
@@ -169,7 +169,7 @@ pub(crate) fn client_config(
     certified: Option<Arc<SingleCertAndKey>>,
     bundles: Arc<TrustBundles>,
     expected: &[SpiffeId],
-    alpn: Alpn,
+    alpn: &[Alpn],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(provider::provider());
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?;
@@ -179,7 +179,7 @@ pub(crate) fn client_config(
         Some(certified) => builder.with_client_cert_resolver(certified),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![alpn.wire().to_vec()];
+    config.alpn_protocols = alpn.iter().map(|alpn| alpn.wire().to_vec()).collect();
     config.resumption = Resumption::disabled();
     // Peers are found by their SPIFFE ID; a server name would say nothing, in clear text.
     config.enable_sni = false;

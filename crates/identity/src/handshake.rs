@@ -31,16 +31,19 @@ pub enum Alpn {
     Http1,
     /// HTTP/2: `h2`.
     Http2,
+    /// Many streams of HTTP/1.1 on one connection: `rondel-mux`.
+    Mux,
     /// Opaque bytes: `rondel-tcp`.
     Tcp,
 }
 
 impl Alpn {
-    /// The name: `http/1.1`, `h2`, `rondel-tcp`.
+    /// The name: `http/1.1`, `h2`, `rondel-mux`, `rondel-tcp`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http1 => "http/1.1",
             Self::Http2 => "h2",
+            Self::Mux => "rondel-mux",
             Self::Tcp => "rondel-tcp",
         }
     }
@@ -50,14 +53,14 @@ impl Alpn {
     }
 
     fn from_wire(name: &[u8]) -> Option<Self> {
-        [Self::Http1, Self::Http2, Self::Tcp].into_iter().find(|alpn| alpn.wire() == name)
+        [Self::Http1, Self::Http2, Self::Mux, Self::Tcp].into_iter().find(|alpn| alpn.wire() == name)
     }
 }
 
 /// What a listener carries, and so which ALPN names it selects from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Serves {
-    /// HTTP: `h2`, then `http/1.1`.
+    /// HTTP: `h2`, `rondel-mux` or `http/1.1`, in this order.
     Http,
     /// Opaque bytes: `rondel-tcp`.
     Tcp,
@@ -130,7 +133,7 @@ impl VerifiedPeer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeRefusal {
     /// The handshake did not end in time. The peer or the network is slow, or somebody holds connections open.
-    #[error("the TLS handshake did not end within {} ms", deadline.as_millis())]
+    #[error("the TLS handshake did not end within limit `handshakeMs` ({} ms)", deadline.as_millis())]
     Timeout {
         /// How long it had.
         deadline: Duration,
@@ -229,7 +232,8 @@ where
     Ok((stream, peer))
 }
 
-/// Connects to a workload that must be one of `expected`, compared as whole SPIFFE IDs, and that must select exactly `alpn`.
+/// Connects to a workload that must be one of `expected`, compared as whole SPIFFE IDs, and that must select one of `alpn`, which it
+/// is offered in this order and which is given back.
 ///
 /// Who is expected is checked inside the handshake: anybody else never sees our certificate. In TLS 1.3 a client learns only
 /// by its first read that the server refused *its* certificate; [`refused_by_peer`] reads that error.
@@ -242,9 +246,9 @@ pub async fn connect<S>(
     stream: S,
     credentials: &Credentials,
     expected: &[SpiffeId],
-    alpn: Alpn,
+    alpn: &[Alpn],
     deadline: Duration,
-) -> Result<(ClientStream<S>, VerifiedPeer), HandshakeRefusal>
+) -> Result<(ClientStream<S>, VerifiedPeer, Alpn), HandshakeRefusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -266,9 +270,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let expected = std::slice::from_ref(expected);
-    let config = credentials::client_config(None, Arc::clone(bundles), expected, Alpn::Http2);
+    let config = credentials::client_config(None, Arc::clone(bundles), expected, &[Alpn::Http2]);
     let config = config.map_err(|error| refusal_of(&error))?;
-    connect_with(stream, config, Alpn::Http2, deadline).await
+    let (stream, peer, _) = connect_with(stream, config, &[Alpn::Http2], deadline).await?;
+    Ok((stream, peer))
 }
 
 /// The peer's refusal, if that is what `error` (of a read or write, or anything that one caused) comes from.
@@ -290,9 +295,9 @@ where
 async fn connect_with<S>(
     stream: S,
     config: Arc<ClientConfig>,
-    alpn: Alpn,
+    alpn: &[Alpn],
     deadline: Duration,
-) -> Result<(ClientStream<S>, VerifiedPeer), HandshakeRefusal>
+) -> Result<(ClientStream<S>, VerifiedPeer, Alpn), HandshakeRefusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -301,11 +306,13 @@ where
     let connecting = async { TlsConnector::from(config).connect(name, stream).await.map_err(|error| first_message(&error)) };
     let stream = within(deadline, connecting).await?;
     let connection = stream.get_ref().1;
-    if connection.alpn_protocol() != Some(alpn.wire()) {
-        return Err(HandshakeRefusal::failed(format!("the peer did not select the protocol `{}`", alpn.as_str())));
-    }
+    let selected = connection.alpn_protocol().and_then(Alpn::from_wire).filter(|selected| alpn.contains(selected));
+    let Some(selected) = selected else {
+        let offered: Vec<&str> = alpn.iter().map(|alpn| alpn.as_str()).collect();
+        return Err(HandshakeRefusal::failed(format!("the peer did not select the protocol `{}`", offered.join("` or `"))));
+    };
     let peer = VerifiedPeer::of(connection, connection.peer_certificates().unwrap_or_default())?;
-    Ok((stream, peer))
+    Ok((stream, peer, selected))
 }
 
 async fn within<T>(

@@ -4,6 +4,7 @@ use crate::authz::AuthzRequest;
 use crate::ids::{DecisionId, PolicyId, Revision, ServiceName, WorkloadName};
 use crate::reason::Reason;
 use crate::time::Timestamp;
+use std::sync::Arc;
 
 /// Whether a call may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -25,8 +26,8 @@ pub struct Decision {
     /// Why not, if denied.
     pub reason: Option<Reason>,
     /// The policies that determined it: the matching permits of an allow, the matching forbids of a denial, or nothing
-    /// where the default denied.
-    pub determining: Vec<PolicyId>,
+    /// where the default denied. Sorted.
+    pub determining: Arc<[PolicyId]>,
     /// The revision of the snapshot that decided.
     pub revision: Revision,
 }

@@ -312,6 +312,30 @@ impl DecisionId {
         }
         u128::from_str_radix(digits, 16).map(Self).map_err(|_| wrong())
     }
+
+    /// What `Display` prints, without an allocation.
+    pub fn text(self) -> DecisionText {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [b'0'; 34];
+        let mut rest = self.0;
+        for place in text.iter_mut().rev() {
+            *place = usize::try_from(rest & 15).ok().and_then(|digit| DIGITS.get(digit)).copied().unwrap_or(b'0');
+            rest >>= 4;
+        }
+        [text[0], text[1]] = *b"d-";
+        DecisionText(text)
+    }
+}
+
+/// A decision id as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecisionText([u8; 34]);
+
+impl DecisionText {
+    /// The text: visible ASCII.
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl fmt::Display for DecisionId {

@@ -12,7 +12,7 @@ pub mod reason;
 pub mod snapshot;
 pub mod time;
 
-pub use authz::{AttributeValue, AuthzRequest, Principal, Source, User};
+pub use authz::{AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Question, Source, User};
 pub use decision::{Decision, DecisionRecord, Effect};
 pub use ids::{DecisionId, PolicyId, Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 pub use limits::{Limit, Limits};

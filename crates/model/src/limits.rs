@@ -174,7 +174,13 @@ impl Limit {
                 1_000_000,
                 "open connections from the application; each costs memory and a file descriptor",
             ),
-            Self::StreamsPerConnection => ("streamsPerConnection", 256, 1, 10_000, "concurrent HTTP/2 streams of one connection"),
+            Self::StreamsPerConnection => (
+                "streamsPerConnection",
+                256,
+                1,
+                10_000,
+                "concurrent streams of one connection: of HTTP/2, and of HTTP/1 between two sidecars",
+            ),
             Self::ConnectionsPerEndpoint => {
                 ("connectionsPerEndpoint", 1024, 1, 100_000, "open connections to one endpoint, per worker")
             }

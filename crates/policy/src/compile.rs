@@ -2,10 +2,11 @@
 
 use crate::explain::Anatomy;
 use crate::facts::Names;
+use crate::headers::{self, HEADERS, HeaderNames};
 use crate::reads::Reads;
 use crate::slice::{BODY, Slice, admits};
 pub use crate::text::TEXT_BYTES_MAX;
-use crate::text::{Places, survey};
+use crate::text::{Places, find_behind, survey};
 use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, ValidationWarning, Validator, pst};
@@ -85,6 +86,8 @@ pub struct Policies {
     pub(crate) actions: HashMap<&'static str, ActionSlice>,
     /// The declared user attributes.
     pub(crate) attributes: BTreeMap<String, AttributeType>,
+    /// Every header that some policy names.
+    pub(crate) headers: Vec<String>,
     pub(crate) names: Names,
     pub(crate) authorizer: Authorizer,
     /// Tells these policies from all others while somebody holds it.
@@ -110,6 +113,12 @@ impl Policies {
     pub fn body_fields(&self, action: &str) -> Option<&BTreeMap<String, AttributeType>> {
         self.actions.get(action)?.slice.body_fields.as_ref()
     }
+
+    /// The names, in lower case, of the request headers that policies of this action read, each once. All of them must be among
+    /// [`model::Question::headers`], also those that are absent.
+    pub fn header_names(&self, action: &str) -> &[String] {
+        self.actions.get(action).map_or(&[], |action| action.slice.headers.as_slice())
+    }
 }
 
 /// Parses, validates and cuts the policies that select one workload.
@@ -120,7 +129,7 @@ impl Policies {
 /// # Errors
 /// All that is wrong, in the order of the sources: syntax, types, unknown attributes, policies that could never apply,
 /// confusable characters, templates, unknown annotations, an `@id` that stands twice, a body that is read but not
-/// declared, declarations that contradict each other, a text beyond its bounds.
+/// declared, a header that policies cannot read, declarations that contradict each other, a text beyond its bounds.
 pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Result<Policies, Vec<PolicyError>> {
     let at_first = |message: String| {
         let (file, line) = policies.first().map_or((String::new(), 1), |first| (first.file.clone(), first.line));
@@ -128,25 +137,8 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Res
     };
     let names = Names::parse().map_err(at_first)?;
     let vocabulary = if policies.is_empty() { Vocabulary::empty() } else { Vocabulary::of(issuers).map_err(at_first)? };
-    let mut errors = Vec::new();
-    let mut rules = Vec::new();
-    let mut validators = BTreeMap::new();
-    let mut resources = HashSet::new();
-    for resource in policies {
-        let reading = Reading::of(resource, &vocabulary);
-        if !resources.insert(resource.name.as_str()) {
-            errors.push(reading.error(0, None, format!("authorization policy `{}` stands twice", resource.name)));
-            continue;
-        }
-        match reading.rules(&mut validators) {
-            Ok(found) => rules.extend(found),
-            Err(found) => errors.extend(reading.bounded(found)),
-        }
-    }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
-    let actions = cut(&rules, &names).map_err(|conflict| {
+    let (rules, headers) = sound_rules(policies, &vocabulary)?;
+    let actions = cut(&rules, &headers, &names).map_err(|conflict| {
         let resource = rules.get(conflict.rule).and_then(|rule| policies.iter().find(|each| each.name == rule.resource));
         resource.map_or_else(
             || at_first(conflict.message.clone()),
@@ -157,14 +149,52 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Res
         rules,
         actions,
         attributes: vocabulary.attributes,
+        headers: headers.into_iter().collect(),
         names,
         authorizer: Authorizer::new(),
         identity: Arc::default(),
     })
 }
 
+/// The rules of all resources, validated, and the headers that they name.
+///
+/// The headers are known only when all resources have been parsed: each is validated against the names of all, so that a policy that
+/// looks at the headers as a whole is checked against what it will see.
+fn sound_rules(policies: &[AuthorizationPolicy], vocabulary: &Vocabulary) -> Result<(Vec<Rule>, HeaderNames), Vec<PolicyError>> {
+    let mut resources = HashSet::new();
+    let mut headers = HeaderNames::new();
+    let mut parsed = Vec::new();
+    for resource in policies {
+        let reading = Reading::of(resource, vocabulary);
+        let found = if resources.insert(resource.name.as_str()) {
+            reading.rules(&mut headers)
+        } else {
+            Err(vec![reading.error(0, None, format!("authorization policy `{}` stands twice", resource.name))])
+        };
+        parsed.push((reading, found));
+    }
+    let (mut rules, mut errors) = (Vec::new(), Vec::new());
+    let mut validators = BTreeMap::new();
+    for (reading, found) in parsed {
+        let wrong = match found {
+            Ok(found) => {
+                let wrong = reading.validate(&found, &headers, &mut validators);
+                rules.extend(found);
+                wrong
+            }
+            Err(wrong) => wrong,
+        };
+        errors.extend(reading.bounded(wrong));
+    }
+    if errors.is_empty() { Ok((rules, headers)) } else { Err(errors) }
+}
+
 /// The slices of all actions. Actions with the same policies share one.
-fn cut(rules: &[Rule], names: &Names) -> Result<HashMap<&'static str, ActionSlice>, crate::slice::Conflict> {
+fn cut(
+    rules: &[Rule],
+    headers: &HeaderNames,
+    names: &Names,
+) -> Result<HashMap<&'static str, ActionSlice>, crate::slice::Conflict> {
     let mut shared: BTreeMap<Vec<usize>, Arc<Slice>> = BTreeMap::new();
     let mut actions = HashMap::new();
     for (action, group) in ACTIONS {
@@ -172,7 +202,7 @@ fn cut(rules: &[Rule], names: &Names) -> Result<HashMap<&'static str, ActionSlic
         let chosen: Vec<usize> = admitting.map(|(at, _)| at).collect();
         let slice = match shared.get(&chosen) {
             Some(slice) => Arc::clone(slice),
-            None => Arc::new(Slice::of(rules, &chosen)?),
+            None => Arc::new(Slice::of(rules, &chosen, headers)?),
         };
         shared.insert(chosen, Arc::clone(&slice));
         let parents = group.map(|group| names.action(group)).into_iter().collect();
@@ -208,7 +238,8 @@ impl<'a> Reading<'a> {
         PolicyError { file: self.resource.file.clone(), line, column, policy, message }
     }
 
-    fn rules(&self, validators: &mut BTreeMap<&'a BodyShape, Validator>) -> Result<Vec<Rule>, Vec<PolicyError>> {
+    /// Parses the resource's policies, and adds the headers that they name to `headers`.
+    fn rules(&self, headers: &mut HeaderNames) -> Result<Vec<Rule>, Vec<PolicyError>> {
         let text = &self.resource.text;
         let ranges = survey(text).map_err(|oversize| vec![self.error(oversize.offset, None, oversize.message)])?;
         let shape = Arc::new(self.resource.body.clone());
@@ -216,8 +247,9 @@ impl<'a> Reading<'a> {
         let mut ids = BTreeSet::new();
         for (position, range) in ranges.into_iter().enumerate() {
             let start = range.start;
+            let own = text.get(range).unwrap_or("");
             // Each policy is parsed by itself: Cedar's reports hold, and hash, the whole source that they are about.
-            match Policy::parse(None, text.get(range).unwrap_or("")) {
+            match Policy::parse(None, own) {
                 Err(found) => errors
                     .extend(found.iter().take(REPORTS_MAX).map(|error| self.report(&DetailedError::from(error), start, None))),
                 Ok(policy) => match self.rule(position, start, &policy, &shape) {
@@ -225,15 +257,15 @@ impl<'a> Reading<'a> {
                     Ok(rule) if !ids.insert(rule.id.clone()) => {
                         errors.push(self.error(start, Some(rule.id.clone()), format!("policy id `{}` stands twice", rule.id)));
                     }
-                    Ok(rule) => rules.push(rule),
+                    Ok(rule) => match self.check_headers(&rule, own, headers) {
+                        Err(error) => errors.push(error),
+                        Ok(()) => rules.push(rule),
+                    },
                 },
             }
             if errors.len() > ERRORS_MAX {
                 return Err(errors);
             }
-        }
-        if errors.is_empty() {
-            errors = self.validate(&rules, validators);
         }
         if errors.is_empty() { Ok(rules) } else { Err(errors) }
     }
@@ -313,13 +345,41 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
+    /// Adds the headers that `rule` names to `names`. `text`: the policy's own.
+    fn check_headers(&self, rule: &Rule, text: &str, names: &mut HeaderNames) -> Result<(), PolicyError> {
+        let wrong = |offset: usize, message: String| self.error(rule.start + offset, Some(rule.id.clone()), message);
+        let as_a_whole = |path: &[String]| path == HEADERS;
+        let mut named = rule.reads.names_below(&HEADERS).peekable();
+        // To ask whether there are headers is no more than a step of asking for one: `has headers.tenant`.
+        if rule.reads.values.iter().any(|path| as_a_whole(path))
+            || (named.peek().is_none() && rule.reads.asked.iter().any(|path| as_a_whole(path)))
+        {
+            let message = "headers are read one by one: write `context.request.headers has \"x-tenant\"`";
+            return Err(wrong(find_behind(text, "request", "headers").unwrap_or(0), message.to_owned()));
+        }
+        for name in named {
+            headers::check(name).map_err(|message| wrong(find_behind(text, "headers", name).unwrap_or(0), message))?;
+            names.insert(name.clone());
+        }
+        if names.len() > headers::NAMES_MAX {
+            let message = format!("the policies of this workload read more than {} headers", headers::NAMES_MAX);
+            return Err(wrong(0, message));
+        }
+        Ok(())
+    }
+
     /// Validates strictly. A warning refuses too: a policy that can never apply, or that reads differently than it looks,
     /// is not enforced as it is written.
-    fn validate(&self, rules: &[Rule], validators: &mut BTreeMap<&'a BodyShape, Validator>) -> Vec<PolicyError> {
+    fn validate(
+        &self,
+        rules: &[Rule],
+        headers: &HeaderNames,
+        validators: &mut BTreeMap<&'a BodyShape, Validator>,
+    ) -> Vec<PolicyError> {
         let body = &self.resource.body;
         let validator = match validators.entry(body) {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::btree_map::Entry::Vacant(place) => match self.vocabulary.schema(body) {
+            std::collections::btree_map::Entry::Vacant(place) => match self.vocabulary.schema(body, headers) {
                 Ok(schema) => place.insert(Validator::new(schema)),
                 Err(message) => return vec![self.error(0, None, message)],
             },

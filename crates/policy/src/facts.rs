@@ -1,15 +1,16 @@
 //! A request as Cedar sees it.
 
+use crate::headers;
 use crate::slice::Wants;
 use crate::vocabulary::BodyShape;
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value};
 use model::SpiffeId;
-use model::authz::{AttributeType, AttributeValue, AuthzRequest, User};
+use model::authz::{AttributeType, AttributeValue, Question, User};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::str::FromStr;
 
 /// The action of an opaque connection.
-const CONNECT: &str = "connect";
+pub(crate) const CONNECT: &str = "connect";
 
 /// The names of the schema's entity types, parsed once.
 #[derive(Debug)]
@@ -58,7 +59,9 @@ pub(crate) struct Setting<'a> {
     pub(crate) attributes: &'a BTreeMap<String, AttributeType>,
     /// The declared body fields.
     pub(crate) shape: &'a BodyShape,
-    /// What is worth building.
+    /// The headers that are worth building, if they are there.
+    pub(crate) headers: &'a [String],
+    /// What else is worth building.
     pub(crate) wants: Wants,
 }
 
@@ -67,28 +70,28 @@ impl Facts {
     ///
     /// # Errors
     /// - a text, if a user attribute has not the type that the policies were checked with, or a value cannot be expressed.
-    pub(crate) fn of(request: &AuthzRequest, setting: Setting<'_>) -> Result<Self, String> {
+    pub(crate) fn of(question: &Question<'_>, setting: Setting<'_>) -> Result<Self, String> {
         let Setting { names, action, wants, .. } = setting;
-        let principal = uid(&names.workload, request.principal.as_str());
-        let resource = uid(&names.service, request.resource.as_str());
+        let principal = uid(&names.workload, question.principal.as_str());
+        let resource = uid(&names.service, question.resource.as_str());
         let mut entities = vec![action.clone()];
         if wants.principal {
-            entities.push(entity(principal.clone(), principal_attributes(request), HashSet::new())?);
+            entities.push(entity(principal.clone(), principal_attributes(question), HashSet::new())?);
         }
         if wants.resource {
-            entities.push(entity(resource.clone(), resource_attributes(request), HashSet::new())?);
+            entities.push(entity(resource.clone(), resource_attributes(question), HashSet::new())?);
         }
         let mut context = Vec::with_capacity(4);
-        if let Some(user) = request.user.as_deref().filter(|_| wants.user) {
+        if let Some(user) = question.user.filter(|_| wants.user) {
             let id = uid(&names.user, &format!("{}#{}", user.issuer, user.subject));
             let roles = user.roles.iter().map(|role| uid(&names.role, role)).collect();
             entities.push(entity(id.clone(), user_attributes(user, setting.attributes)?, roles)?);
             context.push(("user".to_owned(), Value::new_entity_uid(id)));
         }
-        context.push(("request".to_owned(), request_record(request, setting.shape, wants)?));
-        context.push(("source".to_owned(), source_record(request, wants)?));
+        context.push(("request".to_owned(), request_record(question, setting)?));
+        context.push(("source".to_owned(), source_record(question, wants)?));
         if wants.now {
-            context.push(("now".to_owned(), Value::new_datetime(request.now.to_string())));
+            context.push(("now".to_owned(), Value::new_datetime(question.now.to_string())));
         }
         let context = Context::from_pairs(context).map_err(|error| error.to_string())?;
         let request = Request::new(principal, action.uid(), resource, context, None).map_err(|error| error.to_string())?;
@@ -99,10 +102,10 @@ impl Facts {
 
 /// The body as policies with this shape see it: all declared fields with their declared types, or no body.
 pub(crate) fn body_fields<'a>(
-    request: &'a AuthzRequest,
+    question: &Question<'a>,
     shape: &'a BodyShape,
 ) -> Option<impl Iterator<Item = (&'a String, &'a AttributeValue)>> {
-    let body = request.body.as_ref().filter(|_| !shape.is_empty())?;
+    let body = question.body.filter(|_| !shape.is_empty())?;
     let complete = shape.iter().all(|(name, kind)| body.get(name).is_some_and(|value| type_of(value) == *kind));
     complete.then(|| body.iter().filter(|(name, _)| shape.contains_key(*name)))
 }
@@ -125,8 +128,8 @@ fn entity(id: EntityUid, attributes: HashMap<String, Value>, parents: HashSet<En
     Entity::new(id, attributes, parents).map_err(|error| error.to_string())
 }
 
-fn principal_attributes(request: &AuthzRequest) -> HashMap<String, Value> {
-    let principal = &request.principal;
+fn principal_attributes(question: &Question<'_>) -> HashMap<String, Value> {
+    let principal = question.principal;
     let domain = principal.workload().map_or("", |id| id.trust_domain().as_str());
     let mut attributes = HashMap::from([("id".to_owned(), text(principal.as_str())), ("trust_domain".to_owned(), text(domain))]);
     let service = principal.workload().and_then(SpiffeId::service);
@@ -137,8 +140,8 @@ fn principal_attributes(request: &AuthzRequest) -> HashMap<String, Value> {
     attributes
 }
 
-fn resource_attributes(request: &AuthzRequest) -> HashMap<String, Value> {
-    let (namespace, name) = request.resource.as_str().split_once('/').unwrap_or(("", request.resource.as_str()));
+fn resource_attributes(question: &Question<'_>) -> HashMap<String, Value> {
+    let (namespace, name) = question.resource.as_str().split_once('/').unwrap_or(("", question.resource.as_str()));
     HashMap::from([("namespace".to_owned(), text(namespace)), ("name".to_owned(), text(name))])
 }
 
@@ -161,29 +164,34 @@ fn user_attributes(user: &User, declared: &BTreeMap<String, AttributeType>) -> R
     Ok(attributes)
 }
 
-fn request_record(request: &AuthzRequest, shape: &BodyShape, wants: Wants) -> Result<Value, String> {
-    let mut fields = Vec::with_capacity(3);
-    // An opaque connection has neither: a policy that asks for one cannot be decided, and so denies.
-    let is_request = request.action != CONNECT;
+fn request_record(question: &Question<'_>, setting: Setting<'_>) -> Result<Value, String> {
+    let Setting { shape, wants, headers, .. } = setting;
+    let mut fields = Vec::with_capacity(4);
+    // An opaque connection has none of them: a policy that asks for one cannot be decided, and so denies.
+    let is_request = question.action != CONNECT;
     if wants.path && is_request {
-        fields.push(("path".to_owned(), text(&request.path)));
+        fields.push(("path".to_owned(), text(question.path)));
     }
     if wants.host && is_request {
-        fields.push(("host".to_owned(), text(&request.host)));
+        fields.push(("host".to_owned(), text(question.host)));
     }
-    if let Some(body) = body_fields(request, shape) {
+    if !headers.is_empty() && is_request {
+        let found = headers::values(question, headers).map(|(name, found)| (name.clone(), text(found)));
+        fields.push(("headers".to_owned(), record(found)?));
+    }
+    if let Some(body) = body_fields(question, shape) {
         fields.push(("body".to_owned(), record(body.map(|(name, found)| (name.clone(), value(found))))?));
     }
     record(fields)
 }
 
-fn source_record(request: &AuthzRequest, wants: Wants) -> Result<Value, String> {
+fn source_record(question: &Question<'_>, wants: Wants) -> Result<Value, String> {
     let mut fields = Vec::with_capacity(2);
     if wants.address {
         // An IPv4 caller on a dual-stack socket must match IPv4 ranges.
-        fields.push(("address".to_owned(), Value::new_ip(request.source.address.to_canonical().to_string())));
+        fields.push(("address".to_owned(), Value::new_ip(question.address.to_canonical().to_string())));
     }
-    if let Some(country) = request.source.country.as_ref().filter(|_| wants.country) {
+    if let Some(country) = question.country.filter(|_| wants.country) {
         fields.push(("country".to_owned(), text(country)));
     }
     record(fields)

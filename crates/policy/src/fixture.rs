@@ -1,7 +1,7 @@
 //! The bank of the tests: its policies, its issuer, and requests to change one fact of.
 
 use crate::{Denied, Permit, Policies, PolicyError, compile, decide};
-use model::authz::{AttributeType, AttributeValue, AuthzRequest, Principal, Source, User};
+use model::authz::{AttributeType, AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Source, User};
 use model::ids::{DecisionId, Revision, ServiceName, SpiffeId};
 use model::snapshot::{AuthorizationPolicy, ClaimMapping, JwtAlgorithm, KeySource, TokenIssuer};
 use model::time::Timestamp;
@@ -98,7 +98,20 @@ pub(crate) fn user(roles: &[&str]) -> User {
     }
 }
 
-/// Alice, a teller with limit 1000 from Switzerland, transfers 500 through the web.
+/// What these lines say, each the value of a header.
+pub(crate) fn read_of(lines: &[&'static [u8]]) -> HeaderRead<'static> {
+    HeaderRead::of(lines.iter().copied())
+}
+
+/// The transfer with a header.
+pub(crate) fn with_header(name: &'static str, read: HeaderRead<'static>) -> AuthzRequest {
+    changed(|request| {
+        request.headers.retain(|header| header.name != name);
+        request.headers.push(Header { name: name.into(), read });
+    })
+}
+
+/// Alice, a teller with limit 1000 from Switzerland and of the tenant `acme`, transfers 500 through the web.
 pub(crate) fn transfer() -> AuthzRequest {
     AuthzRequest {
         principal: id("web"),
@@ -107,6 +120,7 @@ pub(crate) fn transfer() -> AuthzRequest {
         resource: ServiceName::parse("bank/payments").expect("name"),
         path: "/transfers".into(),
         host: "payments".into(),
+        headers: vec![Header { name: "x-tenant".into(), read: read_of(&[b"acme"]) }],
         body: Some(BTreeMap::from([("amount".to_owned(), AttributeValue::Long(500))])),
         body_note: None,
         source: Source { address: "10.1.2.3".parse().expect("address"), country: Some("CH".into()) },
@@ -126,7 +140,7 @@ pub(crate) fn amount(request: &mut AuthzRequest, amount: i64) {
 }
 
 pub(crate) fn decided(policies: &Policies, request: &AuthzRequest) -> Result<Permit, Denied> {
-    decide(policies, request, DecisionId::from_random([7; 16]), Revision(3))
+    decide(policies, &request.as_question(), DecisionId::from_random([7; 16]), Revision(3))
 }
 
 /// The last parts of the determining policies' ids, and the reason, as `allow a b` or `not_permitted`.

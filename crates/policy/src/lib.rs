@@ -3,7 +3,7 @@
 //! Read [`compile`] and [`decide`] first. The policies are Cedar; this crate alone knows that. It is pure: no clock, no
 //! file, no socket. Three rules differ from plain Cedar and are kept here: a policy that the strict validator doubts is
 //! refused when it is loaded, any evaluation error denies, and an action that the schema does not name is never allowed.
-//! Verifying who the caller and the user are is deliberately not here: an [`model::AuthzRequest`] holds proven facts only.
+//! Verifying who the caller and the user are is deliberately not here: a [`model::Question`] holds proven facts only.
 
 mod body;
 mod compile;
@@ -13,6 +13,7 @@ mod explain;
 mod facts;
 #[cfg(test)]
 mod fixture;
+mod headers;
 mod memory;
 mod reads;
 mod slice;

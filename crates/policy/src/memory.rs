@@ -1,19 +1,20 @@
 //! Decisions that were made already, by exactly the facts that the policies read.
 
 use crate::compile::Policies;
-use crate::decide::Findings;
+use crate::decide::Conclusion;
 use crate::slice::{Slice, Wants};
+use foldhash::quality::RandomState;
 use model::Principal;
-use model::authz::{AuthzRequest, User};
+use model::authz::{HeaderRead, Question, User};
 use model::ids::ServiceName;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// LIMIT: decisions that are remembered; beyond it all are forgotten, and those that are still asked for come back.
-const DECISIONS_MAX: usize = 1024;
-/// LIMIT: bytes of path and host of a call whose decision is remembered.
+/// LIMIT: decisions of one generation; two are remembered. What is asked for lives on, however many others come and go.
+const GENERATION_MAX: usize = 512;
+/// LIMIT: bytes of path, host and headers of a call whose decision is remembered.
 const TEXT_BYTES_MAX: usize = 512;
 
 /// What policies found for calls that looked the same to them. Belongs to one thread; a new configuration empties it.
@@ -23,8 +24,33 @@ const TEXT_BYTES_MAX: usize = 512;
 #[derive(Debug, Default)]
 pub struct Memory {
     policies: Option<Arc<()>>,
+    /// Keyed, and never compared alone: two facts with the same hash push each other out, and are not taken for each other.
     seed: RandomState,
-    decisions: HashMap<u64, Remembered>,
+    /// Decisions that were asked for since the last change of generations.
+    young: Generation,
+    /// Decisions of the generation before, less those that were asked for again.
+    old: Generation,
+}
+
+/// Decisions by the hash of their facts.
+type Generation = HashMap<u64, Remembered, BuildHasherDefault<Hashed>>;
+
+/// Passes a hash on as it is.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = self.0.rotate_left(8) ^ hash;
+    }
 }
 
 /// One decision. A fact that no policy of the action reads is not here.
@@ -36,91 +62,108 @@ struct Remembered {
     user: Option<Arc<User>>,
     path: Option<String>,
     host: Option<String>,
+    /// One for each name of the slice, in its order.
+    headers: Vec<Option<HeaderRead<'static>>>,
     country: Option<String>,
     address: Option<IpAddr>,
-    findings: Findings,
+    conclusion: Conclusion,
 }
 
 impl Memory {
-    /// What was found for a call with the same facts; otherwise what `evaluate` finds now.
+    /// What was concluded of a call with the same facts; otherwise what `conclude` gives now.
     pub(crate) fn recall(
         &mut self,
         policies: &Policies,
         slice: &Slice,
-        request: &AuthzRequest,
-        evaluate: impl FnOnce() -> Findings,
-    ) -> Findings {
-        let wants = slice.wants;
-        if !slice.is_repeatable || request.path.len() + request.host.len() > TEXT_BYTES_MAX {
-            return evaluate();
+        question: &Question<'_>,
+        conclude: impl FnOnce() -> Conclusion,
+    ) -> Conclusion {
+        let headers = || question.headers.iter().filter_map(|header| header.read.value());
+        let length = || question.path.len() + question.host.len() + headers().map(str::len).sum::<usize>();
+        if !slice.is_repeatable || length() > TEXT_BYTES_MAX {
+            return conclude();
         }
         if !self.policies.as_ref().is_some_and(|known| Arc::ptr_eq(known, &policies.identity)) {
-            self.decisions.clear();
+            self.young.clear();
+            self.old.clear();
             self.policies = Some(Arc::clone(&policies.identity));
         }
-        let hash = self.hash(wants, request);
-        if let Some(known) = self.decisions.get(&hash).filter(|known| known.is_of(wants, request)) {
-            return known.findings.clone();
+        let hash = self.hash(slice, question);
+        if let Some(known) = self.young.get(&hash).filter(|known| known.is_of(slice, question)) {
+            return known.conclusion.clone();
         }
-        let findings = evaluate();
-        if self.decisions.len() >= DECISIONS_MAX {
-            self.decisions.clear();
+        let known = self.old.remove(&hash).filter(|known| known.is_of(slice, question));
+        let known = known.unwrap_or_else(|| Remembered::of(slice, question, conclude()));
+        let conclusion = known.conclusion.clone();
+        if self.young.len() >= GENERATION_MAX {
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
         }
-        self.decisions.insert(hash, Remembered::of(wants, request, findings.clone()));
-        findings
+        self.young.insert(hash, known);
+        conclusion
     }
 
-    fn hash(&self, wants: Wants, request: &AuthzRequest) -> u64 {
-        let user = request.user.as_ref().filter(|_| wants.user).map(|user| (&user.issuer, &user.subject));
-        self.seed.hash_one((
-            (&request.action, request.principal.as_str(), request.resource.as_str(), user),
-            wants.path.then_some(&request.path),
-            wants.host.then_some(&request.host),
-            wants.country.then_some(&request.source.country),
-            wants.address.then_some(request.source.address),
-        ))
+    fn hash(&self, slice: &Slice, question: &Question<'_>) -> u64 {
+        let wants = slice.wants;
+        let mut hasher = self.seed.build_hasher();
+        // The user's attributes are compared, not hashed.
+        let user = question.user.filter(|_| wants.user).map(|user| user.subject.as_str());
+        (question.action, question.principal.as_str(), question.resource.as_str(), user).hash(&mut hasher);
+        wants.path.then_some(question.path).hash(&mut hasher);
+        wants.host.then_some(question.host).hash(&mut hasher);
+        slice.headers.iter().for_each(|name| question.header(name).and_then(HeaderRead::value).hash(&mut hasher));
+        wants.country.then_some(question.country).hash(&mut hasher);
+        wants.address.then_some(question.address).hash(&mut hasher);
+        hasher.finish()
     }
 }
 
 impl Remembered {
-    fn of(wants: Wants, request: &AuthzRequest, findings: Findings) -> Self {
+    fn of(slice: &Slice, question: &Question<'_>, conclusion: Conclusion) -> Self {
+        let wants = slice.wants;
+        let read = |name: &String| question.header(name).cloned().map(HeaderRead::into_owned);
         Self {
-            action: request.action.clone(),
-            principal: request.principal.clone(),
-            resource: request.resource.clone(),
-            user: request.user.clone().filter(|_| wants.user),
-            path: wants.path.then(|| request.path.clone()),
-            host: wants.host.then(|| request.host.clone()),
-            country: request.source.country.clone().filter(|_| wants.country),
-            address: wants.address.then_some(request.source.address),
-            findings,
+            action: question.action.to_owned(),
+            principal: question.principal.clone(),
+            resource: question.resource.clone(),
+            user: question.user.filter(|_| wants.user).cloned(),
+            path: wants.path.then(|| question.path.to_owned()),
+            host: wants.host.then(|| question.host.to_owned()),
+            headers: slice.headers.iter().map(read).collect(),
+            country: question.country.filter(|_| wants.country).map(str::to_owned),
+            address: wants.address.then_some(question.address),
+            conclusion,
         }
     }
 
     /// Whether every fact that can be read is the same.
-    fn is_of(&self, wants: Wants, request: &AuthzRequest) -> bool {
-        let same_user = || match (&self.user, &request.user) {
+    fn is_of(&self, slice: &Slice, question: &Question<'_>) -> bool {
+        let Wants { user, path, host, country, address, .. } = slice.wants;
+        let same_user = || match (&self.user, question.user) {
             // The same verified token gives the same user.
             (Some(known), Some(user)) => Arc::ptr_eq(known, user) || known == user,
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        self.action == request.action
-            && self.principal == request.principal
-            && self.resource == request.resource
-            && (!wants.user || same_user())
-            && (!wants.path || self.path.as_ref() == Some(&request.path))
-            && (!wants.host || self.host.as_ref() == Some(&request.host))
-            && (!wants.country || self.country == request.source.country)
-            && (!wants.address || self.address == Some(request.source.address))
+        let same_headers = || slice.headers.iter().map(|name| question.header(name)).eq(self.headers.iter().map(Option::as_ref));
+        self.action == question.action
+            && self.principal == *question.principal
+            && self.resource == *question.resource
+            && (!user || same_user())
+            && (!path || self.path.as_deref() == Some(question.path))
+            && (!host || self.host.as_deref() == Some(question.host))
+            && same_headers()
+            && (!country || self.country.as_deref() == question.country)
+            && (!address || self.address == Some(question.address))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{amount, changed, compiled, decided, id, resource, transfer, user};
+    use crate::fixture::{amount, changed, compiled, decided, id, read_of, resource, transfer, user, with_header};
     use crate::{Denied, Permit, decide_remembering};
+    use model::AuthzRequest;
     use model::ids::{DecisionId, Revision};
     use model::time::Timestamp;
 
@@ -144,6 +187,7 @@ mod tests {
             r#"@id("p") permit (principal, action, resource) when { context.source.address.isInRange(ip("10.0.0.0/8")) };"#,
             r#"@id("p") permit (principal, action, resource) when { context.now < datetime("2027-11-24T00:00:00Z") };"#,
             r#"@id("p") permit (principal, action, resource) when { context.request has body && context.request.body.amount < 501 };"#,
+            r#"@id("p") permit (principal, action, resource) when { context.request.headers has "x-tenant" && context.request.headers["x-tenant"] == "acme" };"#,
             r#"@id("p") permit (principal, action, resource); @id("q") forbid (principal, action, resource) when { context.request.path == "/x" || (context has user && context.user in Role::"auditor") };"#,
         ];
         let with_user = |change: fn(&mut User)| {
@@ -173,6 +217,11 @@ mod tests {
             changed(|request| request.source.country = Some("DE".into())),
             changed(|request| request.source.country = None),
             changed(|request| request.source.address = "192.0.2.1".parse().expect("address")),
+            with_header("x-tenant", read_of(&[b"other"])),
+            with_header("x-tenant", read_of(&[])),
+            with_header("x-tenant", read_of(&[b"acme", b"acme"])),
+            with_header("x-tenant", read_of(&[b"\xff"])),
+            changed(|request| request.headers.clear()),
             changed(|request| request.now = Timestamp::from_seconds(1_900_000_000)),
             changed(|request| amount(request, 502)),
             changed(|request| request.body = None),
@@ -193,7 +242,8 @@ mod tests {
                 for second in &requests {
                     for request in [first, second, first] {
                         let id = DecisionId::from_random([7; 16]);
-                        let got = told(decide_remembering(&policies, &mut memory, request, id, Revision(3)));
+                        let question = request.as_question();
+                        let got = told(decide_remembering(&policies, &mut memory, &question, id, Revision(3)));
                         verdicts.insert(got.is_ok());
                         assert_eq!(got, told(decided(&policies, request)), "{text}\n{request:?}");
                     }
@@ -206,14 +256,32 @@ mod tests {
     #[test]
     fn a_decision_is_that_of_its_own_facts_also_if_two_hashes_meet() {
         let (_, requests) = cases();
+        let headers = vec!["x-tenant".to_owned()];
+        let slice = Slice { groups: Vec::new(), wants: Wants::ALL, headers, is_repeatable: true, body_fields: None };
+        let last = requests.len() - 1;
         for (number, one) in requests.iter().enumerate() {
-            let known = Remembered::of(Wants::ALL, one, Findings::default());
+            let known = Remembered::of(&slice, &one.as_question(), Conclusion::default());
             for (other, two) in requests.iter().enumerate() {
                 // The last three differ by time and body, which are never remembered.
-                let is_same = number == other || [number, other].iter().all(|at| [0, 16, 17, 18].contains(at));
-                assert_eq!(known.is_of(Wants::ALL, two), is_same, "{one:?} {two:?}");
+                let is_same = number == other || [number, other].iter().all(|at| [0, last - 2, last - 1, last].contains(at));
+                assert_eq!(known.is_of(&slice, &two.as_question()), is_same, "{one:?} {two:?}");
             }
         }
+    }
+
+    /// How often these paths, asked for one after the other, had to be evaluated.
+    fn evaluated(memory: &mut Memory, policies: &Policies, paths: impl Iterator<Item = String>) -> usize {
+        let slice = &policies.actions["POST"].slice;
+        let mut evaluated = 0;
+        for path in paths {
+            let request = changed(|request| request.path = path);
+            memory.recall(policies, slice, &request.as_question(), || {
+                evaluated += 1;
+                Conclusion::default()
+            });
+            assert!(memory.young.len() + memory.old.len() <= 2 * GENERATION_MAX);
+        }
+        evaluated
     }
 
     #[test]
@@ -221,18 +289,23 @@ mod tests {
         let (texts, _) = cases();
         let policies = compiled(&[resource("p", texts[7], &[])]).unwrap_or_else(|errors| panic!("{errors:#?}"));
         let mut memory = Memory::default();
-        let slice = &policies.actions["POST"].slice;
-        let mut evaluated = 0;
-        for number in 0..3 * DECISIONS_MAX {
-            let request = changed(|request| request.path = format!("/{number}"));
-            for _ in 0..2 {
-                memory.recall(&policies, slice, &request, || {
-                    evaluated += 1;
-                    Findings::default()
-                });
-            }
-            assert!(memory.decisions.len() <= DECISIONS_MAX);
+        let distinct = 6 * GENERATION_MAX;
+        let twice = (0..distinct).flat_map(|number| [format!("/{number}"), format!("/{number}")]);
+        assert_eq!(evaluated(&mut memory, &policies, twice), distinct);
+        assert_eq!(memory.young.len() + memory.old.len(), 2 * GENERATION_MAX);
+    }
+
+    #[test]
+    fn what_is_asked_for_again_and_again_is_not_pushed_out_by_what_is_asked_for_once() {
+        let (texts, _) = cases();
+        let policies = compiled(&[resource("p", texts[7], &[])]).unwrap_or_else(|errors| panic!("{errors:#?}"));
+        let mut memory = Memory::default();
+        let hot = || (0..100).map(|number| format!("/hot/{number}"));
+        assert_eq!(evaluated(&mut memory, &policies, hot()), 100);
+        for round in 0..20 {
+            let cold = (0..300).map(|number| format!("/cold/{round}/{number}"));
+            assert_eq!(evaluated(&mut memory, &policies, cold), 300);
+            assert_eq!(evaluated(&mut memory, &policies, hot()), 0, "round {round}");
         }
-        assert_eq!(evaluated, 3 * DECISIONS_MAX);
     }
 }

@@ -56,6 +56,13 @@ impl Reads {
         self.opaque || self.all().any(|read| read.iter().zip(path).all(|(a, b)| a == b))
     }
 
+    /// Whether the value at `path` is read or asked for, by itself or as a part of more. To ask whether there is more does not count.
+    pub(crate) fn see(&self, path: &[&str]) -> bool {
+        self.opaque
+            || self.values.iter().any(|read| read.iter().zip(path).all(|(a, b)| a == b))
+            || self.asked.iter().any(|asked| starts_with(asked, path))
+    }
+
     /// Whether an attribute below `path` is read or asked for. Mentioning `path` itself does not count.
     pub(crate) fn touch_below(&self, path: &[&str]) -> bool {
         self.opaque || self.all().any(|read| read.len() > path.len() && starts_with(read, path))
@@ -64,6 +71,11 @@ impl Reads {
     /// Whether `path`, or an attribute below it, is named.
     pub(crate) fn name(&self, path: &[&str]) -> bool {
         self.all().any(|read| starts_with(read, path))
+    }
+
+    /// The names of the attributes directly below `path` that are read or asked for, some of them twice.
+    pub(crate) fn names_below<'a>(&'a self, path: &'a [&str]) -> impl Iterator<Item = &'a String> {
+        self.all().filter(|read| starts_with(read, path)).filter_map(|read| read.get(path.len()))
     }
 
     fn all(&self) -> impl Iterator<Item = &Path> {

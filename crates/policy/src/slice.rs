@@ -2,6 +2,7 @@
 
 use crate::compile::Rule;
 use crate::conjuncts::conjuncts;
+use crate::headers::{self, HeaderNames};
 use crate::reads::Reads;
 use crate::vocabulary::BodyShape;
 use cedar_policy::pst::{self, ActionConstraint, Clause, EntityOrSlot, PrincipalConstraint};
@@ -99,6 +100,8 @@ pub(crate) struct Group {
     pub(crate) shape: Arc<BodyShape>,
     /// What these policies read.
     pub(crate) wants: Wants,
+    /// The headers that these policies read.
+    pub(crate) headers: Vec<String>,
     /// The policies.
     pub(crate) policies: ByPrincipal,
     /// For each permit that speaks of the user: the same without its conditions on the user.
@@ -112,6 +115,8 @@ pub(crate) struct Slice {
     pub(crate) groups: Vec<Group>,
     /// What the policies of any group read.
     pub(crate) wants: Wants,
+    /// The headers that the policies of any group read, in their order.
+    pub(crate) headers: Vec<String>,
     /// Whether equal facts decide alike later too: none of them is the time, or a body.
     pub(crate) is_repeatable: bool,
     /// The body fields that some policy of this action reads.
@@ -135,11 +140,11 @@ pub(crate) fn admits(constraint: &ActionConstraint, action: &str, group: Option<
 }
 
 impl Slice {
-    /// Cuts `rules` to those whose indices are given.
+    /// Cuts `rules` to those whose indices are given. `names`: every header that policies of this workload name.
     ///
     /// # Errors
     /// - [`Conflict`] if two of them read the same body field with different types.
-    pub(crate) fn of(rules: &[Rule], chosen: &[usize]) -> Result<Self, Conflict> {
+    pub(crate) fn of(rules: &[Rule], chosen: &[usize], names: &HeaderNames) -> Result<Self, Conflict> {
         let chosen: Vec<(usize, &Rule)> = chosen.iter().filter_map(|&at| Some((at, rules.get(at)?))).collect();
         let body_fields = merge_fields(&chosen)?;
         let mut shapes: Vec<Arc<BodyShape>> = Vec::new();
@@ -155,16 +160,22 @@ impl Slice {
         for (at, shape) in shapes.into_iter().enumerate() {
             // A policy that reads no body sees the same in every group: it goes into the first.
             let members = chosen.iter().filter(|(_, rule)| if rule.reads_body() { rule.shape == shape } else { at == 0 });
-            groups.push(Group::of(members, Arc::clone(&shape))?);
+            groups.push(Group::of(members, Arc::clone(&shape), names)?);
         }
         let wants = groups.iter().fold(Wants::default(), |wants, group: &Group| wants.or(group.wants));
         let is_repeatable = !wants.now && body_fields.is_none();
-        Ok(Self { groups, wants, is_repeatable, body_fields })
+        let is_read = |name: &&String| chosen.iter().any(|(_, rule)| headers::are_read(&rule.reads, name));
+        let headers = names.iter().filter(is_read).cloned().collect();
+        Ok(Self { groups, wants, headers, is_repeatable, body_fields })
     }
 }
 
 impl Group {
-    fn of<'a>(members: impl Iterator<Item = &'a (usize, &'a Rule)>, shape: Arc<BodyShape>) -> Result<Self, Conflict> {
+    fn of<'a>(
+        members: impl Iterator<Item = &'a (usize, &'a Rule)>,
+        shape: Arc<BodyShape>,
+        names: &HeaderNames,
+    ) -> Result<Self, Conflict> {
         let mut reads = Reads::default();
         let (mut policies, mut without_user) = (ByPrincipal::default(), ByPrincipal::default());
         for (at, rule) in members {
@@ -176,7 +187,8 @@ impl Group {
                 without_user.add(&rule.body.principal, policy).map_err(refused)?;
             }
         }
-        Ok(Self { shape, wants: Wants::of(&reads), policies, without_user })
+        let headers = names.iter().filter(|name| headers::are_read(&reads, name)).cloned().collect();
+        Ok(Self { shape, wants: Wants::of(&reads), headers, policies, without_user })
     }
 }
 

@@ -144,6 +144,23 @@ fn string_length(rest: &str) -> usize {
     rest.len()
 }
 
+/// Where `name` stands as a word or a string behind the word `before`; the byte offset of its first character.
+pub(crate) fn find_behind(text: &str, before: &str, name: &str) -> Option<usize> {
+    let mut rest = text;
+    let mut met = false;
+    while let Some(first) = rest.chars().next() {
+        let offset = text.len() - rest.len();
+        let (token, after) = rest.split_at_checked(token_length(rest, first))?;
+        rest = after;
+        let content = token.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(token);
+        if met && content == name {
+            return Some(offset);
+        }
+        met |= token == before;
+    }
+    None
+}
+
 /// Turns byte offsets of a text into lines and columns.
 pub(crate) struct Places<'a> {
     text: &'a str,
@@ -183,6 +200,19 @@ mod tests {
         ] {
             let starts: Vec<usize> = survey(text).expect(text).iter().map(|policy| policy.start).collect();
             assert_eq!(starts, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_found_behind_a_word_as_a_word_or_as_a_string() {
+        for (text, expected) in [
+            ("", None),
+            ("a.x == b.x", None),
+            ("x == h.x", Some(7)),
+            ("// h.x\n\"h\" h has \"x\"", Some(17)),
+            ("h[\"xy\"] h[\"x\"]", Some(10)),
+        ] {
+            assert_eq!(find_behind(text, "h", "x"), expected, "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What policies can speak of: the schema that every policy is validated against.
 
+use crate::headers::HeaderNames;
 use cedar_policy::Schema;
 use model::authz::AttributeType;
 use model::snapshot::TokenIssuer;
@@ -63,11 +64,11 @@ impl Vocabulary {
         Ok(Self { attributes: attributes.into_iter().map(|(name, (kind, _))| (name, kind)).collect() })
     }
 
-    /// The Cedar schema for policies that may read a body of this shape. An empty shape: no body.
+    /// The Cedar schema for policies that may read a body of this shape, and headers of these names. An empty shape: no body.
     ///
     /// # Errors
     /// - Cedar's text, if a declared name cannot stand in a schema.
-    pub(crate) fn schema(&self, body: &BodyShape) -> Result<Schema, String> {
+    pub(crate) fn schema(&self, body: &BodyShape, headers: &HeaderNames) -> Result<Schema, String> {
         let mut actions = Map::new();
         for group in ["read", "write"] {
             actions.insert(group.to_owned(), json!({}));
@@ -75,7 +76,7 @@ impl Vocabulary {
         for (action, group) in ACTIONS {
             let groups: Vec<Value> = group.into_iter().map(|id| json!({ "id": id })).collect();
             let applies = json!({
-                "principalTypes": ["Workload"], "resourceTypes": ["Service"], "context": context(body),
+                "principalTypes": ["Workload"], "resourceTypes": ["Service"], "context": context(body, headers),
             });
             actions.insert(action.to_owned(), json!({ "memberOf": groups, "appliesTo": applies }));
         }
@@ -112,8 +113,8 @@ impl Vocabulary {
             ["principal"] => owned(&["id", "trust_domain", "namespace", "account"]),
             ["resource"] => owned(&["namespace", "name"]),
             ["context"] => owned(&["user", "request", "source", "now"]),
-            ["context", "request"] if body.is_empty() => owned(&["path", "host"]),
-            ["context", "request"] => owned(&["path", "host", "body"]),
+            ["context", "request"] if body.is_empty() => owned(&["path", "host", "headers"]),
+            ["context", "request"] => owned(&["path", "host", "headers", "body"]),
             ["context", "request", "body"] => Some(body.keys().cloned().collect()),
             ["context", "source"] => owned(&["address", "country"]),
             ["context", "user"] => {
@@ -124,11 +125,15 @@ impl Vocabulary {
     }
 }
 
-fn context(body: &BodyShape) -> Value {
+fn context(body: &BodyShape, headers: &HeaderNames) -> Value {
     let text = || json!({ "type": "String" });
     let mut request = Map::new();
     request.insert("path".into(), text());
     request.insert("host".into(), text());
+    if !headers.is_empty() {
+        let each = headers.iter().map(|name| (name.clone(), schema_type(AttributeType::String, false)));
+        request.insert("headers".into(), json!({ "type": "Record", "attributes": each.collect::<Map<_, _>>() }));
+    }
     if !body.is_empty() {
         let fields: Map<String, Value> = body.iter().map(|(name, kind)| (name.clone(), schema_type(*kind, true))).collect();
         request.insert("body".into(), json!({ "type": "Record", "attributes": fields, "required": false }));

@@ -3,9 +3,11 @@
 //! Inbound, the handshake makes the principal and ALPN says the protocol. Outbound, the address says what is called, and the
 //! declared protocol wins; where none is declared, whoever speaks first decides, and nobody is kept waiting to find out.
 
-use crate::connection::{Caller, Connection, last_words, serve_http1, serve_http2};
+use crate::buffer::Buffer;
+use crate::connection::{Caller, Connection, serve_http1, serve_http2, serve_mux};
 use crate::detect::Guess;
-use crate::prefixed::{self, Prefixed};
+use crate::io::Io;
+use crate::prefixed::{self, Prefixed, last_words};
 use crate::reply;
 use crate::state::{Active, Shared};
 use crate::telemetry::access_log::{Direction, Entry};
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// The first byte of a TLS connection (RFC 8446 §5.1: ContentType handshake).
 const TLS_HANDSHAKE_RECORD: u8 = 0x16;
@@ -48,7 +50,7 @@ pub struct Arrival {
 impl Arrival {
     fn connection(self, caller: Caller) -> (TcpStream, Arc<Connection>) {
         let Self { stream, remote, local, shared, worker } = self;
-        (stream, Arc::new(Connection::new(shared, worker, remote, local, caller)))
+        (stream, Connection::new(shared, worker, remote, local, caller))
     }
 }
 
@@ -63,25 +65,37 @@ pub async fn inbound(arrival: Arrival) {
         return refuse(Reason::PortUnknown, format!("no `inbound` of the workload listens at {}", arrival.local));
     };
     if listener.permissive {
-        match first_of_permissive(arrival, &active, listener).await {
-            Some(secure) => return handshake(secure, &active, &credentials, listener.protocol).await,
+        match Box::pin(first_of_permissive(arrival, &active, listener)).await {
+            Some(secure) => return handshake(secure, &active, &credentials, listener.protocol, Instant::now()).await,
             None => return,
         }
     }
-    let deadline = active.snapshot.limits.duration(Limit::HandshakeMs);
+    let (deadline, begun) = (active.snapshot.limits.duration(Limit::HandshakeMs), Instant::now());
     let first = timeout(deadline, prefixed::first_byte(&arrival.stream)).await;
     if let Ok(Ok(Some(byte))) = first
         && byte != TLS_HANDSHAKE_RECORD
     {
-        return refuse_plaintext(arrival.stream, remote, &arrival.shared, deadline).await;
+        return Box::pin(refuse_plaintext(arrival.stream, remote, &arrival.shared, deadline)).await;
     }
-    handshake(arrival, &active, &credentials, listener.protocol).await;
+    handshake(arrival, &active, &credentials, listener.protocol, begun).await;
 }
 
-async fn handshake(arrival: Arrival, active: &Arc<Active>, credentials: &identity::credentials::Credentials, protocol: Protocol) {
+async fn handshake(
+    arrival: Arrival,
+    active: &Arc<Active>,
+    credentials: &identity::credentials::Credentials,
+    protocol: Protocol,
+    begun: Instant,
+) {
     let Arrival { stream, remote, local, shared, worker } = arrival;
+    // One deadline from the first word on, or from accept where the first word must be the handshake's.
     let deadline = active.snapshot.limits.duration(Limit::HandshakeMs);
-    let shaken = handshake::accept(stream, credentials, Serves::from(protocol), deadline).await;
+    let left = deadline.saturating_sub(begun.elapsed());
+    let shaken = Box::pin(handshake::accept(stream, credentials, Serves::from(protocol), left)).await;
+    let shaken = shaken.map_err(|refusal| match refusal {
+        HandshakeRefusal::Timeout { .. } => HandshakeRefusal::Timeout { deadline },
+        other => other,
+    });
     shared.metrics.handshake("inbound", shaken.as_ref().err().map(HandshakeRefusal::reason));
     let (stream, peer, alpn) = match shaken {
         Ok(shaken) => shaken,
@@ -89,12 +103,18 @@ async fn handshake(arrival: Arrival, active: &Arc<Active>, credentials: &identit
             return refuse_connection(&shared, remote, Direction::Inbound, refusal.reason(), refusal.to_string());
         }
     };
-    let connection = Arc::new(Connection::new(shared, worker, remote, local, Caller::Peer(peer)));
+    let connection = Connection::new(shared, worker, remote, local, Caller::Peer(peer));
+    let nothing = Buffer::default();
     match (protocol, alpn) {
-        (Protocol::Http | Protocol::Detect, Some(Alpn::Http2)) => serve_http2(stream, connection, active).await,
-        (Protocol::Http, _) | (Protocol::Detect, Some(Alpn::Http1)) => serve_http1(stream, connection, active).await,
-        (Protocol::Tcp, _) => tunnel::inbound(stream, &connection, active).await,
-        (Protocol::Detect, Some(Alpn::Tcp) | None) => opaque(stream, connection, active).await,
+        (Protocol::Http | Protocol::Detect, Some(Alpn::Http2)) => {
+            Box::pin(serve_http2(stream.into(), nothing, connection, active)).await
+        }
+        (Protocol::Http | Protocol::Detect, Some(Alpn::Mux)) => Box::pin(serve_mux(stream.into(), connection, active)).await,
+        (Protocol::Http, _) | (Protocol::Detect, Some(Alpn::Http1)) => {
+            serve_http1(stream.into(), nothing, connection, active).await;
+        }
+        (Protocol::Tcp, _) => Box::pin(tunnel::inbound(stream, &connection, active)).await,
+        (Protocol::Detect, Some(Alpn::Tcp) | None) => Box::pin(opaque(stream, connection, active)).await,
     }
 }
 
@@ -104,13 +124,13 @@ async fn opaque<S>(mut stream: S, connection: Arc<Connection>, active: &Arc<Acti
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let idle = active.snapshot.limits.duration(Limit::IdleMs);
+    let (idle, patience) = waits(active);
     let mut prefix = BytesMut::new();
-    let words = timeout(idle, prefixed::first_words(&mut stream, &mut prefix));
+    let words = timeout(idle, prefixed::first_words(&mut stream, &mut prefix, patience));
     let first = tokio::select! {
         biased;
         guess = words => Ok(guess),
-        spoken = tunnel::application_speaks(&connection, active) => Err(spoken),
+        spoken = async { Box::pin(tunnel::application_speaks(&connection, active)).await } => Err(spoken),
     };
     match first {
         Ok(Ok(Ok(Guess::Http1 | Guess::Http2))) => {
@@ -118,17 +138,17 @@ where
             refuse_connection(&connection.shared, connection.remote, Direction::Inbound, Reason::RequestMalformed, detail);
         }
         Ok(Ok(Ok(Guess::Opaque | Guess::Unclear))) => {
-            tunnel::inbound(Prefixed::new(prefix, stream), &connection, active).await;
+            Box::pin(tunnel::inbound(Prefixed::new(prefix, stream), &connection, active)).await;
         }
         // The peer said nothing for `idleMs`, or has gone.
         Ok(Err(_) | Ok(Err(_))) => {}
-        Err(application) => tunnel::inbound_to(Prefixed::new(prefix, stream), application, &connection, active).await,
+        Err(application) => Box::pin(tunnel::inbound_to(Prefixed::new(prefix, stream), application, &connection, active)).await,
     }
 }
 
 /// Serves a plaintext caller of a permissive port to its end; gives the arrival back if it begins a TLS handshake.
 async fn first_of_permissive(arrival: Arrival, active: &Arc<Active>, listener: &Inbound) -> Option<Arrival> {
-    let idle = active.snapshot.limits.duration(Limit::IdleMs);
+    let (idle, patience) = waits(active);
     let plain = Connection::new(
         Arc::clone(&arrival.shared),
         Arc::clone(&arrival.worker),
@@ -159,7 +179,7 @@ async fn first_of_permissive(arrival: Arrival, active: &Arc<Active>, listener: &
         Ok(Err(application)) => {
             plain.shared.metrics.plaintext(arrival.remote.ip());
             let (stream, connection) = arrival.connection(Caller::Plaintext);
-            tunnel::inbound_to(stream, application, &connection, active).await;
+            Box::pin(tunnel::inbound_to(stream, application, &connection, active)).await;
             return None;
         }
     }
@@ -168,13 +188,19 @@ async fn first_of_permissive(arrival: Arrival, active: &Arc<Active>, listener: &
     let mut prefix = BytesMut::new();
     let guess = match listener.protocol {
         Protocol::Tcp => Guess::Opaque,
-        Protocol::Http | Protocol::Detect => timeout(idle, prefixed::first_words(&mut stream, &mut prefix)).await.ok()?.ok()?,
+        Protocol::Http | Protocol::Detect => {
+            timeout(idle, prefixed::first_words(&mut stream, &mut prefix, patience)).await.ok()?.ok()?
+        }
     };
-    let stream = Prefixed::new(prefix, stream);
+    let input = Buffer::of(&prefix);
     match (listener.protocol, guess) {
-        (Protocol::Http | Protocol::Detect, Guess::Http2) => serve_http2(stream, connection, active).await,
-        (Protocol::Http, _) | (Protocol::Detect, Guess::Http1) => serve_http1(stream, connection, active).await,
-        (Protocol::Tcp, _) | (Protocol::Detect, _) => tunnel::inbound(stream, &connection, active).await,
+        (Protocol::Http | Protocol::Detect, Guess::Http2) => {
+            Box::pin(serve_http2(stream.into(), input, connection, active)).await
+        }
+        (Protocol::Http, _) | (Protocol::Detect, Guess::Http1) => serve_http1(stream.into(), input, connection, active).await,
+        (Protocol::Tcp, _) | (Protocol::Detect, _) => {
+            Box::pin(tunnel::inbound(Prefixed::new(prefix, stream), &connection, active)).await;
+        }
     }
     None
 }
@@ -188,16 +214,16 @@ pub async fn outbound(arrival: Arrival) {
     let protocol = active.upstream_at(arrival.local).map(|called| called.upstream.protocol);
     let (mut stream, connection) = arrival.connection(Caller::Application);
     match protocol {
-        Some(Protocol::Tcp) => tunnel::outbound(stream, &connection, &active).await,
+        Some(Protocol::Tcp) => Box::pin(tunnel::outbound(stream, &connection, &active)).await,
         Some(Protocol::Http) => {
             // An application may open a connection long before it speaks; only idleness ends that.
-            let idle = active.snapshot.limits.duration(Limit::IdleMs);
+            let (idle, patience) = waits(&active);
             let mut prefix = BytesMut::new();
-            let Ok(Ok(guess)) = timeout(idle, prefixed::first_words(&mut stream, &mut prefix)).await else { return };
-            serve_http(Prefixed::new(prefix, stream), guess, connection, &active).await;
+            let Ok(Ok(guess)) = timeout(idle, prefixed::first_words(&mut stream, &mut prefix, patience)).await else { return };
+            serve_http(stream.into(), Buffer::of(&prefix), guess, connection, &active).await;
         }
         Some(Protocol::Detect) => detect_outbound(stream, connection, &active).await,
-        None if active.snapshot.egress == Egress::Allow => tunnel::pass(stream, &connection, &active).await,
+        None if active.snapshot.egress == Egress::Allow => Box::pin(tunnel::pass(stream, &connection, &active)).await,
         None => {
             let detail = format!("{} belongs to no upstream, and `egress` is `refuse`", connection.local);
             refuse_connection(&connection.shared, connection.remote, Direction::Outbound, Reason::EgressRefused, detail);
@@ -208,33 +234,40 @@ pub async fn outbound(arrival: Arrival) {
 /// Connects at once and lets whoever speaks first decide: a client that begins a request of HTTP is served as such, everything
 /// else is carried as it is.
 async fn detect_outbound(mut stream: TcpStream, connection: Arc<Connection>, active: &Arc<Active>) {
-    let idle = active.snapshot.limits.duration(Limit::IdleMs);
+    let (idle, patience) = waits(active);
     let mut prefix = BytesMut::new();
-    let words = timeout(idle, prefixed::first_words(&mut stream, &mut prefix));
+    let words = timeout(idle, prefixed::first_words(&mut stream, &mut prefix, patience));
     let first = tokio::select! {
         // Looked at in this order, so that a request that is there already never costs a connection.
         biased;
         guess = words => Ok(guess),
-        spoken = tunnel::upstream_speaks(&connection, active) => Err(spoken),
+        // Made only where it is waited for.
+        spoken = async { Box::pin(tunnel::upstream_speaks(&connection, active)).await } => Err(spoken),
     };
     match first {
         Ok(Ok(Ok(guess @ (Guess::Http1 | Guess::Http2)))) => {
-            serve_http(Prefixed::new(prefix, stream), guess, connection, active).await;
+            serve_http(stream.into(), Buffer::of(&prefix), guess, connection, active).await;
         }
         Ok(Ok(Ok(Guess::Opaque | Guess::Unclear))) => {
-            tunnel::outbound(Prefixed::new(prefix, stream), &connection, active).await;
+            Box::pin(tunnel::outbound(Prefixed::new(prefix, stream), &connection, active)).await;
         }
         // The application said nothing for `idleMs`, or has gone.
         Ok(Err(_) | Ok(Err(_))) => {}
-        Err(upstream) => tunnel::outbound_to(Prefixed::new(prefix, stream), upstream, &connection, active).await,
+        Err(upstream) => Box::pin(tunnel::outbound_to(Prefixed::new(prefix, stream), upstream, &connection, active)).await,
     }
 }
 
-async fn serve_http(stream: Prefixed<TcpStream>, guess: Guess, connection: Arc<Connection>, active: &Arc<Active>) {
+/// How long a connection may stay without its first byte, and how long its first line may take from there on.
+fn waits(active: &Active) -> (Duration, Duration) {
+    let limits = &active.snapshot.limits;
+    (limits.duration(Limit::IdleMs), limits.duration(Limit::RequestHeadMs))
+}
+
+async fn serve_http(io: Io, input: Buffer, guess: Guess, connection: Arc<Connection>, active: &Arc<Active>) {
     match guess {
-        Guess::Http2 => serve_http2(stream, connection, active).await,
-        // What is no HTTP/1 either is answered by the framing guard.
-        Guess::Http1 | Guess::Opaque | Guess::Unclear => serve_http1(stream, connection, active).await,
+        Guess::Http2 => Box::pin(serve_http2(io, input, connection, active)).await,
+        // What is no HTTP/1 either is answered by its framing.
+        Guess::Http1 | Guess::Opaque | Guess::Unclear => serve_http1(io, input, connection, active).await,
     }
 }
 
@@ -244,7 +277,7 @@ pub(crate) fn refuse_connection(shared: &Arc<Shared>, remote: SocketAddr, direct
     entry.reason = Some(reason);
     entry.detail = Some(detail.clone());
     entry.revision = shared.revision();
-    "connect".clone_into(&mut entry.method);
+    entry.note_method(b"connect");
     shared.tell_record(reason, Some(detail), 0, &entry);
 }
 
@@ -255,7 +288,7 @@ async fn refuse_plaintext(mut stream: TcpStream, remote: SocketAddr, shared: &Ar
     entry.reason = Some(reason);
     entry.status = reply::status(reason).as_u16();
     entry.revision = shared.revision();
-    "connect".clone_into(&mut entry.method);
+    entry.note_method(b"connect");
     shared.tell_record(reason, None, entry.status, &entry);
     let bytes = reply::raw(reason, "", entry.decision, "");
     let _sent = timeout(deadline.min(LAST_WORDS_DEADLINE), last_words(&mut stream, &bytes)).await;

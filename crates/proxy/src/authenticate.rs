@@ -1,8 +1,7 @@
 //! Who a request is for: the user of its token, verified or remembered.
 
 use crate::state::{Active, KeyRequest, Shared};
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use message::Fields;
 use model::Limit;
 use model::Timestamp;
 use std::sync::atomic::Ordering;
@@ -16,14 +15,8 @@ use tokio::time::timeout;
 ///
 /// # Errors
 /// - [`Refusal`] of the token; whatever the policies would say.
-pub async fn user(
-    headers: &HeaderMap,
-    active: &Active,
-    shared: &Shared,
-    now: Timestamp,
-) -> Result<Option<VerifiedClaims>, Refusal> {
-    let values = headers.get_all(AUTHORIZATION).into_iter().map(http::HeaderValue::as_bytes);
-    let Some(text) = token::bearer(values)? else {
+pub async fn user(fields: &Fields, active: &Active, shared: &Shared, now: Timestamp) -> Result<Option<VerifiedClaims>, Refusal> {
+    let Some(text) = token::bearer(fields.values(b"authorization"))? else {
         return Ok(None);
     };
     // Taken before the keys, so that claims verified by old keys are never remembered under a new generation.
@@ -33,7 +26,7 @@ pub async fn user(
     }
     let mut verified = verify(text, active, shared, now);
     if let Err(Refusal::KeyUnknown { issuer } | Refusal::IssuerUnavailable { issuer }) = &verified
-        && fetched(issuer, active, shared).await
+        && Box::pin(fetched(issuer, active, shared)).await
     {
         verified = verify(text, active, shared, now);
     }

@@ -1,34 +1,34 @@
 //! A connection while it is served: its caller, its requests, and the ends that it may come to.
 
 use crate::accept::{LAST_WORDS_DEADLINE, refuse_connection};
-use crate::body::Body;
+use crate::buffer::Buffer;
 use crate::clock;
-use crate::framing::{self, Rules};
-use crate::prefixed::{self, Prefixed};
+use crate::exchange::{Downstream, Exchange};
+use crate::framing::{FramingRefusal, Rules};
+use crate::http1::{self, Next};
+use crate::http2;
+use crate::io::Io;
+use crate::mux::{self, Side};
 use crate::reply;
 use crate::request;
 use crate::state::{Active, Shared};
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::upgrade::Switched;
 use crate::workers::Worker;
-use bytes::BytesMut;
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use futures_util::task::AtomicWaker;
 use identity::handshake::VerifiedPeer;
 use model::snapshot::Inbound;
-use model::{Limit, Limits, Principal, Reason};
-use parking_lot::Mutex;
-use std::convert::Infallible;
+use model::{Limit, Limits, Principal, Reason, SpiffeId};
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::ReusableBoxFuture;
 
 /// What is known of a connection for as long as it lives. A request takes everything else from the snapshot.
 #[derive(Debug)]
@@ -43,8 +43,16 @@ pub struct Connection {
     pub local: SocketAddr,
     /// Who holds the other end.
     pub caller: Caller,
-    /// The switch to another protocol that an answer has granted; carried out when the HTTP library has let go of the connection.
-    pub switched: Mutex<Option<Box<Switched>>>,
+    /// When the connection was made that carries it: its own beginning, or that of the connection that it is a stream of.
+    since: Instant,
+    /// It is a stream of a connection that tells of its end for all of them.
+    is_stream: bool,
+    /// What it was asked for, as a number of [`Ending`].
+    ends: AtomicU8,
+    /// Whoever serves it and wants to know of its end.
+    waker: AtomicWaker,
+    registered: usize,
+    identity_line: OnceLock<String>,
     activity: Activity,
 }
 
@@ -65,6 +73,13 @@ struct Activity {
     started: Instant,
     moved_ms: AtomicU64,
     requests: AtomicUsize,
+    asked_ms: AtomicU64,
+}
+
+impl Activity {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Why a connection is asked to end.
@@ -75,11 +90,146 @@ enum Ending {
     Idle,
 }
 
+/// How far a connection is with its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// Nobody asks for it.
+    No,
+    /// After what is under way.
+    ToEnd(Ending),
+    /// At once: nothing is under way any more and a grace has passed, or the certificate that opened it has ended.
+    AtOnce(Ending),
+}
+
+impl Asked {
+    const ALL: [Self; 7] = [
+        Self::No,
+        Self::ToEnd(Ending::Draining),
+        Self::ToEnd(Ending::Age),
+        Self::ToEnd(Ending::Idle),
+        Self::AtOnce(Ending::Draining),
+        Self::AtOnce(Ending::Age),
+        Self::AtOnce(Ending::Idle),
+    ];
+
+    const fn why(self) -> Option<Ending> {
+        match self {
+            Self::No => None,
+            Self::ToEnd(why) | Self::AtOnce(why) => Some(why),
+        }
+    }
+}
+
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(shared: Arc<Shared>, worker: Arc<Worker>, remote: SocketAddr, local: SocketAddr, caller: Caller) -> Self {
-        let activity = Activity { started: Instant::now(), moved_ms: AtomicU64::new(0), requests: AtomicUsize::new(0) };
-        Self { shared, worker, remote, local, caller, switched: Mutex::new(None), activity }
+    pub fn new(shared: Arc<Shared>, worker: Arc<Worker>, remote: SocketAddr, local: SocketAddr, caller: Caller) -> Arc<Self> {
+        Self::since(Instant::now(), false, shared, worker, remote, local, caller)
+    }
+
+    fn since(
+        since: Instant,
+        is_stream: bool,
+        shared: Arc<Shared>,
+        worker: Arc<Worker>,
+        remote: SocketAddr,
+        local: SocketAddr,
+        caller: Caller,
+    ) -> Arc<Self> {
+        let started = Instant::now();
+        let activity =
+            Activity { started, moved_ms: AtomicU64::new(0), requests: AtomicUsize::new(0), asked_ms: AtomicU64::new(0) };
+        let (ends, waker, identity_line) = (AtomicU8::new(0), AtomicWaker::new(), OnceLock::new());
+        let register = Arc::clone(&worker);
+        register.connections.register(|registered| Self {
+            shared,
+            worker,
+            remote,
+            local,
+            caller,
+            since,
+            is_stream,
+            ends,
+            waker,
+            registered,
+            identity_line,
+            activity,
+        })
+    }
+
+    /// A stream of this connection, for one that carries many: the same two ends, and no longer a life.
+    fn stream(&self) -> Arc<Self> {
+        let caller = match &self.caller {
+            Caller::Peer(peer) => Caller::Peer(peer.clone()),
+            Caller::Plaintext => Caller::Plaintext,
+            Caller::Application => Caller::Application,
+        };
+        let (shared, worker) = (Arc::clone(&self.shared), Arc::clone(&self.worker));
+        Self::since(self.since, true, shared, worker, self.remote, self.local, caller)
+    }
+
+    /// Whether it is to end after what is under way.
+    pub fn is_asked_to_end(&self) -> bool {
+        self.asked() != Asked::No
+    }
+
+    fn asked(&self) -> Asked {
+        Asked::ALL.get(usize::from(self.ends.load(Ordering::Relaxed))).copied().unwrap_or(Asked::No)
+    }
+
+    fn ask(&self, asked: Asked) {
+        let number = Asked::ALL.iter().position(|each| *each == asked).and_then(|place| u8::try_from(place).ok());
+        self.ends.store(number.unwrap_or(0), Ordering::Relaxed);
+        self.waker.wake();
+    }
+
+    /// Looks whether it should end: called once a second, and when the process drains.
+    pub fn look(&self) {
+        let Some(active) = self.shared.active() else { return };
+        match self.asked() {
+            Asked::No => {
+                if let Some(why) = self.due(&active) {
+                    self.activity.asked_ms.store(self.activity.now_ms(), Ordering::Relaxed);
+                    self.ask(Asked::ToEnd(why));
+                }
+            }
+            Asked::ToEnd(why) => {
+                let certificate_ended = self.peer().is_some_and(|peer| peer.not_after() <= clock::now());
+                let asked_for = self.activity.now_ms().saturating_sub(self.activity.asked_ms.load(Ordering::Relaxed));
+                let is_graced = u128::from(asked_for) >= ENDING_GRACE.as_millis();
+                if certificate_ended || is_graced && self.activity.requests.load(Ordering::Relaxed) == 0 {
+                    self.ask(Asked::AtOnce(why));
+                }
+            }
+            Asked::AtOnce(_) => {}
+        }
+    }
+
+    /// Why it should end by itself: drain, maximum age (between sidecars only), or idleness.
+    fn due(&self, active: &Active) -> Option<Ending> {
+        // What the application still calls goes on until it is gone.
+        if self.direction() == Direction::Inbound && *self.shared.draining.borrow() {
+            return Some(Ending::Draining);
+        }
+        if self.age_max(active).is_some_and(|left| left.is_zero()) {
+            return Some(Ending::Age);
+        }
+        (self.idle_for() >= active.snapshot.limits.duration(Limit::IdleMs)).then_some(Ending::Idle)
+    }
+
+    /// Ready when it was asked for more of an end than `known`. Costs two atomic operations.
+    fn poll_asked(&self, known: Asked, cx: &Context<'_>) -> Poll<Asked> {
+        self.waker.register(cx.waker());
+        match self.asked() {
+            asked if asked == known => Poll::Pending,
+            asked => Poll::Ready(asked),
+        }
+    }
+
+    /// What the application is told of the peer's certificate; `None` for a plaintext caller. `own`: who answers here.
+    pub fn identity_line(&self, own: &SpiffeId) -> Option<&str> {
+        let peer = self.peer()?;
+        let line = || format!("By={own};Hash={};URI={}", peer.fingerprint_sha256(), peer.id());
+        Some(self.identity_line.get_or_init(line))
     }
 
     /// The verified peer, if there is one.
@@ -121,7 +271,8 @@ impl Connection {
     /// does not live on in it, and it never outlives the certificate that opened it, nor does what is under way on it.
     pub fn age_max(&self, active: &Active) -> Option<Duration> {
         let peer = self.peer()?;
-        Some(active.snapshot.connection_age_max.min(peer.not_after().since(clock::now())))
+        let left = active.snapshot.connection_age_max.saturating_sub(self.since.elapsed());
+        Some(left.min(peer.not_after().since(clock::now())))
     }
 
     /// Counts a request for as long as it is under way.
@@ -130,24 +281,12 @@ impl Connection {
         UnderWay(Arc::clone(self))
     }
 
-    /// Waits until a connection that was asked to end must be ended: when nothing is under way any more and a grace has passed, or
-    /// when the certificate that opened it has ended. Whoever holds the other end may do nothing at all.
-    async fn overdue(&self) {
-        loop {
-            tokio::time::sleep(ENDING_GRACE).await;
-            let certificate_ended = self.peer().is_some_and(|peer| peer.not_after() <= clock::now());
-            if certificate_ended || self.activity.requests.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-        }
-    }
-
     /// Notes that the connection has ended because we asked for it.
     fn tell_ending(&self, why: Ending, limits: &Limits) {
         let mut entry = Entry::begin(&self.shared, "connection", self.direction(), self.remote);
         entry.principal = self.principal();
         entry.revision = self.shared.revision();
-        "connect".clone_into(&mut entry.method);
+        entry.note_method(b"connect");
         let after = self.activity.started.elapsed().as_secs();
         let (reason, detail) = match why {
             Ending::Draining => (Reason::Draining, format!("open for {after} s")),
@@ -165,179 +304,272 @@ impl Connection {
         let moved = Duration::from_millis(self.activity.moved_ms.load(Ordering::Relaxed));
         self.activity.started.elapsed().saturating_sub(moved)
     }
-
-    /// Waits until the connection should end by itself: drain, maximum age (between sidecars only), or idleness.
-    async fn ending(&self, limits: &Limits, age: Option<Duration>) -> Ending {
-        let drained = async {
-            // What the application still calls goes on until it is gone.
-            match self.direction() {
-                Direction::Inbound => self.shared.drained().await,
-                Direction::Outbound => std::future::pending().await,
-            }
-        };
-        let idle_max = limits.duration(Limit::IdleMs);
-        let aged = async {
-            match age {
-                Some(age) => tokio::time::sleep(age).await,
-                None => std::future::pending().await,
-            }
-        };
-        let idled = async {
-            loop {
-                let idle = self.idle_for();
-                if idle >= idle_max {
-                    return;
-                }
-                tokio::time::sleep((idle_max - idle).max(Duration::from_millis(100))).await;
-            }
-        };
-        tokio::select! {
-            () = drained => Ending::Draining,
-            () = aged => Ending::Age,
-            () = idled => Ending::Idle,
-        }
-    }
 }
 
 /// One request under way, until it is dropped.
 #[derive(Debug)]
 pub struct UnderWay(Arc<Connection>);
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.worker.connections.forget(self.registered);
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
         let activity = &self.0.activity;
-        let moved = u64::try_from(activity.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        activity.moved_ms.store(moved, Ordering::Relaxed);
+        activity.moved_ms.store(activity.now_ms(), Ordering::Relaxed);
         activity.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// For the other end of a connection to take notice that it is being ended.
 const ENDING_GRACE: Duration = Duration::from_secs(2);
-/// LIMIT: bytes of one HTTP/2 stream that wait for whoever reads it.
-pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-/// LIMIT: bytes of all streams of one connection. So much larger than a stream's that those who do not read cannot stop the others:
-/// the connection is shared, and what waits on one stream must not be what another waits for.
-pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 128 * 1024 * 1024;
-/// What the HTTP library may hold beyond one head, so that the guard's bound is always the first to be met.
-const PARSER_MARGIN_BYTES: usize = 64 * 1024;
-/// What a caller may still send while it is told that its connection ends.
-const LAST_WORDS_READ_MAX: usize = 64 * 1024;
 
-/// Sends an answer and ends the connection. What the caller still sends is read, bounded, so that its kernel does not discard
-/// the answer with a reset.
-pub(crate) async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
-    stream.write_all(bytes).await?;
-    stream.shutdown().await?;
-    prefixed::discard(stream, LAST_WORDS_READ_MAX).await
-}
-
-/// The life of an HTTP/1 connection: the framing guard lets only unambiguous messages through to the parser.
-pub(crate) async fn serve_http1<S>(stream: S, connection: Arc<Connection>, active: &Arc<Active>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// The life of an HTTP/1 connection: one request after the other. `input`: what was read of it before.
+pub(crate) async fn serve_http1(io: Io, input: Buffer, connection: Arc<Connection>, active: &Arc<Active>) {
     let limits = &active.snapshot.limits;
     let rules = Rules {
         head_bytes_max: limits.size(Limit::RequestHeadBytes),
         headers_max: limits.size(Limit::RequestHeaders),
         head_deadline: limits.duration(Limit::RequestHeadMs),
     };
-    let (io, refused) = framing::guard(stream, rules);
-    let mut builder = http1::Builder::new();
-    // The guard bounds the head first; the parser's own bounds lie above it.
-    builder.half_close(true).max_headers(limits.size(Limit::RequestHeaders) + 1).timer(TokioTimer::new());
-    builder.header_read_timeout(None).max_buf_size(rules.head_bytes_max + PARSER_MARGIN_BYTES);
-    let mut served = builder.serve_connection(TokioIo::new(io), service_fn(|request| answer(request, Arc::clone(&connection))));
-    let mut ending = pin!(connection.ending(limits, connection.age_max(active)));
-    let mut overdue = pin!(connection.overdue());
-    let mut asked = None;
-    loop {
-        tokio::select! {
-            () = overdue.as_mut(), if asked.is_some() => break,
-            // The guard holds the stream open for as long as it has a refusal that was not answered.
-            _ended = &mut served => break,
-            why = ending.as_mut(), if asked.is_none() => {
-                asked = Some(why);
-                Pin::new(&mut served).graceful_shutdown();
-            }
+    let mut server = http1::Server::new(io, input, rules);
+    let ended = loop {
+        if let Err(why) = arrived(&mut server, &connection).await {
+            break why;
         }
-    }
-    if let Some(why) = asked {
+        let (back, turn) = Room::take(take_turn(server, Arc::clone(&connection))).await;
+        server = back;
+        match turn {
+            Turn::Answered(None) if !connection.is_asked_to_end() && server.goes_on() => {}
+            Turn::Answered(None) => break connection.asked().why(),
+            Turn::Answered(Some(switched)) => {
+                let (io, behind) = server.into_parts();
+                return Box::pin(switched.carry(io, &behind, &connection)).await;
+            }
+            Turn::Refused(refusal) => return Box::pin(refuse_message(refusal, server, &connection, active)).await,
+            Turn::End => break None,
+        }
+    };
+    if let Some(why) = ended.filter(|_| !connection.is_stream) {
         connection.tell_ending(why, limits);
     }
-    let parts = served.into_parts();
-    let (mut stream, held) = parts.io.into_inner().into_parts();
-    let switched = connection.switched.lock().take();
-    if let Some(switched) = switched {
-        // What the HTTP library has read ahead comes before what the guard has held back.
-        let mut ahead = BytesMut::from(parts.read_buf);
-        ahead.unsplit(held);
-        return switched.carry(Prefixed::new(ahead, stream), &connection, active).await;
-    }
-    // A refusal within a body was answered by whoever read the body.
-    if let Some(refusal) = refused.take()
-        && !refusal.ends_body()
-    {
-        let mut entry = Entry::begin(&connection.shared, "access", connection.direction(), connection.remote);
-        entry.principal = connection.principal();
-        entry.reason = Some(refusal.reason());
-        entry.status = reply::status(refusal.reason()).as_u16();
-        entry.detail = Some(refusal.to_string());
-        entry.revision = active.snapshot.revision;
-        connection.shared.tell_record(refusal.reason(), entry.detail.clone(), entry.status, &entry);
-        let bytes = reply::raw(refusal.reason(), &refusal.to_string(), entry.decision, &connection.realm());
-        // The caller may be gone already; the entry tells the refusal in any case.
-        let _sent = timeout(LAST_WORDS_DEADLINE, last_words(&mut stream, &bytes)).await;
+    if !server.is_aborted() {
+        // The caller may be gone already.
+        let _ended = timeout(LAST_WORDS_DEADLINE, server.end()).await;
     }
 }
 
-/// The life of an HTTP/2 connection.
-pub(crate) async fn serve_http2<S>(stream: S, connection: Arc<Connection>, active: &Arc<Active>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let limits = &active.snapshot.limits;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .enable_connect_protocol()
-        .max_concurrent_streams(u32::try_from(limits.of(Limit::StreamsPerConnection)).unwrap_or(u32::MAX))
-        .max_header_list_size(u32::try_from(limits.of(Limit::RequestHeadBytes)).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10));
-    let service = service_fn(|request| answer(request, Arc::clone(&connection)));
-    // Until the preface has come the HTTP library knows no deadline.
-    let preface = timeout(limits.duration(Limit::RequestHeadMs), prefixed::read_preface(stream)).await;
-    let Ok(Ok((stream, true))) = preface else {
-        let detail = format!("no HTTP/2 preface within limit `requestHeadMs` ({} ms)", limits.of(Limit::RequestHeadMs));
-        return refuse_connection(&connection.shared, connection.remote, connection.direction(), Reason::HeadTimeout, detail);
+/// Waits for the first byte of the next request. An error: it does not come any more, because the caller has ended the connection, or
+/// because the connection was asked to end, and why.
+async fn arrived(server: &mut http1::Server, connection: &Connection) -> Result<(), Option<Ending>> {
+    poll_fn(|cx| match server.poll_arrived(cx) {
+        Poll::Ready(true) => Poll::Ready(Ok(())),
+        Poll::Ready(false) => Poll::Ready(Err(None)),
+        Poll::Pending => connection.poll_asked(Asked::No, cx).map(|asked| Err(asked.why())),
+    })
+    .await
+}
+
+/// What became of what had arrived on a connection.
+enum Turn {
+    /// A request, which was answered. The connection may speak another protocol now.
+    Answered(Option<Box<Switched>>),
+    /// What no reader should see as a request.
+    Refused(FramingRefusal),
+    /// The end of the connection.
+    End,
+}
+
+/// Reads one request and answers it.
+async fn take_turn(mut server: http1::Server, connection: Arc<Connection>) -> (http1::Server, Turn) {
+    let mut exchange = Exchange::take();
+    let turn = match server.next(&mut exchange.request).await {
+        Ok(Next::Request) => Turn::Answered(one_request(&mut exchange, &mut server, &connection).await.map(Box::new)),
+        Ok(Next::Refused(refusal)) => Turn::Refused(refusal),
+        Ok(Next::End) | Err(_) => Turn::End,
     };
-    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut ending = pin!(connection.ending(limits, connection.age_max(active)));
-    let mut overdue = pin!(connection.overdue());
-    let mut asked = None;
+    exchange.give_back();
+    (server, turn)
+}
+
+/// LIMIT: rooms for requests that a worker keeps.
+const SPARE_ROOMS_MAX: usize = 64;
+
+thread_local! {
+    static SPARE_ROOMS: RefCell<Vec<TurnRoom>> = const { RefCell::new(Vec::new()) };
+}
+
+type TurnRoom = ReusableBoxFuture<'static, (http1::Server, Turn)>;
+
+/// Where a request is while it is under way. A worker's next request takes the room of its last one, so that a connection that waits
+/// has none and a request costs no allocation.
+struct Room(Option<TurnRoom>);
+
+impl Room {
+    fn take(turn: impl Future<Output = (http1::Server, Turn)> + Send + 'static) -> Self {
+        Self(Some(match SPARE_ROOMS.with_borrow_mut(Vec::pop) {
+            Some(mut room) => {
+                room.set(turn);
+                room
+            }
+            None => ReusableBoxFuture::new(turn),
+        }))
+    }
+}
+
+impl Future for Room {
+    type Output = (http1::Server, Turn);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(room) = &mut self.0 else { return Poll::Pending };
+        let polled = room.poll(cx);
+        if polled.is_ready()
+            && let Some(room) = self.0.take()
+        {
+            // A thread that ends keeps nothing.
+            let _kept = SPARE_ROOMS.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < SPARE_ROOMS_MAX {
+                    spare.push(room);
+                }
+            });
+        }
+        polled
+    }
+}
+
+/// One request, to whichever page of `request` this connection's side says.
+async fn one_request(exchange: &mut Exchange, server: &mut http1::Server, connection: &Arc<Connection>) -> Option<Switched> {
+    let switched = {
+        let mut down = Downstream::Http1(server);
+        let mut answer = pin!(answer(exchange, &mut down, connection));
+        poll_fn(|cx| {
+            if let Poll::Ready(switched) = answer.as_mut().poll(cx) {
+                return Poll::Ready(switched);
+            }
+            match connection.poll_asked(Asked::No, cx) {
+                Poll::Ready(Asked::AtOnce(_)) => Poll::Ready(None),
+                Poll::Ready(Asked::No | Asked::ToEnd(_)) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    };
+    server.skip_body();
+    switched
+}
+
+/// A request that nobody sees, because no two readers might see the same one. It is answered, and the connection ends.
+async fn refuse_message(refusal: FramingRefusal, mut server: http1::Server, connection: &Arc<Connection>, active: &Active) {
+    let mut entry = Entry::begin(&connection.shared, "access", connection.direction(), connection.remote);
+    entry.principal = connection.principal();
+    entry.reason = Some(refusal.reason());
+    entry.status = reply::status(refusal.reason()).as_u16();
+    entry.detail = Some(refusal.to_string());
+    entry.revision = active.snapshot.revision;
+    connection.shared.tell_record(refusal.reason(), entry.detail.clone(), entry.status, &entry);
+    let bytes = reply::raw(refusal.reason(), &refusal.to_string(), entry.decision, &connection.realm());
+    // The caller may be gone already; the entry tells the refusal in any case.
+    let _sent = timeout(LAST_WORDS_DEADLINE, server.last_words(&bytes)).await;
+}
+
+/// The life of a connection that carries many of HTTP/1 between two sidecars.
+pub(crate) async fn serve_mux(io: Io, connection: Arc<Connection>, active: &Arc<Active>) {
+    let limits = &active.snapshot.limits;
+    let streams_max = u32::try_from(limits.of(Limit::StreamsPerConnection)).unwrap_or(u32::MAX);
+    let (streams, mut driver) = mux::over(io, Side::Taker { streams_max });
+    let mut asked = Asked::No;
+    while let Some(next) = next_or_asked(poll_fn(|cx| driver.poll_next(cx)), &connection, &mut asked).await {
+        match (next, asked) {
+            (Some(Ok(stream)), _) => {
+                let stream_of = connection.stream();
+                let (active, under_way) = (Arc::clone(active), connection.request_begins());
+                connection.shared.watch(async move {
+                    let _under_way = under_way;
+                    serve_http1(Io::Shared(stream), Buffer::default(), stream_of, &active).await;
+                });
+            }
+            (Some(Err(_ended)), _) => break,
+            (None, _) => streams.leave(),
+        }
+    }
+    if let Some(why) = asked.why() {
+        connection.tell_ending(why, limits);
+    }
+    driver.end().await;
+}
+
+/// What comes next of a connection that carries many requests: `Some(None)` when it was asked to end, `None` when it must.
+async fn next_or_asked<T>(next: impl Future<Output = T>, connection: &Connection, asked: &mut Asked) -> Option<Option<T>> {
+    let mut next = pin!(next);
+    poll_fn(|cx| {
+        if let Poll::Ready(next) = next.as_mut().poll(cx) {
+            return Poll::Ready(Some(Some(next)));
+        }
+        connection.poll_asked(*asked, cx).map(|more| {
+            *asked = more;
+            matches!(more, Asked::ToEnd(_) | Asked::No).then_some(None)
+        })
+    })
+    .await
+}
+
+/// The life of an HTTP/2 connection. `input`: what was read of it before.
+pub(crate) async fn serve_http2(io: Io, input: Buffer, connection: Arc<Connection>, active: &Arc<Active>) {
+    let limits = &active.snapshot.limits;
+    let mut driver = http2::serve(io, input, limits);
+    let mut begun = pin!(tokio::time::sleep(limits.duration(Limit::RequestHeadMs)));
+    let (mut asked, mut looked) = (Asked::No, false);
     loop {
-        tokio::select! {
-            () = overdue.as_mut(), if asked.is_some() => break,
-            _ended = served.as_mut() => break,
-            why = ending.as_mut(), if asked.is_none() => {
-                asked = Some(why);
-                served.as_mut().graceful_shutdown();
+        let next = next_or_asked(
+            poll_fn(|cx| match driver.poll_next(cx) {
+                Poll::Pending if !looked && begun.as_mut().poll(cx).is_ready() => Poll::Ready(None),
+                polled => polled.map(Some),
+            }),
+            &connection,
+            &mut asked,
+        );
+        match next.await {
+            Some(Some(Some(Ok(served)))) => connection.shared.watch(serve_stream(served, Arc::clone(&connection))),
+            Some(Some(Some(Err(_)))) | None => break,
+            Some(None) => driver.shutdown(),
+            Some(Some(None)) => {
+                looked = true;
+                if !driver.is_begun() {
+                    let limit = limits.of(Limit::RequestHeadMs);
+                    let detail = format!("no HTTP/2 preface within limit `requestHeadMs` ({limit} ms)");
+                    let (shared, direction) = (&connection.shared, connection.direction());
+                    return refuse_connection(shared, connection.remote, direction, Reason::HeadTimeout, detail);
+                }
             }
         }
     }
-    if let Some(why) = asked {
+    if let Some(why) = asked.why() {
         connection.tell_ending(why, limits);
     }
+    let _ended = timeout(LAST_WORDS_DEADLINE, driver.end()).await;
+}
+
+/// One request of HTTP/2.
+async fn serve_stream(mut served: http2::Served, connection: Arc<Connection>) {
+    let mut exchange = Exchange::take();
+    match served.take_head(&mut exchange.request) {
+        Some(true) => {
+            // A stream that goes on in another protocol is carried where it was granted.
+            let _carried = answer(&mut exchange, &mut Downstream::Http2(&mut served), &connection).await;
+        }
+        Some(false) => request::too_large(&mut Downstream::Http2(&mut served), &connection).await,
+        None => {}
+    }
+    exchange.give_back();
 }
 
 /// One request, to whichever page of `request` this connection's side says. Never fails: a refusal is an answer.
-async fn answer(request: Request<Incoming>, connection: Arc<Connection>) -> Result<Response<Body>, Infallible> {
-    Ok(match connection.caller {
-        Caller::Peer(_) | Caller::Plaintext => request::inbound(request, Arc::clone(&connection)).await,
-        Caller::Application => request::outbound(request, Arc::clone(&connection)).await,
-    })
+async fn answer(exchange: &mut Exchange, down: &mut Downstream<'_>, connection: &Arc<Connection>) -> Option<Switched> {
+    match connection.caller {
+        Caller::Peer(_) | Caller::Plaintext => request::inbound(exchange, down, connection).await,
+        Caller::Application => request::outbound(exchange, down, connection).await,
+    }
 }

@@ -54,7 +54,8 @@ pub async fn channel(shared: &Shared, anchor: &Anchor) -> Result<Channel, LinkFa
     let (stream, _peer) = match credentials {
         Some(credentials) => {
             let expected = std::slice::from_ref(&anchor.control_plane);
-            handshake::connect(stream, &credentials, expected, Alpn::Http2, STEP_DEADLINE).await?
+            let (stream, peer, _) = handshake::connect(stream, &credentials, expected, &[Alpn::Http2], STEP_DEADLINE).await?;
+            (stream, peer)
         }
         None => handshake::connect_without_identity(stream, &anchor.bundles, &anchor.control_plane, STEP_DEADLINE).await?,
     };

@@ -1,7 +1,7 @@
 //! What a connection speaks, told from the first bytes of whoever speaks first. Pure: nothing here waits.
 //!
 //! Nothing about security hangs on the guess: what is not HTTP is decided as a connection, and what is HTTP goes through the
-//! framing guard.
+//! grammar of `framing`.
 
 /// LIMIT: bytes of a request line that are looked at. A longer line without an end is no HTTP that could be served.
 const LINE_BYTES_MAX: usize = 16 * 1024;

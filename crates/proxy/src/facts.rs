@@ -7,19 +7,18 @@ mod headers;
 mod host;
 mod path;
 
-pub use headers::{Hop, forward_headers, forward_trailers, forwarded_for, only_value};
+pub use headers::{Hop, forward_headers, forward_trailers, forwarded_for, is_readable, only_value, read_headers};
+pub(crate) use headers::{elements, is_spelt};
 
 use crate::framing::upgrade_offers;
 use host::Host;
-use http::header::{CONNECTION, HOST, UPGRADE};
-use http::request::Parts;
-use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version};
+use http::Method;
+use message::{Head, Version};
 use model::Reason;
 use model::ids::printable;
 
-/// What a request says, each thing in one form.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a request says, each thing in one form. Used again for the next request, so that once warm it costs no allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The method that is decided: as sent, and never `CONNECT` or `TRACE`. A WebSocket that is opened by an extended `CONNECT`
     /// (RFC 8441 §4) is the `GET` that it replaces, so that a policy says the same of every version of HTTP.
@@ -34,14 +33,15 @@ pub struct Facts {
     pub host: String,
     /// `host`, and the port if it was said: what is forwarded as `Host` or `:authority`.
     pub authority: String,
-    scheme: Scheme,
+    /// `http` or `https`, as the request target says; it is forwarded and says nothing about this connection.
+    pub scheme: &'static str,
 }
 
 /// How the caller asks for another protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upgrade {
     /// The `Upgrade` line of HTTP/1.1 (RFC 9110 §7.8): one protocol, as it was written.
-    Line(HeaderValue),
+    Line(Vec<u8>),
     /// The `:protocol` of HTTP/2's extended `CONNECT` (RFC 8441 §4).
     ExtendedConnect,
 }
@@ -104,7 +104,7 @@ pub enum FactsRefusal {
     #[error("`Connection` names `{header}`")]
     Nominated {
         /// The header.
-        header: HeaderName,
+        header: &'static str,
     },
 }
 
@@ -120,114 +120,107 @@ impl FactsRefusal {
     }
 }
 
-/// Reads the facts of a request of HTTP/1 or HTTP/2.
-///
-/// # Errors
-/// - [`FactsRefusal`], naming what is not carried or could be read in two ways.
-pub fn collect(head: &Parts) -> Result<Facts, FactsRefusal> {
-    let upgrade = upgrade(head)?;
-    let method = match head.method {
-        Method::CONNECT if upgrade == Some(Upgrade::ExtendedConnect) => Method::GET,
-        Method::CONNECT => return Err(FactsRefusal::Method { method: "CONNECT" }),
-        Method::TRACE => return Err(FactsRefusal::Method { method: "TRACE" }),
-        _ => head.method.clone(),
-    };
-    if let Some(header) = headers::nominated_in_vain(&head.headers) {
-        return Err(FactsRefusal::Nominated { header });
-    }
-    let scheme = scheme(&head.uri)?;
-    let host = host(&head.uri, &head.headers)?;
-    let (path, path_and_query) = target(&method, &head.uri)?;
-    let authority = host.authority();
-    Ok(Facts { method, upgrade, path, path_and_query, host: host.name, authority, scheme })
-}
-
 impl Facts {
-    /// The request target of the next hop, of the same HTTP version: origin form for HTTP/1; scheme, authority and path for HTTP/2.
+    /// Reads the facts of a request of HTTP/1 or HTTP/2.
     ///
     /// # Errors
-    /// - [`FactsRefusal::Path`] if it is longer than an HTTP library can hold.
-    pub fn target(&self, version: Version) -> Result<Uri, FactsRefusal> {
-        let too_long = || FactsRefusal::Path { path: printable(&self.path), rule: "is too long once normalised" };
-        if version != Version::HTTP_2 {
-            return PathAndQuery::try_from(self.path_and_query.as_str()).map(Uri::from).map_err(|_| too_long());
+    /// - [`FactsRefusal`], naming what is not carried or could be read in two ways.
+    pub fn collect(&mut self, head: &Head) -> Result<(), FactsRefusal> {
+        self.upgrade = upgrade(head)?;
+        self.method = match head.method.as_slice() {
+            b"CONNECT" if self.upgrade == Some(Upgrade::ExtendedConnect) => Method::GET,
+            b"CONNECT" => return Err(FactsRefusal::Method { method: "CONNECT" }),
+            b"TRACE" => return Err(FactsRefusal::Method { method: "TRACE" }),
+            method => {
+                Method::from_bytes(method).map_err(|_| FactsRefusal::Target { rule: "follows a method that is no token" })?
+            }
+        };
+        if let Some(header) = headers::nominated_in_vain(&head.fields) {
+            return Err(FactsRefusal::Nominated { header });
         }
-        let target = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.as_str());
-        target.path_and_query(self.path_and_query.as_str()).build().map_err(|_| too_long())
+        self.scheme = scheme(head)?;
+        let host = host(head, std::mem::take(&mut self.host))?;
+        host.write_authority(&mut self.authority);
+        self.host = host.name;
+        self.target(&head.path)
+    }
+
+    /// The normalised path, and it with the query.
+    fn target(&mut self, target: &[u8]) -> Result<(), FactsRefusal> {
+        let question = target.iter().position(|byte| *byte == b'?');
+        let (path, query) = question.map_or((target, None), |at| (target.get(..at).unwrap_or_default(), target.get(at..)));
+        let wrong = |rule| FactsRefusal::Path { path: printable(&String::from_utf8_lossy(path)), rule };
+        self.path_and_query.clear();
+        if target.is_empty() {
+            return Err(FactsRefusal::Target { rule: "is neither a path, an absolute URI nor `*`" });
+        }
+        if target == b"*" {
+            "*".clone_into(&mut self.path);
+            self.path_and_query.push('*');
+            return if self.method == Method::OPTIONS { Ok(()) } else { Err(wrong("is for `OPTIONS` alone")) };
+        }
+        path::normalise(path, &mut self.path).map_err(wrong)?;
+        self.path_and_query.push_str(&self.path);
+        if let Some(query) = query {
+            let readable =
+                std::str::from_utf8(query).ok().filter(|_| query.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#'));
+            self.path_and_query.push_str(readable.ok_or(FactsRefusal::Query { rule: "holds a character that must be escaped" })?);
+        }
+        if self.path_and_query.len() > TARGET_BYTES_MAX { Err(wrong("is too long once normalised")) } else { Ok(()) }
     }
 }
 
+/// LIMIT: bytes of a request target that HTTP libraries can hold.
+const TARGET_BYTES_MAX: usize = 65_534;
+
 /// What the caller wants to go on with. An offer that `Connection` does not name is none (RFC 9110 §7.8), and neither is HTTP/2.
-fn upgrade(head: &Parts) -> Result<Option<Upgrade>, FactsRefusal> {
-    if head.version == Version::HTTP_2 {
-        let extended = head.method == Method::CONNECT && head.extensions.get::<hyper::ext::Protocol>().is_some();
+fn upgrade(head: &Head) -> Result<Option<Upgrade>, FactsRefusal> {
+    if head.version == Version::Http2 {
+        let extended = head.method == b"CONNECT" && !head.protocol.is_empty();
         return Ok(extended.then_some(Upgrade::ExtendedConnect));
     }
-    let lines = || head.headers.get_all(UPGRADE).iter();
-    let mut offers = lines().flat_map(|line| upgrade_offers(line.as_bytes()));
+    let mut offers = head.fields.values(b"upgrade").flat_map(upgrade_offers);
     let Some(offer) = offers.next() else { return Ok(None) };
     if offers.next().is_some() {
         return Err(FactsRefusal::Upgrade);
     }
-    let named =
-        |line: &HeaderValue| line.as_bytes().split(|b| *b == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-    let is_named = head.version == Version::HTTP_11 && head.headers.get_all(CONNECTION).iter().any(named);
-    let value = HeaderValue::from_bytes(offer).map_err(|_| FactsRefusal::Upgrade)?;
-    Ok(is_named.then_some(Upgrade::Line(value)))
+    let mut named = head.fields.values(b"connection").flat_map(elements);
+    let is_named = head.version == Version::Http11 && named.any(|name| name.eq_ignore_ascii_case(b"upgrade"));
+    Ok(is_named.then(|| Upgrade::Line(offer.to_vec())))
 }
 
-/// The target's scheme; `http` where it has none. It is forwarded and says nothing about this connection.
-fn scheme(uri: &Uri) -> Result<Scheme, FactsRefusal> {
-    match uri.scheme() {
-        Some(scheme) if *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS => Ok(scheme.clone()),
-        Some(_) => Err(FactsRefusal::Target { rule: "has a scheme other than `http` and `https`" }),
-        None => Ok(Scheme::HTTP),
+/// The target's scheme; `http` where it has none.
+fn scheme(head: &Head) -> Result<&'static str, FactsRefusal> {
+    match head.scheme.as_slice() {
+        scheme if scheme.eq_ignore_ascii_case(b"http") || scheme.is_empty() => Ok("http"),
+        scheme if scheme.eq_ignore_ascii_case(b"https") => Ok("https"),
+        _ => Err(FactsRefusal::Target { rule: "has a scheme other than `http` and `https`" }),
     }
 }
 
-/// The one host of a request: `Host`, the target's authority (`:authority` in HTTP/2), or both if they agree.
-fn host(uri: &Uri, headers: &HeaderMap) -> Result<Host, FactsRefusal> {
-    let parse = |text: &str| Host::parse(text).map_err(|rule| FactsRefusal::Host { host: printable(text), rule });
-    let mut lines = headers.get_all(HOST).iter();
+/// The one host of a request: `Host`, the target's authority (`:authority` in HTTP/2), or both if they agree. Written into `room`.
+fn host(head: &Head, room: String) -> Result<Host, FactsRefusal> {
+    let parse = |text: &str, room| Host::parse(text, room).map_err(|rule| FactsRefusal::Host { host: printable(text), rule });
+    let mut lines = head.fields.values(b"host");
     let line = lines.next();
     if lines.next().is_some() {
         return Err(FactsRefusal::HostTwice);
     }
-    let line = line.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let line = line.map(String::from_utf8_lossy);
     let line = line.as_deref().map(|text| text.trim_matches([' ', '\t']));
-    let authority = uri.authority().map(http::uri::Authority::as_str);
-    match (line, authority) {
+    let authority = (!head.authority.is_empty()).then(|| String::from_utf8_lossy(&head.authority));
+    match (line, authority.as_deref()) {
         (None, None) => Err(FactsRefusal::HostMissing),
-        (Some(text), None) | (None, Some(text)) => parse(text),
+        (Some(text), None) | (None, Some(text)) => parse(text, room),
         (Some(line), Some(authority)) => {
-            let host = parse(line)?;
-            if host == parse(authority)? {
+            let host = parse(line, room)?;
+            if host == parse(authority, String::new())? {
                 Ok(host)
             } else {
                 Err(FactsRefusal::HostMismatch { host: printable(line), target: printable(authority) })
             }
         }
     }
-}
-
-/// The normalised path, and it with the query.
-fn target(method: &Method, uri: &Uri) -> Result<(String, String), FactsRefusal> {
-    let Some(target) = uri.path_and_query() else {
-        return Err(FactsRefusal::Target { rule: "is neither a path, an absolute URI nor `*`" });
-    };
-    let wrong = |rule| FactsRefusal::Path { path: printable(target.path()), rule };
-    if target.as_str() == "*" {
-        return if *method == Method::OPTIONS { Ok(("*".into(), "*".into())) } else { Err(wrong("is for `OPTIONS` alone")) };
-    }
-    let path = path::normalise(target.path()).map_err(wrong)?;
-    let Some(query) = target.query() else {
-        return Ok((path.clone(), path));
-    };
-    if !query.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(FactsRefusal::Query { rule: "holds a character that must be escaped" });
-    }
-    let path_and_query = format!("{path}?{query}");
-    Ok((path, path_and_query))
 }
 
 #[cfg(test)]

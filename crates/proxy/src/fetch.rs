@@ -58,11 +58,15 @@ pub async fn run(shared: Arc<Shared>, mut requests: mpsc::Receiver<KeyRequest>) 
     let mut watched: BTreeMap<String, Watched> = BTreeMap::new();
     let mut fetches = JoinSet::new();
     let mut configs = shared.config.subscribe();
+    // One may have been applied before.
+    configs.mark_changed();
     loop {
         // Without a configuration there is no issuer to watch.
         let wake_at = shared.active().and_then(|active| start_due(&shared, &active, &mut watched, &mut fetches));
         let sleep = wake_at.map_or(SLEEP_MAX, |at| at.since(clock::now()).clamp(Duration::from_millis(10), SLEEP_MAX));
         tokio::select! {
+            // The first first: a request may ask for the keys of an issuer that came with the very configuration it is decided by.
+            biased;
             changed = configs.changed() => {
                 if changed.is_err() {
                     return;
@@ -190,7 +194,7 @@ async fn get_within_mesh(url: &str, issuer: &Endpoint, active: &Active, shared: 
         let stream = TcpStream::connect(own.application).await.map_err(|error| failed(&error))?;
         return exchange(stream, &uri, url, limits).await;
     }
-    let stream = upstream::connect_peer(issuer, Alpn::Http1, active, shared).await.map_err(|failure| failed(&failure))?;
+    let (stream, _) = upstream::connect_peer(issuer, &[Alpn::Http1], active, shared).await.map_err(|failure| failed(&failure))?;
     exchange(stream, &uri, url, limits).await
 }
 

@@ -51,7 +51,7 @@ impl Gate {
             }
         };
         let full = |_| GateFull { limit, waited_ms: limits.of(Limit::QueueMs) };
-        timeout(limits.duration(Limit::QueueMs), waiting).await.map_err(full)
+        Box::pin(timeout(limits.duration(Limit::QueueMs), waiting)).await.map_err(full)
     }
 
     fn take(&self, limit: usize) -> Option<Place> {

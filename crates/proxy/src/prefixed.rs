@@ -5,11 +5,11 @@ use bytes::{Buf, BytesMut};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
-/// What an HTTP/2 client sends first (RFC 9113 §3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes asked for in one read of what a client says first.
 const READ_BYTES: usize = 1024;
 
@@ -27,20 +27,31 @@ impl<S> Prefixed<S> {
     }
 }
 
-/// Reads into `prefix` until it is clear what the client speaks; one that ends before speaks nothing that is HTTP.
+/// Reads into `prefix` until it is clear what the client speaks; one that ends before speaks nothing that is HTTP, and one that
+/// takes longer than `patience` from its first byte on leaves it unclear.
 ///
 /// # Errors
 /// - the stream's.
 ///
 /// Cancel safety: what was read is in `prefix`.
-pub async fn first_words<S: AsyncRead + Unpin>(stream: &mut S, prefix: &mut BytesMut) -> io::Result<Guess> {
+pub async fn first_words<S: AsyncRead + Unpin>(stream: &mut S, prefix: &mut BytesMut, patience: Duration) -> io::Result<Guess> {
+    let mut by = None;
     loop {
         match detect(prefix) {
             Guess::Unclear => {}
             clear => return Ok(clear),
         }
         prefix.reserve(READ_BYTES);
-        if stream.read_buf(prefix).await? == 0 {
+        let read = stream.read_buf(prefix);
+        let count = match by {
+            None => read.await?,
+            Some(by) => match timeout_at(by, read).await {
+                Ok(read) => read?,
+                Err(_) => return Ok(Guess::Unclear),
+            },
+        };
+        by.get_or_insert_with(|| Instant::now() + patience);
+        if count == 0 {
             return Ok(Guess::Opaque);
         }
     }
@@ -56,31 +67,25 @@ pub async fn first_byte(stream: &TcpStream) -> io::Result<Option<u8>> {
     Ok(byte.first().copied().filter(|_| count > 0))
 }
 
-/// Reads until it is certain whether the connection begins with the HTTP/2 preface; what was read stays in the stream.
+/// What a caller may still send while it is told that its connection ends.
+const LAST_WORDS_READ_MAX: usize = 64 * 1024;
+
+/// Sends an answer and ends the connection. What the caller still sends is read, bounded, so that its kernel does not discard
+/// the answer with a reset.
 ///
 /// # Errors
 /// - the stream's.
-pub async fn read_preface<S: AsyncRead + Unpin>(mut inner: S) -> io::Result<(Prefixed<S>, bool)> {
-    let mut prefix = BytesMut::with_capacity(1024);
-    loop {
-        let certain = prefix.len().min(HTTP2_PREFACE.len());
-        if prefix.get(..certain) != HTTP2_PREFACE.get(..certain) {
-            return Ok((Prefixed { prefix, inner }, false));
-        }
-        if certain == HTTP2_PREFACE.len() {
-            return Ok((Prefixed { prefix, inner }, true));
-        }
-        if inner.read_buf(&mut prefix).await? == 0 {
-            return Ok((Prefixed { prefix, inner }, false));
-        }
-    }
+pub async fn last_words<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.shutdown().await?;
+    discard(stream, LAST_WORDS_READ_MAX).await
 }
 
 /// Reads and forgets up to `limit` bytes.
 ///
 /// # Errors
 /// - the stream's.
-pub async fn discard<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> io::Result<()> {
+async fn discard<S: AsyncRead + Unpin>(stream: &mut S, limit: usize) -> io::Result<()> {
     let mut scratch = [0; 4096];
     let mut left = limit;
     while left > 0 {
@@ -118,51 +123,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 
-    // Without these two hyper would fall back to copying every write into one buffer.
+    // Without these two whoever writes would copy what lies in several places into one.
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_preface_is_recognised_at_any_split_and_nothing_is_lost() {
-        for (sent, expected) in [
-            (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nrest"[..], true),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true),
-            (b"PRI / HTTP/1.1\r\nhost: a\r\n\r\n", false),
-            (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", false),
-            (b"P", false),
-            (b"", false),
-        ] {
-            for step in [1, 5, 64] {
-                let chunks: Vec<Vec<u8>> = sent.chunks(step).map(<[u8]>::to_vec).collect();
-                let (mut stream, preface) = read_preface(Chunks(chunks)).await.expect("read");
-                assert_eq!(preface, expected, "{sent:?} by {step}");
-                let mut all = Vec::new();
-                stream.read_to_end(&mut all).await.expect("rest");
-                assert_eq!(all, sent, "by {step}");
-            }
-        }
-    }
-
-    /// Gives one chunk a read.
-    struct Chunks(Vec<Vec<u8>>);
-
-    impl AsyncRead for Chunks {
-        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-            if !self.0.is_empty() {
-                let chunk = self.0.remove(0);
-                buf.put_slice(&chunk);
-            }
-            Poll::Ready(Ok(()))
-        }
     }
 }

@@ -1,22 +1,37 @@
 //! Refusals as answers. The only file that knows HTTP status codes.
 
-use crate::body::{Body, HeldRefusal};
+use crate::body::HeldRefusal;
+use crate::clock;
+use crate::connection::Connection;
+use crate::exchange::Downstream;
 use crate::facts::FactsRefusal;
 use crate::gate::GateFull;
+use crate::http1::Length;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::Failed;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::StatusCode;
+use message::{Fields, Head};
 use model::{DecisionId, Reason};
+use std::future::poll_fn;
+use std::io;
+use std::task::{Poll, ready};
 
 /// The response header that names the decision.
-pub const DECISION_HEADER: HeaderName = HeaderName::from_static("x-rondel-decision");
+pub const DECISION_HEADER: &str = "x-rondel-decision";
 /// The response header that says why not.
-pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-rondel-reason");
+pub const REASON_HEADER: &str = "x-rondel-reason";
 
 /// Why a request is not answered by its destination.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// The head is too large.
+    #[error("the head is over limit `requestHeadBytes` ({bytes}) or `requestHeaders` ({lines})")]
+    HeadTooLarge {
+        /// The limit in bytes.
+        bytes: u64,
+        /// The limit in header lines.
+        lines: u64,
+    },
     /// The head does not say one thing.
     #[error("{0}")]
     Facts(#[from] FactsRefusal),
@@ -54,6 +69,7 @@ impl Refusal {
     /// The stable word.
     pub fn reason(&self) -> Reason {
         match self {
+            Self::HeadTooLarge { .. } => Reason::HeadTooLarge,
             Self::Facts(refusal) => refusal.reason(),
             Self::Token(refusal) => refusal.reason(),
             Self::Held(HeldRefusal::TooLarge { .. }) => Reason::BodyTooLarge,
@@ -141,8 +157,8 @@ fn told(reason: Reason, detail: &str) -> Option<&str> {
     matches!(reason, Reason::HeadTooLarge | Reason::BodyTooLarge).then_some(detail)
 }
 
-/// The headers and the body (RFC 9457) of a refusal; nothing in them helps an attacker.
-fn parts(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> (HeaderMap, String) {
+/// The head and the body (RFC 9457) of a refusal; nothing in them helps an attacker.
+fn parts(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> (Head, String) {
     let mut body = serde_json::json!({
         "type": format!("urn:rondel:reason:{reason}"),
         "title": reason.public_text(),
@@ -153,45 +169,59 @@ fn parts(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> (He
     if let (Some(detail), Some(members)) = (told(reason, detail), body.as_object_mut()) {
         members.insert("detail".to_owned(), detail.into());
     }
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(REASON_HEADER, HeaderValue::from_static(reason.as_str()));
-    if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
-        headers.insert(DECISION_HEADER, value);
+    let body = body.to_string();
+    let mut head = Head { status: status(reason).as_u16(), ..Head::default() };
+    let mut line = |name: &str, value: &str| head.fields.push(name.as_bytes(), value.as_bytes());
+    line("content-type", "application/problem+json");
+    line("content-length", &body.len().to_string());
+    line(REASON_HEADER, reason.as_str());
+    line(DECISION_HEADER, &decision.to_string());
+    clock::with_http_date(clock::now(), |date| line("date", date));
+    if let Some(value) = challenge(reason, realm) {
+        line("www-authenticate", &value);
     }
-    if let Some(value) = challenge(reason, realm).and_then(|text| HeaderValue::from_str(&text).ok()) {
-        headers.insert(WWW_AUTHENTICATE, value);
-    }
-    (headers, body.to_string())
+    (head, body)
 }
 
-/// The answer to a refused request. Notes status and reason in the entry, which ends with the answer's body.
-pub fn refuse(refusal: &Refusal, mut entry: Entry, realm: &str) -> Response<Body> {
+/// Answers a refused request. Status and reason are noted in the entry, which ends with the answer's body.
+pub async fn refuse(refusal: Refusal, mut entry: Entry, down: &mut Downstream<'_>, connection: &Connection) {
     let reason = refusal.reason();
     entry.reason = Some(reason);
     entry.status = status(reason).as_u16();
     let detail = refusal.to_string();
-    let (headers, text) = parts(reason, &detail, entry.decision, realm);
+    let (head, text) = parts(reason, &detail, entry.decision, &connection.realm());
     entry.detail = Some(detail);
     // Whether the caller ever reads the answer is up to the caller: it must not hold what others wait for.
     (entry.place, entry.under_way) = (None, None);
-    let mut response = Response::new(Body::answer(Body::full(text), entry, None));
-    *response.status_mut() = status(reason);
-    *response.headers_mut() = headers;
-    response
+    drop(entry);
+    down.respond(&head, Length::Known(u64::try_from(text.len()).unwrap_or(u64::MAX)));
+    let mut rest = text.as_bytes();
+    let written: io::Result<()> = poll_fn(|cx| {
+        while !rest.is_empty() {
+            if down.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let count = ready!(down.poll_write(cx, rest))?;
+            rest = rest.get(count..).unwrap_or_default();
+        }
+        down.finish(&Fields::default());
+        down.poll_flush(cx)
+    })
+    .await;
+    if written.is_err() {
+        down.close();
+    }
 }
 
-/// The bytes of an HTTP/1.1 answer for a connection on which no HTTP library can answer any more; it is closed after it.
+/// The bytes of an HTTP/1.1 answer for a connection on which nothing more can be answered; it is closed after it.
 pub fn raw(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> Vec<u8> {
-    let (mut headers, body) = parts(reason, detail, decision, realm);
-    headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let (mut head, body) = parts(reason, detail, decision, realm);
+    head.fields.push(b"connection", b"close");
     let mut out = format!("HTTP/1.1 {}\r\n", status(reason)).into_bytes();
-    for (name, value) in &headers {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+    for (name, value) in head.fields.iter() {
+        for part in [name, b": ", value, b"\r\n"] {
+            out.extend_from_slice(part);
+        }
     }
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body.as_bytes());

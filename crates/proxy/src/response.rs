@@ -1,59 +1,101 @@
 //! A response on its way back to the caller.
 
-use crate::body::Body;
+use crate::accept::LAST_WORDS_DEADLINE;
+use crate::clock;
 use crate::connection::Connection;
+use crate::exchange::{Downstream, Exchange, Fallen, poll_download};
 use crate::facts::{self, Hop};
+use crate::http1::Length;
 use crate::reply::DECISION_HEADER;
 use crate::state::Active;
-use crate::telemetry::access_log::Entry;
-use crate::upgrade::Asked;
-use crate::upstream::pool::Lease;
-use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderValue, Response, Version};
-use hyper::body::Incoming;
+use crate::telemetry::access_log::{Direction, Entry};
+use crate::upgrade::{self, Asked, Switched};
+use crate::upstream::Sent;
+use message::Head;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
+use tokio::time::timeout;
 
-/// An answer on its way back.
+/// An answer on its way back; its head is in the exchange.
 #[derive(Debug)]
 pub struct Received {
-    /// Its head; its body is still to come.
-    pub response: Response<Incoming>,
-    /// The connection that the body comes from.
-    pub lease: Lease,
+    /// What it comes from, and what is still to go there.
+    pub sent: Sent,
     /// The other protocol that the request asked for.
     pub asked: Option<Asked>,
     /// The configuration that let the request through.
     pub active: Arc<Active>,
 }
 
-/// Removes what is meant for this hop only, names the decision, and binds the access log entry to the body's end.
-pub fn finish(received: Received, mut entry: Entry, connection: &Arc<Connection>) -> Response<Body> {
-    let Received { mut response, lease, asked, active } = received;
-    let far = asked.as_ref().filter(|asked| asked.is_granted(&response)).map(|_| hyper::upgrade::on(&mut response));
-    let protocol = response.headers().get(UPGRADE).cloned();
-    let (mut head, incoming) = response.into_parts();
-    entry.status = head.status.as_u16();
-    facts::forward_headers(&mut head.headers, Hop::Response);
-    // A decision that was made further on stays named: it is the one that the caller wants explained.
-    if !head.headers.contains_key(DECISION_HEADER)
-        && let Ok(value) = HeaderValue::from_str(&entry.decision.to_string())
-    {
-        head.headers.insert(DECISION_HEADER, value);
+/// Removes what is meant for this hop only, names the decision, and carries the body to its end, which the access log tells.
+///
+/// Gives the two ends of a connection that goes on in another protocol.
+pub async fn finish(
+    received: Received,
+    exchange: &mut Exchange,
+    down: &mut Downstream<'_>,
+    mut entry: Entry,
+    connection: &Arc<Connection>,
+) -> Option<Switched> {
+    let asked = received.asked.as_ref();
+    let head = &mut exchange.answer;
+    let ends_connection = asked.is_some_and(Asked::ends_connection);
+    let granted = asked.is_some_and(|asked| asked.is_granted(head.status));
+    let protocol = if granted { head.fields.first(b"upgrade").map(<[u8]>::to_vec) } else { None };
+    entry.status = head.status;
+    // An application may pass on a refusal that it met further on, and who made it. What it did not fail with, nobody refused.
+    let hop = match connection.direction() {
+        Direction::Inbound if head.status < 400 => Hop::Answer,
+        Direction::Inbound | Direction::Outbound => Hop::Response,
+    };
+    facts::forward_headers(&mut head.fields, hop);
+    complete(head, &entry);
+    if granted {
+        return Box::pin(upgrade::grant(received, head, protocol, down, entry, connection)).await;
     }
-    match (asked, far) {
-        (Some(asked), Some(far)) => {
-            if let Some(protocol) = protocol.filter(|_| head.version != Version::HTTP_2) {
-                head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                head.headers.insert(UPGRADE, protocol);
-            }
-            asked.grant(far, entry, lease, connection, active);
-            Response::from_parts(head, Body::empty())
+    let mut sent = received.sent;
+    if connection.is_asked_to_end() || ends_connection {
+        down.close();
+    }
+    let length = sent.upstream.body_length().map_or(Length::Unknown, Length::Known);
+    down.respond(head, length);
+    let mut over = false;
+    let ended = poll_fn(|cx| {
+        if down.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Fallen::Caller));
         }
-        (asked, _) => {
-            if asked.is_some_and(|asked| asked.ends_connection()) {
-                head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Response::from_parts(head, Body::answer(Body::Streaming(incoming), entry, Some(lease)))
+        // What is still to come of the request goes up meanwhile. If the other side does not take it, it may still answer.
+        if !sent.stuck && !sent.upload.has_left() {
+            sent.stuck = matches!(sent.upload.poll(down, &mut sent.upstream, cx), Poll::Ready(Err(_)));
         }
+        poll_download(&mut sent.upstream, down, &mut over, cx)
+    });
+    match ended.await {
+        Ok(()) => {
+            entry.ended();
+            sent.give_back();
+        }
+        // An entry that did not end says that the caller has gone.
+        Err(Fallen::Caller) => down.close(),
+        Err(Fallen::Upstream(fault)) => {
+            entry.reason = Some(sent.reset());
+            entry.detail = Some(fault.to_string());
+            // What came of it goes on, as far as it is taken at once.
+            let _gone = timeout(LAST_WORDS_DEADLINE, poll_fn(|cx| down.poll_flush(cx))).await;
+            down.abort();
+        }
+    }
+    None
+}
+
+/// What every response says: which decision it followed, and when (RFC 9110 §6.6.1).
+fn complete(head: &mut Head, entry: &Entry) {
+    // A decision that was made further on stays named: it is the one that the caller wants explained.
+    if head.fields.first(DECISION_HEADER.as_bytes()).is_none() {
+        head.fields.push(DECISION_HEADER.as_bytes(), entry.decision.text().as_bytes());
+    }
+    if head.fields.first(b"date").is_none() {
+        clock::with_http_date(entry.at(), |date| head.fields.push(b"date", date.as_bytes()));
     }
 }

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 const KEY_REQUESTS_MAX: usize = 1024;
 /// How often a drain looks whether it is over.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often pools are swept of old and idle connections.
+/// How often pools are swept of old and idle connections, and those that are served are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Builds the parts in order, runs the tasks, and ends when SIGTERM's drain is over or a task died.
@@ -76,6 +76,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     drain(&shared, &workers, &application).await;
     workers.stop();
+    shared.access_log.finish();
     Ok(())
 }
 
@@ -97,6 +98,9 @@ async fn drain(shared: &Shared, workers: &Workers, application: &Application) {
     let limit = shared.active().map_or_else(model::Limits::default, |active| active.snapshot.limits.clone());
     let deadline = Instant::now() + limit.duration(Limit::DrainMs);
     shared.draining.send_replace(true);
+    for worker in workers.each() {
+        worker.connections.look();
+    }
     tracing::info!(connections = workers.connections(), "draining");
     while Instant::now() < deadline {
         if workers.connections() == 0 && application.is_gone(shared).await {
@@ -118,6 +122,7 @@ async fn sweep(shared: Arc<Shared>, workers: Arc<Workers>) {
         let idle = limits.duration(Limit::IdleMs) * 8 / 10;
         for worker in workers.each() {
             worker.pool.sweep(Instant::now(), idle);
+            worker.connections.look();
         }
     }
 }

@@ -6,12 +6,14 @@ use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
+use futures_util::FutureExt;
 use identity::credentials::Credentials;
 use identity::rotation;
 use model::snapshot::{Endpoint, Inbound, Upstream};
-use model::{Revision, Snapshot, Timestamp};
+use model::{Principal, Revision, Snapshot, Timestamp};
 use policy::Policies;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use token::{KeySets, TokenCache};
@@ -27,6 +29,8 @@ pub struct Active {
     pub snapshot: Snapshot,
     /// Its policies, compiled.
     pub policies: Policies,
+    /// The workload itself, as a caller of others.
+    pub principal: Principal,
 }
 
 impl Active {
@@ -196,6 +200,17 @@ impl Shared {
             failures,
             last_attempt,
         })
+    }
+
+    /// Runs a part of a connection beside it, on the same worker. A panic ends this part only, and is counted.
+    pub fn watch(self: &Arc<Self>, part: impl Future<Output = ()> + Send + 'static) {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            if AssertUnwindSafe(part).catch_unwind().await.is_err() {
+                shared.metrics.connection_panics.inc();
+                tracing::error!("a request ended by a panic; please report it");
+            }
+        });
     }
 
     /// Waits until SIGTERM came.

@@ -110,7 +110,8 @@ impl Applier {
         }
         let bundles = Arc::new(TrustBundles::from_model(&snapshot.bundles)?);
         let credentials = credentials.map(|own| own.with_bundles(bundles, clock::now())).transpose()?;
-        let active = Arc::new(Active { snapshot, policies });
+        let principal = snapshot.identity.clone().into();
+        let active = Arc::new(Active { snapshot, policies, principal });
         let bound = self.listeners.bind(&active)?;
 
         if let Some(credentials) = credentials {

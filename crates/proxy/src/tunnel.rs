@@ -9,7 +9,7 @@ use crate::upstream::{self, Failed, Failure};
 use bytes::BytesMut;
 use identity::handshake::Alpn;
 use model::snapshot::Inbound;
-use model::{AuthzRequest, DecisionId, Limit, Reason, Source};
+use model::{AuthzRequest, DecisionId, Limit, Question, Reason, Source};
 use policy::Permit;
 use std::future::pending;
 use std::io;
@@ -54,9 +54,9 @@ where
 fn admitted<'a>(connection: &Connection, active: &'a Arc<Active>) -> Option<(Entry, Option<AuthzRequest>, &'a Inbound)> {
     let listener = active.inbound_at(connection.local)?;
     let mut entry = begin(connection, active, Direction::Inbound);
-    entry.upstream = Some(listener.application.to_string());
+    entry.upstream = Some(listener.application.into());
     let question = question(connection, active)?;
-    let _permit: Permit = decide(question.clone(), connection, active, &mut entry)?;
+    let _permit: Permit = decide(&question.as_question(), connection, active, &mut entry)?;
     Some((entry, Some(question), listener))
 }
 
@@ -66,7 +66,7 @@ pub async fn application_speaks(connection: &Connection, active: &Arc<Active>) -
         let id = DecisionId::from_random([0; 16]);
         // Only whether to listen to the application: the connection is decided, and told of, when there is one.
         question(connection, active)
-            .is_some_and(|question| policy::decide(&active.policies, &question, id, active.snapshot.revision).is_ok())
+            .is_some_and(|asked| policy::decide(&active.policies, &asked.as_question(), id, active.snapshot.revision).is_ok())
     });
     let Some(listener) = permitted else { return pending().await };
     match upstream::connect_tcp(listener.application, &active.snapshot.limits).await {
@@ -100,7 +100,7 @@ where
 {
     let Some(called) = active.upstream_at(connection.local) else { return };
     let mut entry = begin(connection, active, Direction::Outbound);
-    entry.upstream = Some(called.upstream.service.to_string());
+    entry.upstream = Some((&called.upstream.service).into());
     match reach(called, connection, active).await {
         Ok(peer) => carry(stream, peer, connection, active, entry, None).await,
         Err(failure) => fail(entry, Failed { application: false, failure }),
@@ -113,14 +113,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut entry = begin(connection, active, Direction::Outbound);
-    entry.upstream = active.upstream_at(connection.local).map(|called| called.upstream.service.to_string());
+    entry.upstream = active.upstream_at(connection.local).map(|called| (&called.upstream.service).into());
     carry(stream, upstream, connection, active, entry, None).await;
 }
 
 /// A redirected connection from the application to somewhere outside the mesh: it goes on to where it was going, as it is.
 pub async fn pass(stream: TcpStream, connection: &Connection, active: &Arc<Active>) {
     let mut entry = begin(connection, active, Direction::Outbound);
-    entry.upstream = Some(connection.local.to_string());
+    entry.upstream = Some(connection.local.into());
     match upstream::connect_tcp(connection.local, &active.snapshot.limits).await {
         Ok(far) => carry(stream, far, connection, active, entry, None).await,
         Err(failure) => fail(entry, Failed { application: false, failure }),
@@ -131,8 +131,8 @@ pub async fn pass(stream: TcpStream, connection: &Connection, active: &Arc<Activ
 async fn reach(called: Called<'_>, connection: &Connection, active: &Arc<Active>) -> Result<PeerStream, Failure> {
     let mut last = Failure::NoEndpoint;
     for endpoint in called.endpoints() {
-        match upstream::connect_peer(endpoint, Alpn::Tcp, active, &connection.shared).await {
-            Ok(peer) => return Ok(peer),
+        match upstream::connect_peer(endpoint, &[Alpn::Tcp], active, &connection.shared).await {
+            Ok((peer, _)) => return Ok(peer),
             Err(failure) => last = failure,
         }
     }
@@ -143,7 +143,7 @@ fn begin(connection: &Connection, active: &Active, direction: Direction) -> Entr
     let mut entry = Entry::begin(&connection.shared, "tunnel", direction, connection.remote);
     entry.principal = connection.principal().or_else(|| Some(active.snapshot.identity.clone().into()));
     entry.revision = active.snapshot.revision;
-    "connect".clone_into(&mut entry.method);
+    entry.note_method(b"connect");
     "/".clone_into(&mut entry.path);
     entry
 }
@@ -162,6 +162,7 @@ fn question(connection: &Connection, active: &Active) -> Option<AuthzRequest> {
         resource: active.snapshot.service.clone(),
         path: "/".to_owned(),
         host: String::new(),
+        headers: Vec::new(),
         body: None,
         body_note: None,
         source: Source { address: connection.remote.ip(), country: None },
@@ -170,8 +171,8 @@ fn question(connection: &Connection, active: &Active) -> Option<AuthzRequest> {
 }
 
 /// Asks the policies; a denial is noted in the entry and told to the operator's records.
-fn decide(question: AuthzRequest, connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> Option<Permit> {
-    match policy::decide(&active.policies, &question, entry.decision, active.snapshot.revision) {
+fn decide(question: &Question<'_>, connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> Option<Permit> {
+    match policy::decide(&active.policies, question, entry.decision, active.snapshot.revision) {
         Ok(permit) => {
             connection.shared.tell_decision(permit.decision(), question, active, None);
             Some(permit)
@@ -321,8 +322,8 @@ async fn denied_by_change(connection: &Connection, decided: &Active, question: O
             return Reason::PlaintextRefused;
         }
         let mut entry = begin(connection, &active, Direction::Inbound);
-        let again = AuthzRequest { now: crate::clock::now(), ..question.clone() };
-        let permitted = decide(again, connection, &active, &mut entry).is_some();
+        let again = Question { now: crate::clock::now(), ..question.as_question() };
+        let permitted = decide(&again, connection, &active, &mut entry).is_some();
         entry.ended();
         if !permitted {
             return entry.reason.unwrap_or(Reason::NotPermitted);

@@ -3,64 +3,59 @@
 //! The request that asks for it is decided like every other. What follows is carried as it is, until the policies no longer
 //! permit the request that began it.
 
+use crate::buffer::Buffer;
 use crate::connection::Connection;
+use crate::exchange::{Downstream, Upstream};
 use crate::facts::Upgrade;
+use crate::http1::Length;
+use crate::io::Io;
+use crate::prefixed::Prefixed;
+use crate::response::Received;
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::tunnel;
-use crate::upstream::pool::Lease;
-use http::header::{CONNECTION, UPGRADE};
-use http::request::Parts;
-use http::{HeaderValue, Response, StatusCode};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use crate::upstream::pool::OpenPlace;
+use message::Head;
 use model::{AuthzRequest, Reason};
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
-
-/// From a granted switch to the bytes of the next protocol: the HTTP libraries of both sides have to let go.
-const SWITCH_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What a request asks to go on with, kept while it is sent on.
 #[derive(Debug)]
 pub struct Asked {
     upgrade: Upgrade,
-    /// The caller's stream, where it is one of HTTP/2; a connection of HTTP/1.1 is taken over by whoever owns it.
-    near: Option<OnUpgrade>,
     /// What let the request in, to be asked again while the new protocol is spoken.
     question: Option<AuthzRequest>,
 }
 
-/// A granted switch whose near side is not free yet.
+/// A granted switch of a connection of HTTP/1, which is carried on by whoever owns it.
 #[derive(Debug)]
 pub struct Switched {
-    far: OnUpgrade,
+    far: Io,
+    /// What was read of the far side behind its answer.
+    ahead: Buffer,
+    _place: Option<OpenPlace>,
     entry: Entry,
     question: Option<AuthzRequest>,
-    _lease: Lease,
+    active: Arc<Active>,
 }
 
 impl Asked {
-    /// Takes from the head what carries the switch, and writes into it what asks the next hop for the same. Call it when the head
-    /// was made ready for the next hop.
-    pub fn prepare(upgrade: Option<Upgrade>, head: &mut Parts, question: Option<AuthzRequest>) -> Option<Self> {
+    /// Writes into the head what asks the next hop for the same. Call it when the head was made ready for the next hop.
+    pub fn prepare(upgrade: Option<Upgrade>, head: &mut Head, question: Option<AuthzRequest>) -> Option<Self> {
         let upgrade = upgrade?;
-        let near = head.extensions.remove::<OnUpgrade>();
         if let Upgrade::Line(protocol) = &upgrade {
-            head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            head.headers.insert(UPGRADE, protocol.clone());
+            head.fields.push(b"connection", b"upgrade");
+            head.fields.push(b"upgrade", protocol);
         }
-        Some(Self { upgrade, near, question })
+        Some(Self { upgrade, question })
     }
 
     /// Whether this answer grants the switch.
-    pub fn is_granted(&self, response: &Response<Incoming>) -> bool {
+    pub const fn is_granted(&self, status: u16) -> bool {
         match self.upgrade {
-            Upgrade::Line(_) => response.status() == StatusCode::SWITCHING_PROTOCOLS,
-            Upgrade::ExtendedConnect => response.status().is_success(),
+            Upgrade::Line(_) => status == 101,
+            Upgrade::ExtendedConnect => matches!(status, 200..=299),
         }
     }
 
@@ -69,38 +64,53 @@ impl Asked {
     pub const fn ends_connection(&self) -> bool {
         matches!(self.upgrade, Upgrade::Line(_))
     }
+}
 
-    /// Arranges for the two sides to be joined as soon as both are free. `active` is what let the request in.
-    pub fn grant(self, far: OnUpgrade, entry: Entry, lease: Lease, connection: &Arc<Connection>, active: Arc<Active>) {
-        let switched = Switched { far, entry, question: self.question, _lease: lease };
-        match self.near {
-            Some(near) if matches!(self.upgrade, Upgrade::ExtendedConnect) => {
-                let connection = Arc::clone(connection);
-                tokio::spawn(async move {
-                    // A caller that has gone ends the entry as such.
-                    let Ok(Ok(near)) = timeout(SWITCH_DEADLINE, near).await else { return };
-                    switched.carry(TokioIo::new(near), &connection, &active).await;
-                });
+/// Tells the caller that the switch it asked for is granted, and joins the two sides: here for a stream of HTTP/2, else by whoever owns
+/// the caller's connection. `head`: the answer's, made ready for the caller.
+pub async fn grant(
+    received: Received,
+    head: &mut Head,
+    protocol: Option<Vec<u8>>,
+    down: &mut Downstream<'_>,
+    mut entry: Entry,
+    connection: &Arc<Connection>,
+) -> Option<Switched> {
+    let Received { sent, asked, active } = received;
+    let question = asked.and_then(|asked| asked.question);
+    match (down, sent.upstream) {
+        (Downstream::Http1(server), Upstream::Http1(client)) => {
+            head.fields.push(b"connection", b"upgrade");
+            if let Some(protocol) = protocol {
+                head.fields.push(b"upgrade", &protocol);
             }
-            Some(_) | None => *connection.switched.lock() = Some(Box::new(switched)),
+            server.respond(head, Length::None);
+            // A caller that is gone is met by whoever carries on.
+            let _gone = poll_fn(|cx| server.poll_flush(cx)).await;
+            let (far, ahead, place) = client.into_parts();
+            Some(Switched { far, ahead, _place: place, entry, question, active })
+        }
+        (Downstream::Http2(served), Upstream::Http2(called)) => {
+            served.respond(head, Length::Unknown);
+            tunnel::carry(&mut **served, *called, connection, &active, entry, question).await;
+            None
+        }
+        // The protocol is kept from end to end, so that the two sides speak alike.
+        (Downstream::Http1(_), Upstream::Http2(_)) | (Downstream::Http2(_), Upstream::Http1(_)) => {
+            entry.reason = Some(match connection.direction() {
+                Direction::Inbound => Reason::ApplicationReset,
+                Direction::Outbound => Reason::UpstreamReset,
+            });
+            None
         }
     }
 }
 
 impl Switched {
-    /// Joins the two sides until one ends.
-    pub async fn carry<S>(mut self, near: S, connection: &Connection, active: &Arc<Active>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        match timeout(SWITCH_DEADLINE, self.far).await {
-            Ok(Ok(far)) => tunnel::carry(near, TokioIo::new(far), connection, active, self.entry, self.question).await,
-            Ok(Err(_)) | Err(_) => {
-                self.entry.reason = Some(match connection.direction() {
-                    Direction::Inbound => Reason::ApplicationReset,
-                    Direction::Outbound => Reason::UpstreamReset,
-                });
-            }
-        }
+    /// Joins the two sides until one ends. `near`: the caller's, of which `behind` was read behind its request.
+    pub async fn carry(self, near: Io, behind: &Buffer, connection: &Connection) {
+        let near = Prefixed::new(behind.data().into(), near);
+        let far = Prefixed::new(self.ahead.data().into(), self.far);
+        tunnel::carry(near, far, connection, &self.active, self.entry, self.question).await;
     }
 }

@@ -1,12 +1,15 @@
 //! One worker thread per core, each with its own single-threaded runtime, connections and pools (design §8).
 
+use crate::connection::Connection;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::pool::Pool;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
@@ -14,15 +17,93 @@ use tokio::sync::watch;
 /// How often a worker wakes without a reason.
 const TICK: Duration = Duration::from_secs(1);
 
+/// LIMIT: workers that count for themselves; more than these share.
+const COUNTS_MAX: usize = 64;
+/// Random bytes that a thread fetches at a time.
+const RANDOM_BYTES: usize = 1024;
+
+thread_local! {
+    /// Which worker this thread is, from 1; 0 for every other thread.
+    static INDEX: Cell<usize> = const { Cell::new(0) };
+    static RANDOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Which worker the calling thread is, from 1; 0 for every other thread.
+pub fn index() -> usize {
+    INDEX.get()
+}
+
+/// How many places what is counted by worker has: one for each, and one for every other thread.
+pub fn count_max() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(COUNTS_MAX) + 1
+}
+
+/// Random bytes for a name that nobody must guess. Fetched many at a time: the generator's price is mostly one by call.
+pub fn random_bytes() -> [u8; 16] {
+    RANDOM.with_borrow_mut(|pool| {
+        if pool.len() < 16 {
+            *pool = identity::random_bytes::<RANDOM_BYTES>().unwrap_or([0; RANDOM_BYTES]).into();
+        }
+        let mut bytes = [0; 16];
+        let left = pool.len() - 16;
+        bytes.copy_from_slice(pool.get(left..).unwrap_or(&[0; 16]));
+        pool.truncate(left);
+        bytes
+    })
+}
+
 /// One worker: whatever it accepted it serves to the end.
 #[derive(Debug)]
 pub struct Worker {
     handle: Mutex<Handle>,
-    connections: AtomicUsize,
+    served: AtomicUsize,
+    /// Every connection that it serves, so that one look a second finds those that should end.
+    pub connections: Register,
     /// The connections that this worker keeps to applications and peers.
     pub pool: Pool,
     /// Decisions that this worker has met before. Nobody else takes the lock.
     pub decisions: Mutex<policy::Memory>,
+}
+
+/// The connections of a worker, by number.
+#[derive(Debug, Default)]
+pub struct Register(Mutex<Places>);
+
+#[derive(Debug, Default)]
+struct Places {
+    known: Vec<Weak<Connection>>,
+    free: Vec<usize>,
+}
+
+impl Register {
+    /// Makes a connection that knows its own number. It must `forget` it when it ends.
+    pub fn register(&self, make: impl FnOnce(usize) -> Connection) -> Arc<Connection> {
+        let mut places = self.0.lock();
+        let number = places.free.pop().unwrap_or(places.known.len());
+        let connection = Arc::new(make(number));
+        match places.known.get_mut(number) {
+            Some(place) => *place = Arc::downgrade(&connection),
+            None => places.known.push(Arc::downgrade(&connection)),
+        }
+        connection
+    }
+
+    /// Gives a number free.
+    pub fn forget(&self, number: usize) {
+        let mut places = self.0.lock();
+        if let Some(place) = places.known.get_mut(number) {
+            *place = Weak::new();
+            places.free.push(number);
+        }
+    }
+
+    /// Has every connection look whether it should end.
+    pub fn look(&self) {
+        let known: Vec<_> = self.0.lock().known.iter().filter_map(Weak::upgrade).collect();
+        for connection in known {
+            connection.look();
+        }
+    }
 }
 
 /// All workers of the process.
@@ -46,8 +127,13 @@ impl Workers {
         for index in 0..count {
             let runtime = runtime()?;
             let handle = Mutex::new(runtime.handle().clone());
-            let worker =
-                Arc::new(Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default(), decisions: Mutex::default() });
+            let worker = Arc::new(Worker {
+                handle,
+                served: AtomicUsize::new(0),
+                connections: Register::default(),
+                pool: Pool::default(),
+                decisions: Mutex::default(),
+            });
             let (running, stopped, restarts) = (Arc::clone(&worker), stop.subscribe(), restarts.clone());
             let named = std::thread::Builder::new().name(format!("worker-{index}"));
             // The sender lives in `Workers`; its end and its word both mean stop.
@@ -60,7 +146,10 @@ impl Workers {
                     }
                 }
             };
-            named.spawn(move || keep_running(runtime, &running, &restarts, told))?;
+            named.spawn(move || {
+                INDEX.set(index + 1);
+                keep_running(runtime, &running, &restarts, told);
+            })?;
             workers.push(worker);
         }
         Ok(Self { workers, stop, panics })
@@ -72,20 +161,15 @@ impl Workers {
         F: FnOnce(Arc<Worker>) -> T,
         T: Future<Output = ()> + Send + 'static,
     {
-        let Some(worker) = self.workers.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed)) else {
+        let Some(worker) = self.workers.iter().min_by_key(|worker| worker.served.load(Ordering::Relaxed)) else {
             return;
         };
         let place = Place::take(worker);
         let future = task(Arc::clone(worker));
-        let served = worker.handle.lock().spawn(async move {
-            let _place = place;
-            future.await;
-        });
         let panics = self.panics.clone();
-        // The runtime catches the panic; who watches counts it.
-        let watched = worker.handle.lock().clone();
-        watched.spawn(async move {
-            if served.await.is_err_and(|error| error.is_panic()) {
+        worker.handle.lock().spawn(async move {
+            let _place = place;
+            if AssertUnwindSafe(future).catch_unwind().await.is_err() {
                 panics.inc();
                 tracing::error!("a connection ended by a panic; please report it");
             }
@@ -99,7 +183,7 @@ impl Workers {
 
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
-        self.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum()
+        self.workers.iter().map(|worker| worker.served.load(Ordering::Relaxed)).sum()
     }
 
     /// Ends every worker and whatever it still serves.
@@ -148,14 +232,14 @@ struct Place(Arc<Worker>);
 
 impl Place {
     fn take(worker: &Arc<Worker>) -> Self {
-        worker.connections.fetch_add(1, Ordering::Relaxed);
+        worker.served.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(worker))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.served.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -169,7 +253,13 @@ mod tests {
     fn a_worker_that_breaks_is_replaced_and_counted() {
         let runtime = runtime().expect("runtime");
         let handle = Mutex::new(runtime.handle().clone());
-        let worker = Worker { handle, connections: AtomicUsize::new(0), pool: Pool::default(), decisions: Mutex::default() };
+        let worker = Worker {
+            handle,
+            served: AtomicUsize::new(0),
+            connections: Register::default(),
+            pool: Pool::default(),
+            decisions: Mutex::default(),
+        };
         let (restarts, broken) = (Counter::default(), AtomicUsize::new(0));
         keep_running(runtime, &worker, &restarts, || {
             let times = broken.fetch_add(1, Ordering::Relaxed);

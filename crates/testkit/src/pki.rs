@@ -11,8 +11,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
-use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group, sign::any_ecdsa_type};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -402,6 +402,13 @@ impl LawlessClient {
     #[must_use]
     pub fn alpn(mut self, names: &[&str]) -> Self {
         self.config.alpn_protocols = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// Forgets every ticket: each handshake is a full one.
+    #[must_use]
+    pub fn without_resumption(mut self) -> Self {
+        self.config.resumption = Resumption::disabled();
         self
     }
 

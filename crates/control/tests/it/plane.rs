@@ -142,7 +142,7 @@ impl Plane {
     pub(crate) async fn proven(&self, credentials: &Credentials) -> Channel {
         let stream = TcpStream::connect(self.listen).await.unwrap();
         let expected = [control_plane()];
-        let (stream, _) = handshake::connect(stream, credentials, &expected, Alpn::Http2, DEADLINE).await.unwrap();
+        let (stream, _, _) = handshake::connect(stream, credentials, &expected, &[Alpn::Http2], DEADLINE).await.unwrap();
         channel(stream).await
     }
 

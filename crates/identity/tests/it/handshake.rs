@@ -48,14 +48,21 @@ async fn two_sidecars_meet_and_each_knows_the_other() {
     let authority = TestAuthority::new("bank.example");
     let (web, ledger) = (authority.id("web"), authority.id("ledger"));
     let (client, server) = (authority.credentials(&web), authority.credentials(&ledger));
-    for (serves, alpn) in [(Serves::Http, Alpn::Http2), (Serves::Http, Alpn::Http1), (Serves::Tcp, Alpn::Tcp)] {
+    for (serves, alpn) in [
+        (Serves::Http, Alpn::Http2),
+        (Serves::Http, Alpn::Mux),
+        (Serves::Http, Alpn::Http1),
+        (Serves::Tcp, Alpn::Tcp),
+        (Serves::Any, Alpn::Mux),
+    ] {
         let (accepted, connected) = both(
             async |stream| handshake::accept(stream, &server, serves, DEADLINE).await,
-            async |stream| handshake::connect(stream, &client, std::slice::from_ref(&ledger), alpn, DEADLINE).await,
+            async |stream| handshake::connect(stream, &client, std::slice::from_ref(&ledger), &[alpn], DEADLINE).await,
         )
         .await;
-        let ((mut inner, caller, selected), (mut outer, callee)) = (accepted.expect("accepts"), connected.expect("connects"));
-        assert_eq!((caller.id(), callee.id(), selected), (&web, &ledger, Some(alpn)));
+        let ((mut inner, caller, selected), (mut outer, callee, got)) =
+            (accepted.expect("accepts"), connected.expect("connects"));
+        assert_eq!((caller.id(), callee.id(), selected, got), (&web, &ledger, Some(alpn), alpn));
         assert_eq!(caller.serial(), client.svid().serial());
         assert_eq!(caller.not_after(), client.svid().not_after());
         assert_eq!(caller.fingerprint_sha256().len(), 64);
@@ -104,7 +111,7 @@ async fn every_flaw_of_a_server_is_refused_with_its_own_reason() {
         let server = LawlessServer::presenting(&chain, &key, &["h2"]);
         let (seen, refused) = both(
             async |stream| server.accept(stream).await.map(|stream| stream.get_ref().1.peer_certificates().is_some()),
-            async |stream| handshake::connect(stream, &client, &expected, Alpn::Http2, DEADLINE).await,
+            async |stream| handshake::connect(stream, &client, &expected, &[Alpn::Http2], DEADLINE).await,
         )
         .await;
         assert_eq!(reason(&refused), Some(flaw.reason()), "{flaw:?}: {:?}", refused.err());
@@ -148,7 +155,7 @@ async fn a_trusted_authority_cannot_vouch_for_another_trust_domain() {
     let client = bank.credentials_trusting(&web, all);
     let (_, refused) = both(
         async |stream| impostor.accept(stream).await.map(drop),
-        async |stream| handshake::connect(stream, &client, &[ledger], Alpn::Http2, DEADLINE).await.map(|(_, peer)| peer),
+        async |stream| handshake::connect(stream, &client, &[ledger], &[Alpn::Http2], DEADLINE).await.map(|(_, peer, _)| peer),
     )
     .await;
     assert_eq!(refused.err(), Some(PeerRefusal::Untrusted.into()));
@@ -167,7 +174,7 @@ async fn a_genuine_workload_at_the_wrong_address_is_unexpected_and_never_sees_ou
             async |stream| handshake::accept(stream, &server, Serves::Http, DEADLINE).await.map(|(_, peer, _)| peer),
             async |stream| {
                 let expected = [ledger.clone(), authority.id("archive")];
-                handshake::connect(stream, &client, &expected, Alpn::Http2, DEADLINE).await.map(|(_, peer)| peer)
+                handshake::connect(stream, &client, &expected, &[Alpn::Http2], DEADLINE).await.map(|(_, peer, _)| peer)
             },
         )
         .await;
@@ -199,7 +206,7 @@ async fn nobody_is_expected_where_the_list_is_empty() {
     let (client, server) = (authority.credentials(&authority.id("web")), authority.credentials(&authority.id("ledger")));
     let (_, refused) = both(
         async |stream| handshake::accept(stream, &server, Serves::Http, DEADLINE).await.map(drop),
-        async |stream| handshake::connect(stream, &client, &[], Alpn::Http2, DEADLINE).await.map(drop),
+        async |stream| handshake::connect(stream, &client, &[], &[Alpn::Http2], DEADLINE).await.map(drop),
     )
     .await;
     assert_eq!(reason(&refused), Some(Reason::PeerUnexpected));
@@ -227,7 +234,7 @@ async fn someone_elses_certificate_without_its_key_is_refused_on_both_sides() {
     let client = authority.credentials(&authority.id("web"));
     let (_, refused) = both(
         async |stream| impostor.accept(stream).await.map(drop),
-        async |stream| handshake::connect(stream, &client, &[ledger], Alpn::Http2, DEADLINE).await.map(drop),
+        async |stream| handshake::connect(stream, &client, &[ledger], &[Alpn::Http2], DEADLINE).await.map(drop),
     )
     .await;
     assert_eq!(reason(&refused), Some(Reason::HandshakeFailed));
@@ -323,7 +330,7 @@ async fn a_server_that_speaks_plaintext_is_told_as_such() {
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("answers");
             stream
         },
-        async |stream| handshake::connect(stream, &client, &[authority.id("ledger")], Alpn::Http2, DEADLINE).await.map(drop),
+        async |stream| handshake::connect(stream, &client, &[authority.id("ledger")], &[Alpn::Http2], DEADLINE).await.map(drop),
     )
     .await;
     assert_eq!(refused, Err(HandshakeRefusal::Plaintext));
@@ -385,7 +392,7 @@ async fn a_slow_handshake_ends_at_its_deadline_wherever_it_stalls() {
     // A server that accepts and says nothing.
     let (near, _far) = duplex(WIRE_BYTES);
     let expected = [authority.id("ledger")];
-    let connecting = async { handshake::connect(near, &client, &expected, Alpn::Http2, deadline).await.map(drop) };
+    let connecting = async { handshake::connect(near, &client, &expected, &[Alpn::Http2], deadline).await.map(drop) };
     timed(&mut Box::pin(connecting)).await;
 }
 
@@ -394,16 +401,22 @@ async fn a_listener_selects_only_what_it_carries() {
     let authority = TestAuthority::new("bank.example");
     let server = authority.credentials(&authority.id("ledger"));
     let Presented { chain, key } = authority.good(&authority.id("web"));
-    let table: [(Serves, &[&str], _); 9] = [
+    let table: [(Serves, &[&str], _); 15] = [
         (Serves::Http, &["h2"], Ok(Some(Alpn::Http2))),
         (Serves::Http, &["http/1.1"], Ok(Some(Alpn::Http1))),
         (Serves::Http, &["http/1.1", "h2"], Ok(Some(Alpn::Http2))),
         (Serves::Http, &["spdy/3", "http/1.1"], Ok(Some(Alpn::Http1))),
+        (Serves::Http, &["rondel-mux"], Ok(Some(Alpn::Mux))),
+        (Serves::Http, &["rondel-mux", "http/1.1"], Ok(Some(Alpn::Mux))),
+        (Serves::Http, &["http/1.1", "rondel-mux"], Ok(Some(Alpn::Mux))),
+        (Serves::Http, &["http/1.1", "rondel-mux", "h2"], Ok(Some(Alpn::Http2))),
+        (Serves::Any, &["rondel-mux", "http/1.1"], Ok(Some(Alpn::Mux))),
         (Serves::Http, &[], Ok(None)),
         (Serves::Tcp, &["rondel-tcp"], Ok(Some(Alpn::Tcp))),
         (Serves::Http, &["rondel-tcp"], Err("no_application_protocol")),
         (Serves::Http, &["spdy/3"], Err("no_application_protocol")),
         (Serves::Tcp, &["h2", "http/1.1"], Err("no_application_protocol")),
+        (Serves::Tcp, &["rondel-mux"], Err("no_application_protocol")),
     ];
     for (serves, offered, expected) in table {
         let client = LawlessClient::new().presenting(&chain, &key).alpn(offered);
@@ -423,6 +436,44 @@ async fn a_listener_selects_only_what_it_carries() {
 }
 
 #[tokio::test]
+async fn many_streams_are_offered_first_and_a_server_that_knows_none_gets_one_connection_each() {
+    let authority = TestAuthority::new("bank.example");
+    let (web, ledger) = (authority.id("web"), authority.id("ledger"));
+    let (client, server) = (authority.credentials(&web), authority.credentials(&ledger));
+    let offered = [Alpn::Mux, Alpn::Http1];
+    let (accepted, connected) = both(
+        async |stream| handshake::accept(stream, &server, Serves::Http, DEADLINE).await.map(|(_, _, alpn)| alpn),
+        async |stream| {
+            let connected = handshake::connect(stream, &client, std::slice::from_ref(&ledger), &offered, DEADLINE).await;
+            connected.map(|(_, _, alpn)| alpn)
+        },
+    )
+    .await;
+    assert_eq!((accepted, connected), (Ok(Some(Alpn::Mux)), Ok(Alpn::Mux)));
+
+    let Presented { chain, key } = authority.good(&ledger);
+    // What is selected counts, wherever the client would have liked it.
+    for (served, expected) in [
+        (&["http/1.1"][..], Ok(Alpn::Http1)),
+        (&["http/1.1", "rondel-mux"], Ok(Alpn::Http1)),
+        (&["rondel-tcp", "rondel-mux"], Ok(Alpn::Mux)),
+        (&["h2"], Err(Reason::HandshakeFailed)),
+        (&[], Err(Reason::HandshakeFailed)),
+    ] {
+        let older = LawlessServer::presenting(&chain, &key, served);
+        let (_, connected) = both(
+            async |stream| older.accept(stream).await.map(drop),
+            async |stream| {
+                let connected = handshake::connect(stream, &client, std::slice::from_ref(&ledger), &offered, DEADLINE).await;
+                connected.map(|(_, _, alpn)| alpn).map_err(|refusal| refusal.reason())
+            },
+        )
+        .await;
+        assert_eq!(connected, expected, "{served:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_select_our_protocol_is_refused() {
     let authority = TestAuthority::new("bank.example");
     let client = authority.credentials(&authority.id("web"));
@@ -432,7 +483,9 @@ async fn a_server_that_does_not_select_our_protocol_is_refused() {
         let server = LawlessServer::presenting(&chain, &key, served);
         let (_, refused) = both(
             async |stream| server.accept(stream).await.map(drop),
-            async |stream| handshake::connect(stream, &client, std::slice::from_ref(&ledger), wanted, DEADLINE).await.map(drop),
+            async |stream| {
+                handshake::connect(stream, &client, std::slice::from_ref(&ledger), &[wanted], DEADLINE).await.map(drop)
+            },
         )
         .await;
         assert_eq!(reason(&refused), Some(Reason::HandshakeFailed), "{served:?}");
@@ -480,8 +533,8 @@ async fn a_second_connection_never_resumes_the_first() {
             },
             async |stream| {
                 let expected = std::slice::from_ref(&ledger);
-                let connected = handshake::connect(stream, &client, expected, Alpn::Http2, DEADLINE).await;
-                let (mut stream, _) = connected.expect("connects");
+                let connected = handshake::connect(stream, &client, expected, &[Alpn::Http2], DEADLINE).await;
+                let (mut stream, _, _) = connected.expect("connects");
                 stream.read_exact(&mut [0; 1]).await.expect("reads");
                 stream.get_ref().1.tls13_tickets_received()
             },
@@ -509,7 +562,7 @@ async fn the_control_planes_port_admits_a_client_without_an_identity_but_none_wi
     let web = authority.id("web");
     let client = authority.credentials(&web);
     let (peer, _) = both(port, async |stream| {
-        handshake::connect(stream, &client, std::slice::from_ref(&id), Alpn::Http2, DEADLINE).await.map(drop)
+        handshake::connect(stream, &client, std::slice::from_ref(&id), &[Alpn::Http2], DEADLINE).await.map(drop)
     })
     .await;
     assert_eq!(peer.expect("admitted").expect("known").id(), &web);
@@ -555,7 +608,7 @@ async fn a_server_refuses_own_credentials_that_expired_since() {
     let (refused, connected) = both(
         async |stream| handshake::accept(stream, &server, Serves::Http, DEADLINE).await.map(drop),
         async |stream| {
-            let connected = handshake::connect(stream, &client, &[authority.id("ledger")], Alpn::Http2, DEADLINE).await;
+            let connected = handshake::connect(stream, &client, &[authority.id("ledger")], &[Alpn::Http2], DEADLINE).await;
             told(Ok(connected.expect("in TLS 1.3 a client hears of it later").0)).await
         },
     )

@@ -148,6 +148,104 @@ fn a_body_that_nobody_declared_cannot_be_read() {
 }
 
 #[test]
+fn a_header_that_policies_cannot_read_is_refused_at_its_name_with_what_to_write() {
+    for (name, expected) in [
+        ("X-Tenant", "header names are in lower case: write `x-tenant` for `X-Tenant`"),
+        ("x tenant", "`x tenant` is not a header name: write 1 to 128 letters"),
+        ("x-tenant:", "is not a header name"),
+        ("", "`` is not a header name"),
+        (":authority", "is not a header name"),
+        ("x-t\u{e4}nant", "is not a header name"),
+        ("authorization", "write conditions on `context.user`"),
+        ("cookie", "write conditions on `context.user`"),
+        ("proxy-authorization", "it is a secret"),
+        ("proxy_authorization", "policies cannot read the header `proxy_authorization`: it is a secret"),
+        ("x-rondel-principal", "write conditions on `principal`"),
+        ("x_rondel-user", "write conditions on `principal`"),
+        ("x-forwarded-client-cert", "write conditions on `principal`"),
+        ("x-forwarded-for", "write `context.source.address`"),
+        ("forwarded", "write `context.source.address`"),
+        ("connection", "does not reach the application"),
+        ("te", "does not reach the application"),
+        ("trailer", "does not reach the application"),
+        ("transfer-encoding", "does not reach the application"),
+        ("upgrade", "does not reach the application"),
+        ("keep-alive", "does not reach the application"),
+        ("http2-settings", "does not reach the application"),
+        ("proxy-connection", "does not reach the application"),
+        ("host", "write `context.request.host`"),
+    ] {
+        for condition in
+            [format!("context.request.headers has \"{name}\""), format!("context.request.headers[\"{name}\"] == \"a\"")]
+        {
+            let text =
+                format!("permit (principal, action, resource)\n  when {{ context.request.path != \"{name}\" && {condition} }};");
+            let found = printed(&text);
+            let column = 40 + name.chars().count() + if condition.contains(" has ") { 28 } else { 24 };
+            let found = found.first().map_or("", String::as_str);
+            assert!(
+                found.starts_with(&format!("11:{column} ")) && found.contains(expected),
+                "{condition}: {found}, not at {column}"
+            );
+        }
+    }
+    assert_eq!(
+        printed(&when("context.request.headers has HOST")),
+        ["10:73 header names are in lower case: write `host` for `HOST`"]
+    );
+    for (text, expected) in [
+        ("context.request.headers == context.request.headers", "10:61 headers are read one by one"),
+        ("context.request has headers", "10:65 headers are read one by one"),
+        (
+            "context.request.headers.tenant == \"a\"",
+            "10:45 for policy `bank/p/policy0`, unable to guarantee safety of access to optional attribute",
+        ),
+        ("context.request.headers has tenant && context.request.headers.tenant == 1", "10:83 "),
+    ] {
+        let found = printed(&when(text));
+        assert!(found.first().is_some_and(|error| error.starts_with(expected)), "{text}: {found:?}");
+    }
+    let many: String = (0..=headers::NAMES_MAX).map(|at| when(&format!("context.request.headers has \"x-{at}\""))).collect();
+    assert_eq!(printed(&many).len(), 1);
+    assert!(printed(&many)[0].contains("read more than 32 headers"), "{many}");
+    for name in
+        ["x-tenant", "x_tenant", "proxy-status", "user-agent", "content-type", "content-length", "x-rondel", "x!#$%&'*+.^`|~"]
+    {
+        assert_eq!(printed(&when(&format!("context.request.headers has \"{name}\""))), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn only_the_headers_that_a_policy_of_the_action_reads_are_asked_for() {
+    let reads = |action: &str, name: &str| when(&format!("context.request.headers has \"{name}\"")).replace("action,", action);
+    let post = reads("action == Action::\"POST\",", "x-b") + &reads("action in Action::\"write\",", "x-a");
+    let policies = compiled(&[
+        resource("a", &post, &[]),
+        resource("b", &reads("action == Action::\"GET\",", "x-c"), &[]),
+        resource("c", "permit (principal, action, resource) when { context.request.path == \"/\" };", &[]),
+    ])
+    .expect("sound");
+    for (action, expected) in [
+        ("POST", vec!["x-a", "x-b"]),
+        ("PUT", vec!["x-a"]),
+        ("GET", vec!["x-c"]),
+        ("HEAD", vec![]),
+        ("connect", vec![]),
+        ("BREW", vec![]),
+    ] {
+        assert_eq!(policies.header_names(action), expected, "{action}");
+    }
+    for whole in [
+        "context.request == context.request",
+        "context == context",
+        "(if context has user then context.request else context.request).path == \"/\"",
+    ] {
+        let policies = compiled(&[resource("a", &when(whole), &[]), resource("b", &post, &[])]).expect("sound");
+        assert_eq!(policies.header_names("GET"), ["x-a", "x-b"], "{whole}: it sees the headers too");
+    }
+}
+
+#[test]
 fn contradicting_declarations_are_refused() {
     let reads = |field: &str, value: &str| when(&format!("context.request has body && context.request.body.{field} == {value}"));
     let long = resource("a", &reads("amount", "1"), &[("amount", Long)]);

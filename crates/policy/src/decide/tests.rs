@@ -1,7 +1,8 @@
 use super::*;
 use crate::fixture::*;
+use model::AuthzRequest;
 use model::Principal;
-use model::authz::{AttributeType, AttributeValue};
+use model::authz::{AttributeType, AttributeValue, HeaderRead};
 use model::ids::SpiffeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -166,6 +167,101 @@ fn every_fact_can_be_read() {
         let text = format!("permit (principal, action, resource) when {{ {condition} }};");
         let expected = if expected { "allow policy0" } else { "not_permitted" };
         assert_eq!(verdict(&policies(&text), &request), expected, "{condition}");
+    }
+}
+
+#[test]
+fn headers_are_read_by_name_and_in_either_syntax() {
+    let acme = || HeaderRead::Value("acme".into());
+    let tenant = "context.request.headers has \"x-tenant\" && context.request.headers[\"x-tenant\"] == \"acme\"";
+    let plain = "context.request.headers has tenant && context.request.headers.tenant == \"acme\"";
+    let nested = "context.request has headers.tenant && context.request.headers.tenant == \"acme\"";
+    let lacking = "!(context.request.headers has \"x-tenant\")";
+    for (condition, name, read, expected) in [
+        (tenant, "x-tenant", acme(), "allow policy0"),
+        (tenant, "x-tenant", HeaderRead::Value("Acme".into()), "not_permitted"),
+        (tenant, "x-tenant", HeaderRead::Value("acme, acme".into()), "not_permitted"),
+        (tenant, "x-tenant", HeaderRead::Value(String::new().into()), "not_permitted"),
+        (tenant, "x-tenant", HeaderRead::Absent, "not_permitted"),
+        (plain, "tenant", acme(), "allow policy0"),
+        (plain, "tenant", HeaderRead::Absent, "not_permitted"),
+        (nested, "tenant", acme(), "allow policy0"),
+        (nested, "tenant", HeaderRead::Absent, "not_permitted"),
+        (lacking, "x-tenant", HeaderRead::Absent, "allow policy0"),
+        (lacking, "x-tenant", acme(), "not_permitted"),
+    ] {
+        let policies = policies(&format!("permit (principal, action, resource) when {{ {condition} }};"));
+        assert_eq!(verdict(&policies, &with_header(name, read.clone())), expected, "{condition} {read:?}");
+    }
+}
+
+#[test]
+fn a_header_that_can_be_read_in_two_ways_denies_every_call_that_it_could_decide() {
+    let text = "@id(\"open\") permit (principal, action, resource);
+        @id(\"evil\") forbid (principal, action in Action::\"write\", resource) when {
+            context.request.path == \"/elsewhere\" && context.request.headers has \"x-tenant\" && context.request.headers[\"x-tenant\"] == \"evil\" };";
+    let policies = policies(text);
+    let evil = || HeaderRead::Value("evil".into());
+    let at = |path: &str, action: &str, read: HeaderRead<'static>| {
+        let mut request = with_header("x-tenant", read);
+        (request.path, request.action) = (path.into(), action.into());
+        request
+    };
+    for (read, expected) in [
+        (HeaderRead::Absent, "allow open"),
+        (HeaderRead::Value("acme".into()), "allow open"),
+        (evil(), "denied_by_policy evil"),
+        (HeaderRead::Twice, "policy_error"),
+        (HeaderRead::Unreadable, "policy_error"),
+        (HeaderRead::OtherSpelling, "policy_error"),
+        (HeaderRead::Nominated, "policy_error"),
+    ] {
+        assert_eq!(verdict(&policies, &at("/elsewhere", "POST", read.clone())), expected, "{read:?}");
+        assert_eq!(
+            verdict(&policies, &at("/elsewhere", "GET", read.clone())),
+            "allow open",
+            "no policy of GET reads it: {read:?}"
+        );
+        if let Some(flaw) = read.flaw() {
+            // Also where the policy would not have come to look at it.
+            let denied = decided(&policies, &at("/", "POST", read)).expect_err("denied");
+            assert_eq!(denied.errors.to_vec(), [format!("header `x-tenant` {flaw}")]);
+            assert!(!denied.user_could_be_allowed);
+        }
+    }
+    // A proxy that did not look cannot say that there is none.
+    let unread = changed(|request| request.headers.clear());
+    assert_eq!(verdict(&policies, &unread), "policy_error");
+    let denied = decided(&policies, &unread).expect_err("denied");
+    assert_eq!(denied.errors.to_vec(), ["header `x-tenant` was not read when the call came"]);
+}
+
+#[test]
+fn an_opaque_connection_has_no_headers_as_it_has_no_path() {
+    for condition in ["context.request.headers has \"x-tenant\"", "!(context.request.headers has \"x-tenant\")"] {
+        for effect in ["permit", "forbid"] {
+            let text =
+                format!("permit (principal, action, resource); {effect} (principal, action, resource) when {{ {condition} }};");
+            let opaque = changed(|r| (r.action, r.path, r.host) = ("connect".into(), "/".into(), String::new()));
+            for request in [opaque.clone(), AuthzRequest { headers: Vec::new(), ..opaque }] {
+                assert_eq!(verdict(&policies(&text), &request), "policy_error", "{text}");
+            }
+        }
+    }
+    let apart = "permit (principal, action == Action::\"connect\", resource);
+        permit (principal, action in Action::\"write\", resource) when { context.request.headers has \"x-tenant\" };";
+    assert_eq!(verdict(&policies(apart), &changed(|r| r.action = "connect".into())), "allow policy0");
+}
+
+#[test]
+fn what_looks_at_the_whole_request_sees_every_header_of_the_workload() {
+    // Neither resource may hide from the other what it compares.
+    let whole =
+        "forbid (principal, action, resource) when { context.request != context.request || context.request.path == \"/x\" };";
+    let named = "permit (principal, action == Action::\"GET\", resource) when { context.request.headers has tenant };";
+    let policies = compiled(&[resource("a", whole, &[]), resource("b", named, &[])]).expect("sound");
+    for action in ["GET", "POST", "connect"] {
+        assert_eq!(policies.header_names(action), ["tenant"], "{action}");
     }
 }
 

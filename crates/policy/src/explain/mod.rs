@@ -7,6 +7,7 @@ pub(crate) use condition::Anatomy;
 
 use crate::compile::{Policies, Rule};
 use crate::facts::{Facts, Setting, type_of};
+use crate::headers::{self, HEADERS};
 use crate::reads::Path;
 use crate::slice::Wants;
 use crate::vocabulary::BodyShape;
@@ -95,6 +96,8 @@ struct Views<'a> {
     policies: &'a Policies,
     request: &'a AuthzRequest,
     by_shape: BTreeMap<&'a BodyShape, Result<Facts, String>>,
+    /// The headers that the decision failed on, with the reason.
+    flaws: Vec<(&'a str, String)>,
 }
 
 impl<'a> Views<'a> {
@@ -106,7 +109,10 @@ impl<'a> Views<'a> {
         let (names, attributes) = (&policies.names, &policies.attributes);
         let known = policies.actions.get(request.action.as_str());
         let user_matters = known.is_some_and(|known| known.slice.groups.iter().any(|group| group.wants.user));
-        let facts = |shape, wants| Facts::of(request, Setting { names, action: &action, attributes, shape, wants });
+        let question = request.as_question();
+        let headers = policies.headers.as_slice();
+        let facts = |shape, wants| Facts::of(&question, Setting { names, action: &action, attributes, shape, headers, wants });
+        let flaws = headers::flaws(&question, policies.header_names(&request.action));
         let mut by_shape = BTreeMap::new();
         for rule in &policies.rules {
             let shape: &BodyShape = &rule.shape;
@@ -118,7 +124,7 @@ impl<'a> Views<'a> {
                 })
             });
         }
-        Self { policies, request, by_shape }
+        Self { policies, request, by_shape, flaws }
     }
 
     /// Whether the action is one that policies can allow.
@@ -133,6 +139,14 @@ impl<'a> Views<'a> {
             Some(Err(error)) => Err(error),
             None => Err("the request was not read"),
         }
+    }
+
+    /// What is wrong with a header that the policy reads, if it speaks of this action.
+    fn flaw(&self, rule: &Rule) -> Option<&str> {
+        let action = &self.request.action;
+        let admits = || crate::slice::admits(&rule.body.action, action, crate::vocabulary::group_of(action));
+        let (_, flaw) = self.flaws.iter().find(|(name, _)| headers::are_read(&rule.reads, name))?;
+        admits().then_some(flaw)
     }
 
     fn find(&self, rule: &'a Rule) -> Finding<'a> {
@@ -151,6 +165,9 @@ impl<'a> Views<'a> {
             Ok(_) => return (Outcome::NotApplied, None),
             Err(error) => return (Outcome::Errored, Some(error.to_owned())),
         };
+        if let Some(flaw) = self.flaw(rule) {
+            return (Outcome::Errored, Some(flaw.to_owned()));
+        }
         let Ok(set) = PolicySet::from_policies([rule.policy.clone()]) else { return (Outcome::NotApplied, None) };
         let response = self.policies.authorizer.is_authorized(&facts.request, &set, &facts.entities);
         if let Some(AuthorizationError::PolicyEvaluationError(error)) = response.diagnostics().errors().next() {
@@ -203,12 +220,19 @@ impl<'a> Views<'a> {
             }
         }
         let printed = |(path, value): (&Path, Option<String>)| {
-            let value = value.unwrap_or_else(|| "(absent)".to_owned());
+            let value = value.unwrap_or_else(|| format!("({})", self.missing(path)));
             let text = path_text(path);
             let value = if text == "context.user" { self.with_roles(value) } else { value };
             (text, value)
         };
         all.into_iter().take(ATTRIBUTES_MAX).map(printed).collect()
+    }
+
+    /// Why there is no value at `path`.
+    fn missing(&self, path: &Path) -> &str {
+        let header = path.strip_prefix(HEADERS.map(str::to_owned).as_slice()).and_then(<[String]>::first);
+        let flaw = header.and_then(|header| self.flaws.iter().find(|(name, _)| name == header));
+        flaw.map_or("absent", |(_, flaw)| flaw)
     }
 
     fn with_roles(&self, user: String) -> String {

@@ -94,6 +94,33 @@ fn the_nearest_miss_is_told_in_words() {
     }
 }
 
+#[test]
+fn the_headers_that_were_read_are_shown_and_what_was_wrong_with_one() {
+    let tenant = "context.request.headers has \"x-tenant\" && context.request.headers[\"x-tenant\"] == \"acme\"";
+    let path = "context.request.headers[\"x-tenant\"]";
+    let shown = |explanation: &Explanation| -> Vec<String> {
+        explanation.attributes.iter().map(|(path, value)| format!("{path} is {value}")).collect()
+    };
+    let other = with_header("x-tenant", read_of(&[b"other"]));
+    let explanation = explained(&when(tenant), &other);
+    assert_eq!(shown(&explanation), [format!("{path} is \"other\"")]);
+    assert_eq!(explanation.policies[0].failed, [format!("{path} == \"acme\": \"other\" == \"acme\" is false")]);
+    let wish = format!("would be allowed by bank/p/it if {path} == \"acme\" (\"other\" == \"acme\")");
+    assert_eq!(explanation.nearest_miss, Some(wish));
+
+    let absent = explained(&when(tenant), &with_header("x-tenant", read_of(&[])));
+    assert_eq!(shown(&absent), [format!("{path} is (absent)")]);
+    let wish = format!("would be allowed by bank/p/it if {path} were there and 1 more condition held");
+    assert_eq!(absent.nearest_miss, Some(wish));
+
+    let twice = explained(&when(tenant), &with_header("x-tenant", read_of(&[b"acme", b"acme"])));
+    assert_eq!(shown(&twice), [format!("{path} is (header `x-tenant` stands more than once)")]);
+    assert_eq!(twice.policies[0].outcome, Outcome::Errored);
+    assert_eq!(twice.policies[0].failed, ["header `x-tenant` stands more than once"]);
+    let miss = "denied because bank/p/it (policies/p.yaml:10) failed: header `x-tenant` stands more than once";
+    assert_eq!(twice.nearest_miss.as_deref(), Some(miss));
+}
+
 fn transfer_of(money: i64) -> AuthzRequest {
     changed(|request| amount(request, money))
 }

@@ -1,10 +1,9 @@
 //! Which headers are forwarded (RFC 9110 §7.6.1), and which are ours alone.
 
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
-};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use message::Fields;
+use model::{Header, HeaderRead};
+use std::borrow::Cow;
+use std::io::Write;
 use std::net::IpAddr;
 
 /// Which way a message goes.
@@ -14,132 +13,196 @@ pub enum Hop {
     Inbound,
     /// A request from the application to a peer.
     Outbound,
-    /// A response, on its way back. The decision and reason that a sidecar further on told stay in it.
+    /// A response in which nobody can have told a decision or a reason: the application's, and no failure.
+    Answer,
+    /// A response in which the decision and reason stay that a sidecar further on has told.
     Response,
 }
 
+impl Hop {
+    const fn is_request(self) -> bool {
+        matches!(self, Self::Inbound | Self::Outbound)
+    }
+}
+
 /// Headers that we decide or frame by: `Connection` may not make them vanish on the way.
-const DECIDED_BY: [HeaderName; 6] = [AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST];
+const DECIDED_BY: [&str; 6] = ["authorization", "content-encoding", "content-length", "content-type", "cookie", "host"];
 
 /// Removes what was meant for this hop only, and every claim to an identity that the sender had no right to make. In every
-/// spelling: names are compared in lower case, and `_` is taken for `-`, as applications do that read headers as CGI variables.
+/// spelling: names are compared in lower case, and whatever is no letter or digit is taken for `-`, as applications do that read
+/// headers as CGI variables.
 ///
 /// Call it before headers of our own are set.
-pub fn forward_headers(headers: &mut HeaderMap, hop: Hop) {
-    let trailers_welcome = hop != Hop::Response && headers.get_all(TE).iter().flat_map(elements).any(is_trailers);
-    let announced = announced_trailers(headers);
-    let mut unwanted: Vec<HeaderName> = nominated(headers).filter(|name| !DECIDED_BY.contains(name)).collect();
-    // A response to an application that reads it may name the decision; nothing else of ours comes from outside.
-    let told = |name: &str| hop == Hop::Response && matches!(name, "x-rondel-decision" | "x-rondel-reason");
-    let ours = |name: &HeaderName| claims_identity(name.as_str()) && !told(name.as_str());
-    unwanted.extend(headers.keys().filter(|name| is_hop_by_hop(name, hop) || ours(name)).cloned());
-    for name in unwanted {
-        headers.remove(name);
+pub fn forward_headers(fields: &mut Fields, hop: Hop) {
+    let (mut trailers_welcome, mut announced, mut nominated) = (false, None, Vec::new());
+    for (name, value) in fields.iter() {
+        match name {
+            b"te" => trailers_welcome |= hop.is_request() && elements(value).any(is_trailers),
+            b"trailer" => announced = announce(announced, value),
+            b"connection" => nominated.extend(elements(value).filter(|name| !is_usual(name)).map(<[u8]>::to_ascii_lowercase)),
+            _ => {}
+        }
     }
+    // A response to an application that reads it may name the decision; nothing else of ours comes from outside.
+    let told = |name: &[u8]| hop == Hop::Response && matches!(name, b"x-rondel-decision" | b"x-rondel-reason");
+    fields.retain(|name, _| {
+        let is_nominated = !nominated.is_empty() && nominated.iter().any(|each| each == name) && !is_decided_by(name);
+        !is_nominated && !is_hop_by_hop(name, hop) && (!claims_identity(name) || told(name))
+    });
     if trailers_welcome {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
+        fields.push(b"te", b"trailers");
     }
     if let Some(announced) = announced {
-        headers.insert(TRAILER, announced);
+        fields.push(b"trailer", &announced);
     }
+}
+
+/// What `Connection` usually says, and what is removed in any case: no names of headers that would have to be looked for.
+fn is_usual(element: &[u8]) -> bool {
+    element.is_empty() || [&b"keep-alive"[..], b"upgrade", b"te"].iter().any(|usual| usual.eq_ignore_ascii_case(element))
+}
+
+fn is_decided_by(name: &[u8]) -> bool {
+    DECIDED_BY.iter().any(|known| known.as_bytes() == name)
 }
 
 /// Says from where the call came, as the application reads it. What the caller says of earlier hops is believed from a forwarder
 /// only; from others it is removed, in every spelling, and the list begins anew.
-pub fn forwarded_for(headers: &mut HeaderMap, remote: IpAddr, is_forwarder: bool) {
-    let mut chain = String::new();
-    if is_forwarder {
-        for line in headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
-            chain.push_str(line);
-            chain.push_str(", ");
-        }
-    } else {
-        let folded = |name: &HeaderName| name.as_str().replace('_', "-");
-        let claims = |name: &&HeaderName| ORIGINS.contains(&folded(name).as_str());
-        let unwanted: Vec<HeaderName> = headers.keys().filter(claims).cloned().collect();
-        for name in unwanted {
-            headers.remove(name);
-        }
+pub fn forwarded_for(fields: &mut Fields, remote: IpAddr, is_forwarder: bool) {
+    let mut room = [0; ADDRESS_BYTES_MAX];
+    let left = {
+        let mut rest = room.as_mut_slice();
+        // The longest address has room.
+        let _ok = write!(rest, "{remote}");
+        rest.len()
+    };
+    let remote = room.get(..ADDRESS_BYTES_MAX - left).unwrap_or_default();
+    if !is_forwarder {
+        fields.retain(|name, _| !claims_origin(name));
+        return fields.push(FORWARDED_FOR.as_bytes(), remote);
     }
-    chain.push_str(&remote.to_string());
-    if let Ok(value) = HeaderValue::from_str(&chain) {
-        headers.insert(FORWARDED_FOR, value);
+    let mut chain = Vec::new();
+    for line in fields.values(FORWARDED_FOR.as_bytes()).filter(|value| std::str::from_utf8(value).is_ok()) {
+        chain.extend_from_slice(line);
+        chain.extend_from_slice(b", ");
     }
+    chain.extend_from_slice(remote);
+    // What it says is believed in the spelling that everybody reads, and no other.
+    let is_other = |name: &[u8]| claims_origin(name) && !ORIGINS.iter().any(|known| known.as_bytes() == name);
+    fields.retain(|name, _| name != FORWARDED_FOR.as_bytes() && !is_other(name));
+    fields.push(FORWARDED_FOR.as_bytes(), &chain);
 }
+
+/// Bytes of the longest IP address as text (RFC 4291 §2.2, an IPv4 address within).
+const ADDRESS_BYTES_MAX: usize = 45;
 
 /// The header that lists the hops of a call.
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Headers by which a caller says where a call came from (RFC 7239, and what came before it).
 const ORIGINS: [&str; 3] = [FORWARDED_FOR, "forwarded", "x-real-ip"];
 
+fn claims_origin(name: &[u8]) -> bool {
+    ORIGINS.iter().any(|known| is_spelt(name, known))
+}
+
 /// Removes from trailers what may only stand in a head (RFC 9110 §6.5.1) or is ours alone. Some applications merge trailers into
 /// the headers, so that a claim made here would be believed there.
-pub fn forward_trailers(trailers: &mut HeaderMap) {
-    let unwanted: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
-    for name in unwanted {
-        trailers.remove(name);
-    }
+pub fn forward_trailers(trailers: &mut Fields) {
+    trailers.retain(|name, _| may_trail(name));
 }
 
 /// The header that `Connection` names although a decision rests on it.
-pub(super) fn nominated_in_vain(headers: &HeaderMap) -> Option<HeaderName> {
-    nominated(headers).find(|name| DECIDED_BY.contains(name))
+pub(super) fn nominated_in_vain(fields: &Fields) -> Option<&'static str> {
+    let mut named = fields.values(b"connection").flat_map(elements).filter(|element| !is_usual(element));
+    named.find_map(|element| DECIDED_BY.into_iter().find(|known| known.as_bytes().eq_ignore_ascii_case(element)))
 }
 
 /// The one value of a header, if there is exactly one and it is visible ASCII. White space around it is not part of it.
-pub fn only_value(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let mut values = headers.get_all(name).iter();
+pub fn only_value<'a>(fields: &'a Fields, name: &'a str) -> Option<&'a str> {
+    let mut values = fields.values(name.as_bytes());
     match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().ok().map(|text| text.trim_matches([' ', '\t']).to_owned()),
+        (Some(value), None) if value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) => {
+            std::str::from_utf8(value.trim_ascii()).ok()
+        }
         _ => None,
     }
 }
 
-/// The header names that `Connection` lists. What is no header name is skipped: it can name no header.
-fn nominated(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> + '_ {
-    let lists = headers.get_all(CONNECTION).iter().flat_map(elements);
-    lists.filter_map(|element| HeaderName::from_bytes(element).ok())
+/// Whether a text can be the value of a header.
+pub fn is_readable(text: &[u8]) -> bool {
+    text.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..))
 }
 
-fn elements(list: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    list.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
+/// What a request says under the names that policies read: [`policy::Policies::header_names`].
+///
+/// A name is looked for in every spelling, as in [`forward_headers`], and must reach the application. Allocates nothing for no names.
+pub fn read_headers<'a>(fields: &'a Fields, names: &'a [String]) -> Vec<Header<'a>> {
+    let read = |name: &'a String| Header { name: Cow::Borrowed(name), read: read_header(fields, name) };
+    names.iter().map(read).collect()
+}
+
+fn read_header<'a>(fields: &'a Fields, name: &'a str) -> HeaderRead<'a> {
+    let is_alike = |other: &[u8]| is_spelt(other, name);
+    if fields.iter().any(|(other, _)| other != name.as_bytes() && is_alike(other)) {
+        return HeaderRead::OtherSpelling;
+    }
+    if fields.values(b"connection").flat_map(elements).any(|other| is_alike(&other.to_ascii_lowercase())) {
+        return HeaderRead::Nominated;
+    }
+    HeaderRead::of(fields.values(name.as_bytes()))
+}
+
+/// The elements of a list.
+pub(crate) fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 fn is_trailers(element: &[u8]) -> bool {
     element.eq_ignore_ascii_case(b"trailers")
 }
 
-/// `Trailer` with only the names that may trail. It is kept because the HTTP library sends no trailer that is not announced.
-fn announced_trailers(headers: &HeaderMap) -> Option<HeaderValue> {
-    let names = headers.get_all(TRAILER).iter().flat_map(elements);
-    let names = names.filter_map(|element| HeaderName::from_bytes(element).ok()).filter(may_trail);
-    let list = names.map(|name| name.as_str().to_owned()).collect::<Vec<_>>().join(", ");
-    if list.is_empty() { None } else { HeaderValue::from_str(&list).ok() }
-}
-
-fn may_trail(name: &HeaderName) -> bool {
-    let claims_origin = ORIGINS.contains(&name.as_str().replace('_', "-").as_str());
-    !is_hop_by_hop(name, Hop::Inbound) && !claims_identity(name.as_str()) && !claims_origin && !DECIDED_BY.contains(name)
-}
-
-fn is_hop_by_hop(name: &HeaderName, hop: Hop) -> bool {
-    if [CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name) {
-        return true;
+/// `Trailer` with only the names that may trail.
+fn announce(announced: Option<Vec<u8>>, list: &[u8]) -> Option<Vec<u8>> {
+    let is_name = |name: &&[u8]| !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic());
+    let names = elements(list).filter(is_name).map(<[u8]>::to_ascii_lowercase).filter(|name| may_trail(name));
+    let mut all = announced.unwrap_or_default();
+    for name in names {
+        if !all.is_empty() {
+            all.extend_from_slice(b", ");
+        }
+        all.extend_from_slice(&name);
     }
-    match name.as_str() {
-        "keep-alive" | "http2-settings" => true,
+    (!all.is_empty()).then_some(all)
+}
+
+fn may_trail(name: &[u8]) -> bool {
+    !is_hop_by_hop(name, Hop::Inbound) && !claims_identity(name) && !claims_origin(name) && !is_decided_by(name)
+}
+
+fn is_hop_by_hop(name: &[u8], hop: Hop) -> bool {
+    match name {
+        b"connection" | b"te" | b"trailer" | b"transfer-encoding" | b"upgrade" | b"keep-alive" | b"http2-settings" => true,
         // A request header of this name becomes the proxy setting of a CGI program.
-        "proxy" => hop != Hop::Response,
+        b"proxy" => hop.is_request(),
         // RFC 9209: meant for everybody.
-        "proxy-status" => false,
-        name => name.starts_with("proxy-"),
+        b"proxy-status" => false,
+        name => name.starts_with(b"proxy-"),
     }
 }
 
 /// Whether a header of this name, in lower case, is set by sidecars only.
-fn claims_identity(name: &str) -> bool {
+fn claims_identity(name: &[u8]) -> bool {
     const PREFIX: &str = "x-rondel-";
-    const CERTIFICATE: &str = "x-forwarded-client-cert";
-    let folded = |length: usize| name.bytes().take(length).map(|byte| if byte == b'_' { b'-' } else { byte });
-    folded(PREFIX.len()).eq(PREFIX.bytes()) || folded(usize::MAX).eq(CERTIFICATE.bytes())
+    name.starts_with(b"x")
+        && (name.get(..PREFIX.len()).is_some_and(|start| is_spelt(start, PREFIX)) || is_spelt(name, "x-forwarded-client-cert"))
+}
+
+/// Whether a name is `known` to some application, whatever stands where `known` has a `-`.
+pub(crate) fn is_spelt(name: &[u8], known: &str) -> bool {
+    name.len() == known.len() && name.iter().zip(known.bytes()).all(|(byte, known)| fold(*byte) == fold(known))
+}
+
+/// Servers are known to read `_`, and some every character that is no letter or digit, as `-`.
+const fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }

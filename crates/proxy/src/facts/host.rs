@@ -15,34 +15,43 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Parses `host` or `host:port`.
+    /// Parses `host` or `host:port`. The name is written into `room`, which may have memory of an earlier one.
     ///
     /// # Errors
     /// - what is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(super) fn parse(text: &str, mut room: String) -> Result<Self, &'static str> {
+        room.clear();
         let (name, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (address, port) = rest.split_once(']').ok_or("an address without its closing bracket")?;
                 let address: Ipv6Addr = address.parse().map_err(|_| "brackets around what is not an IPv6 address")?;
                 let port = if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or("text behind an address")?) };
-                (format!("[{address}]"), port)
+                // Writing to a String cannot fail.
+                let _ok = std::fmt::Write::write_fmt(&mut room, format_args!("[{address}]"));
+                (room, port)
             }
             None => {
                 let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-                (host_name(name)?, port)
+                host_name(name, &mut room)?;
+                (room, port)
             }
         };
         let port = port.map(port_number).transpose()?;
         Ok(Self { name, port })
     }
 
-    /// `host` or `host:port`.
-    pub(super) fn authority(&self) -> String {
-        self.port.map_or_else(|| self.name.clone(), |port| format!("{}:{port}", self.name))
+    /// Writes `host` or `host:port`.
+    pub(super) fn write_authority(&self, out: &mut String) {
+        out.clear();
+        out.push_str(&self.name);
+        if let Some(port) = self.port {
+            // Writing to a String cannot fail.
+            let _ok = std::fmt::Write::write_fmt(out, format_args!(":{port}"));
+        }
     }
 }
 
-fn host_name(text: &str) -> Result<String, &'static str> {
+fn host_name(text: &str, out: &mut String) -> Result<(), &'static str> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if name.len() > NAME_BYTES_MAX {
@@ -52,7 +61,9 @@ fn host_name(text: &str) -> Result<String, &'static str> {
     if name.split('.').any(|label| label.is_empty() || !label.bytes().all(inner)) {
         return Err("not a name or an address");
     }
-    Ok(name.to_ascii_lowercase())
+    out.push_str(name);
+    out.make_ascii_lowercase();
+    Ok(())
 }
 
 fn port_number(text: &str) -> Result<u16, &'static str> {

@@ -8,15 +8,26 @@ pub(super) type PathRule = &'static str;
 ///
 /// # Errors
 /// - the rule that the path breaks: what two readers of it could take for two different paths.
-pub(super) fn normalise(path: &str) -> Result<String, PathRule> {
+pub(super) fn normalise(path: &[u8], out: &mut String) -> Result<(), PathRule> {
+    out.clear();
     if path.is_empty() {
-        return Ok("/".to_owned());
+        out.push('/');
+        return Ok(());
     }
-    if !path.starts_with('/') {
+    if !path.starts_with(b"/") {
         return Err("does not begin with `/`");
     }
-    let decoded = decode(path.as_bytes())?;
-    if decoded.contains("/.") { without_dot_segments(&decoded) } else { Ok(decoded) }
+    // Most paths are in their normal form already.
+    if let Ok(text) = std::str::from_utf8(path)
+        && path.iter().all(|byte| is_path(*byte))
+        && !text.contains("/.")
+    {
+        out.push_str(text);
+        return Ok(());
+    }
+    let decoded = decode(path)?;
+    out.push_str(&if decoded.contains("/.") { without_dot_segments(&decoded)? } else { decoded });
+    Ok(())
 }
 
 fn decode(path: &[u8]) -> Result<String, PathRule> {

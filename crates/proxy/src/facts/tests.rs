@@ -1,19 +1,46 @@
 use super::*;
-use http::header::TRANSFER_ENCODING;
-use http::{HeaderValue, Request};
+use message::Fields;
 use proptest::prelude::*;
 
-/// A head as the HTTP library gives it.
-fn head(version: Version, method: &str, target: &str, headers: &[(&str, &str)]) -> Parts {
-    let mut request = Request::builder().version(version).method(method).uri(target);
-    for (name, value) in headers {
-        request = request.header(*name, *value);
+/// A head as the framing writes it down.
+fn head(version: Version, method: &str, target: &str, lines: &[(&str, &str)]) -> Head {
+    let mut head = Head { version, method: method.into(), ..Head::default() };
+    if target.starts_with('/') || target == "*" {
+        head.path = target.into();
+    } else {
+        let uri = http::Uri::try_from(target).unwrap_or_else(|error| panic!("{target}: {error}"));
+        head.scheme = uri.scheme_str().unwrap_or_default().into();
+        head.authority = uri.authority().map_or("", http::uri::Authority::as_str).into();
+        head.path = uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).into();
     }
-    request.body(()).unwrap_or_else(|error| panic!("{target}: {error}")).into_parts().0
+    for (name, value) in lines {
+        head.fields.push(name.as_bytes(), value.as_bytes());
+    }
+    head
+}
+
+/// The facts of a request. They do not depend on what was read before.
+fn collect(head: &Head) -> Result<Facts, FactsRefusal> {
+    let mut facts = Facts::default();
+    let outcome = facts.collect(head);
+    let mut before = Head { version: Version::Http2, method: b"OPTIONS".to_vec(), ..Head::default() };
+    (before.scheme, before.authority, before.path) = (b"https".to_vec(), b"before:1".to_vec(), b"/before?x=y".to_vec());
+    let mut used = Facts::default();
+    used.collect(&before).expect("sound");
+    assert_eq!(used.collect(head), outcome);
+    outcome.map(|()| {
+        assert_eq!(used, facts, "something of the request before is left");
+        facts
+    })
 }
 
 fn http1(method: &str, target: &str, headers: &[(&str, &str)]) -> Result<Facts, FactsRefusal> {
-    collect(&head(Version::HTTP_11, method, target, headers))
+    collect(&head(Version::Http11, method, target, headers))
+}
+
+fn normalise(path: &str) -> Result<String, path::PathRule> {
+    let mut out = "before".to_owned();
+    path::normalise(path.as_bytes(), &mut out).map(|()| out)
 }
 
 fn path_of(target: &str) -> Result<String, FactsRefusal> {
@@ -101,11 +128,11 @@ fn a_path_that_others_could_split_differently_is_refused() {
         assert_eq!(refusal.reason(), Reason::PathInvalid, "{target}");
         assert!(refusal.to_string().contains(rule), "{target}: {refusal}");
     }
-    assert_eq!(path::normalise(""), Ok("/".to_owned()));
+    assert_eq!(normalise(""), Ok("/".to_owned()));
     for (text, rule) in
         [("a", "begin"), ("*", "begin"), ("/a b", "space"), ("/a\tb", "control"), ("/a?b", "delimiter"), ("/#", "delimiter")]
     {
-        assert!(path::normalise(text).expect_err(text).contains(rule), "{text}");
+        assert!(normalise(text).expect_err(text).contains(rule), "{text}");
     }
 }
 
@@ -116,20 +143,22 @@ fn the_query_is_forwarded_as_it_came() {
     {
         let facts = http1("GET", target, &[("host", "a")]).expect(target);
         assert_eq!(facts.path_and_query, expected, "{target}");
-        assert_eq!(facts.target(Version::HTTP_11).expect(target).to_string(), expected, "{target}");
     }
-    let refusal = http1("GET", "/a?ä", &[("host", "a")]).expect_err("query");
-    assert_eq!(
-        (refusal.reason(), refusal.to_string().as_str()),
-        (Reason::PathInvalid, "query holds a character that must be escaped")
-    );
+    for (target, version) in [("/a?ä", Version::Http11), ("/a?b#c", Version::Http2)] {
+        let mut head = head(version, "GET", "/", &[("host", "a")]);
+        Head::set(&mut head.path, target.as_bytes());
+        let refusal = Facts::default().collect(&head).expect_err("query");
+        assert_eq!(
+            (refusal.reason(), refusal.to_string().as_str()),
+            (Reason::PathInvalid, "query holds a character that must be escaped")
+        );
+    }
 }
 
 #[test]
 fn an_asterisk_is_for_options_alone_and_an_authority_for_nothing() {
     let facts = http1("OPTIONS", "*", &[("host", "a")]).expect("options");
     assert_eq!((facts.path.as_str(), facts.path_and_query.as_str()), ("*", "*"));
-    assert_eq!(facts.target(Version::HTTP_11).expect("target").to_string(), "*");
     assert_eq!(http1("GET", "*", &[("host", "a")]).map_err(|refusal| refusal.reason()), Err(Reason::PathInvalid));
     for target in ["a", "a:80"] {
         let refusal = http1("GET", target, &[("host", target)]).expect_err(target);
@@ -199,9 +228,9 @@ fn the_host_has_one_form() {
 
 #[test]
 fn exactly_one_host_is_named_and_every_place_that_names_it_agrees() {
-    const H2: Version = Version::HTTP_2;
-    const H10: Version = Version::HTTP_10;
-    const H11: Version = Version::HTTP_11;
+    const H2: Version = Version::Http2;
+    const H10: Version = Version::Http10;
+    const H11: Version = Version::Http11;
     for (version, target, hosts, expected) in [
         (H11, "/", &["a"][..], Ok("a")),
         (H11, "http://a/", &["a"], Ok("a")),
@@ -235,7 +264,7 @@ fn exactly_one_host_is_named_and_every_place_that_names_it_agrees() {
         }
     }
     let mut parts = head(H11, "GET", "/", &[]);
-    parts.headers.insert(HOST, HeaderValue::from_bytes(b"a\xff").expect("value"));
+    parts.fields.push(b"host", b"a\xff");
     assert_eq!(collect(&parts).map_err(|refusal| refusal.reason()), Err(Reason::HostInvalid));
 }
 
@@ -255,10 +284,16 @@ fn tunnels_and_echoes_are_refused_and_one_upgrade_is_carried() {
     ] {
         let mut all = vec![("host", "a")];
         all.extend(lines);
-        let wanted = wanted.map(|line| line.map(|line| Upgrade::Line(HeaderValue::from_static(line))));
+        let wanted = wanted.map(|line| line.map(|line| Upgrade::Line(line.into())));
         assert_eq!(http1("GET", "/", &all).map(|facts| facts.upgrade), wanted, "{lines:?}");
     }
     assert_eq!(FactsRefusal::Upgrade.reason(), Reason::MethodNotSupported);
+    let mut extended = head(Version::Http2, "CONNECT", "https://a/chat", &[]);
+    extended.protocol = b"websocket".to_vec();
+    let facts = collect(&extended).expect("an extended CONNECT");
+    assert_eq!((facts.method, facts.upgrade, facts.path.as_str()), (Method::GET, Some(Upgrade::ExtendedConnect), "/chat"));
+    extended.version = Version::Http11;
+    assert_eq!(collect(&extended), Err(FactsRefusal::Method { method: "CONNECT" }), "there is none in HTTP/1");
     for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "PROPFIND"] {
         assert_eq!(http1(method, "/", &[("host", "a")]).expect(method).method.as_str(), method);
     }
@@ -275,43 +310,46 @@ fn a_header_that_decides_cannot_be_made_to_vanish_on_the_way() {
         ("cookie", "cookie"),
     ] {
         let refusal = http1("GET", "/", &[("host", "a"), ("connection", "x"), ("connection", connection)]).expect_err(connection);
-        assert_eq!(refusal, FactsRefusal::Nominated { header: HeaderName::from_static(header) });
+        assert_eq!(refusal, FactsRefusal::Nominated { header });
         assert_eq!(refusal.reason(), Reason::RequestMalformed);
-        let mut headers = HeaderMap::new();
-        headers.insert("connection", HeaderValue::from_str(connection).expect("value"));
-        headers.insert(header, HeaderValue::from_static("kept"));
+        let mut headers = Fields::default();
+        headers.push(b"connection", connection.as_bytes());
+        headers.push(header.as_bytes(), b"kept");
         forward_headers(&mut headers, Hop::Response);
-        assert!(headers.contains_key(header), "{header}");
+        assert_eq!(headers.first(header.as_bytes()), Some(b"kept".as_slice()), "{header}");
     }
 }
 
 #[test]
 fn what_is_forwarded_is_what_was_decided() {
-    let facts = http1("GET", "/a/%2e%2e/%62?c", &[("host", "BANK.example.:80")]).expect("facts");
-    assert_eq!(facts.target(Version::HTTP_11).expect("target").to_string(), "/b?c");
-    let sent = head(Version::HTTP_2, "GET", "https://BANK.example:80/a/%2e%2e/%62?c", &[]);
-    let facts = collect(&sent).expect("facts");
-    assert_eq!(facts.target(Version::HTTP_2).expect("target").to_string(), "https://bank.example:80/b?c");
-    let without_authority = collect(&head(Version::HTTP_2, "GET", "/x", &[("host", "a")])).expect("facts");
-    assert_eq!(without_authority.target(Version::HTTP_2).expect("target").to_string(), "http://a/x");
-    let odd = collect(&head(Version::HTTP_11, "GET", "//b.example/c", &[("host", "a")])).expect("facts");
-    assert_eq!(odd.target(Version::HTTP_11).expect("target").path(), "//b.example/c");
-    assert_eq!(odd.target(Version::HTTP_2).expect("target").authority().map(http::uri::Authority::as_str), Some("a"));
-
-    let long = format!("/{}", "{".repeat(30_000));
-    let facts = http1("GET", &long, &[("host", "a")]).expect("facts");
-    assert_eq!(facts.target(Version::HTTP_11).map_err(|refusal| refusal.reason()), Err(Reason::PathInvalid));
+    let forwarded = |version, target, lines: &[(&str, &str)]| {
+        let facts = collect(&head(version, "GET", target, lines)).expect("facts");
+        assert!(facts.path_and_query.starts_with(&facts.path) && facts.authority.starts_with(&facts.host));
+        [facts.scheme, &facts.authority, &facts.path_and_query].map(str::to_owned)
+    };
+    let sent = forwarded(Version::Http11, "/a/%2e%2e/%62?c", &[("host", "BANK.example.:80")]);
+    assert_eq!(sent, ["http", "bank.example:80", "/b?c"]);
+    let sent = forwarded(Version::Http2, "https://BANK.example:80/a/%2e%2e/%62?c", &[]);
+    assert_eq!(sent, ["https", "bank.example:80", "/b?c"]);
+    assert_eq!(forwarded(Version::Http2, "/x", &[("host", "a")]), ["http", "a", "/x"]);
+    for version in [Version::Http11, Version::Http2] {
+        assert_eq!(forwarded(version, "//b.example/c", &[("host", "a")]), ["http", "a", "//b.example/c"]);
+    }
+    for (count, refused) in [(21_844, None), (21_845, Some(Reason::PathInvalid)), (30_000, Some(Reason::PathInvalid))] {
+        let long = format!("/{}", "{".repeat(count));
+        assert_eq!(http1("GET", &long, &[("host", "a")]).err().map(|refusal| refusal.reason()), refused, "{count}");
+    }
 }
 
 /// What is left of `headers` after one hop, one `name: value` each, sorted.
 fn forwarded(hop: Hop, headers: &[(&str, &str)]) -> Vec<String> {
-    let mut map = HeaderMap::new();
+    let mut fields = Fields::default();
     for (name, value) in headers {
-        let name = HeaderName::from_bytes(name.as_bytes()).expect("name");
-        map.append(name, HeaderValue::from_str(value).expect("value"));
+        fields.push(name.as_bytes(), value.as_bytes());
     }
-    forward_headers(&mut map, hop);
-    let mut left: Vec<_> = map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().expect("text"))).collect();
+    forward_headers(&mut fields, hop);
+    let text = |bytes| std::str::from_utf8(bytes).expect("text");
+    let mut left: Vec<_> = fields.iter().map(|(name, value)| format!("{}: {}", text(name), text(value))).collect();
     left.sort();
     left
 }
@@ -384,7 +422,7 @@ fn a_trailer_is_announced_only_if_it_may_trail() {
     assert_eq!(forwarded(Hop::Inbound, &announced), ["trailer: x-sum, grpc-status"]);
     assert_eq!(forwarded(Hop::Response, &[("Trailer", "Transfer-Encoding")]), [""; 0]);
 
-    let mut trailers = HeaderMap::new();
+    let mut trailers = Fields::default();
     for name in [
         "x-sum",
         "grpc-status",
@@ -397,12 +435,12 @@ fn a_trailer_is_announced_only_if_it_may_trail() {
         "x_real_ip",
         "forwarded",
     ] {
-        trailers.append(HeaderName::from_static(name), HeaderValue::from_static("v"));
+        trailers.push(name.as_bytes(), b"v");
     }
-    trailers.append(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    trailers.push(b"transfer-encoding", b"chunked");
     forward_trailers(&mut trailers);
-    let left: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
-    assert_eq!(left, ["x-sum", "grpc-status"]);
+    let left: Vec<_> = trailers.iter().collect();
+    assert_eq!(left, [(&b"x-sum"[..], &b"v"[..]), (b"grpc-status", b"v")]);
 }
 
 #[test]
@@ -437,15 +475,16 @@ fn an_identity_that_a_caller_claims_is_removed_in_every_spelling() {
 
 #[test]
 fn only_one_value_is_a_value() {
-    let name = HeaderName::from_static("x-client-country");
-    let mut headers = HeaderMap::new();
-    assert_eq!(only_value(&headers, &name), None);
-    headers.append(&name, HeaderValue::from_static(" SE\t"));
-    assert_eq!(only_value(&headers, &name).as_deref(), Some("SE"));
-    headers.append(&name, HeaderValue::from_static("SE"));
-    assert_eq!(only_value(&headers, &name), None);
-    headers.insert(&name, HeaderValue::from_bytes(b"\xff").expect("value"));
-    assert_eq!(only_value(&headers, &name), None);
+    let name = "x-client-country";
+    let mut headers = Fields::default();
+    assert_eq!(only_value(&headers, name), None);
+    headers.push(name.as_bytes(), b" SE\t");
+    assert_eq!(only_value(&headers, name), Some("SE"));
+    headers.push(name.as_bytes(), b"SE");
+    assert_eq!(only_value(&headers, name), None);
+    headers.clear();
+    headers.push(name.as_bytes(), b"\xff");
+    assert_eq!(only_value(&headers, name), None);
 }
 
 /// What a naive application makes of a path: it decodes everything, then resolves the dots.
@@ -486,20 +525,22 @@ proptest! {
     fn normalising_twice_equals_once_and_changes_nothing_that_an_application_sees(
         path in "/((%(2[eEfF5cd]|[0-9a-fA-F]{2}|[46][1-9a-f])|\\.|\\.\\.|/|;|[a-z:@!{}|\"%\\\\]){0,6}/?){0,4}",
     ) {
-        if let Ok(normal) = path::normalise(&path) {
-            prop_assert_eq!(path::normalise(&normal), Ok(normal.clone()));
+        if let Ok(normal) = normalise(&path) {
+            prop_assert_eq!(normalise(&normal), Ok(normal.clone()));
             prop_assert_eq!(as_an_application_reads(&normal), as_an_application_reads(&path));
             prop_assert!(normal.starts_with('/') && normal.is_ascii());
             prop_assert!(!normal.split('/').any(|segment| matches!(segment, "." | "..")), "{}", normal);
-            let uri: Uri = normal.parse().expect("a normal path is a request target");
+            let uri: http::Uri = normal.parse().expect("a normal path is a request target");
             prop_assert_eq!(uri.path(), normal);
         }
     }
 
     #[test]
     fn a_host_is_read_the_same_from_its_own_form(text in "[a-zA-Z0-9._-]{1,12}(:[0-9]{1,5})?|\\[[0-9a-fA-F:]{2,12}\\](:[0-9]{1,5})?") {
-        if let Ok(host) = Host::parse(&text) {
-            prop_assert_eq!(Host::parse(&host.authority()), Ok(host));
+        if let Ok(host) = Host::parse(&text, String::new()) {
+            let mut authority = "before".to_owned();
+            host.write_authority(&mut authority);
+            prop_assert_eq!(Host::parse(&authority, String::new()), Ok(host));
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The grammar of a chunked body (RFC 9112 §7.1), stricter than the standard where readers are known to differ.
 
-use super::head::{Fields, LENGTH_MAX, framing_word};
+use super::head::{LENGTH_MAX, Lines, framing_word};
 use super::{FramingRefusal, Rules};
+use message::Fields;
 
 /// LIMIT: digits of a chunk size; more can only be zeros or an overflow.
 const SIZE_DIGITS_MAX: u8 = 16;
-/// LIMIT: bytes of all chunk extensions of a body. They mean nothing to us, and the HTTP library behind stops at 16 KiB.
+/// LIMIT: bytes of all chunk extensions of a body. They mean nothing to us, and other readers stop at 16 KiB.
 const EXTENSION_BYTES_MAX: usize = 4096;
-/// LIMIT: bytes of the trailer section, which is held back until it is complete. The HTTP library behind stops at 16 KiB.
+/// LIMIT: bytes of the trailer section, which is held back until it is complete. Other readers stop at 16 KiB.
 const TRAILER_BYTES_MAX: usize = 8192;
 
 /// A chunked body of which some bytes were seen.
@@ -17,13 +18,15 @@ pub(super) struct Chunked {
     size: u64,
     digits: u8,
     extension_bytes: usize,
-    trailers: Fields,
+    trailers: Lines,
+    lenient: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 enum Stage {
     #[default]
     Size,
+    SizePadding,
     ExtensionStart,
     Extension,
     SizeLf,
@@ -33,47 +36,48 @@ enum Stage {
     Trailers,
 }
 
-/// What is known after some bytes of a chunked body.
+/// What the next bytes of a chunked body are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// The body goes on.
-    More,
-    /// Its last byte was seen.
-    Ended,
-    /// It says two things.
-    Refused(FramingRefusal),
+pub(super) enum Chunk {
+    /// So many bytes of data.
+    Data(usize),
+    /// So many bytes that only frame the data; the body goes on.
+    Framing(usize),
+    /// The body ends with these bytes: its last chunk and its trailers.
+    Ended(usize),
+    /// So many sound bytes, and after them it says two things.
+    Refused(usize, FramingRefusal),
 }
 
 impl Chunked {
-    /// Bytes of the current chunk that are still to come.
-    pub(super) const fn left(&self) -> u64 {
-        if matches!(self.stage, Stage::Data) { self.size } else { 0 }
+    /// A body of a response: applications are known to pad a chunk's size with spaces, which nobody reads in two ways.
+    pub(super) fn of_response() -> Self {
+        Self { lenient: true, ..Self::default() }
     }
 
-    /// Looks at the bytes that follow those passed before: how many of them are sound and may go, and what is known after them.
-    pub(super) fn pass(&mut self, bytes: &[u8], rules: &Rules) -> (usize, Progress) {
+    /// Looks at the bytes that follow those that were taken before. `Framing(0)`: more must come first.
+    pub(super) fn next(&mut self, bytes: &[u8], rules: &Rules, trailers: &mut Fields) -> Chunk {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             match self.stage {
+                Stage::Data if at > 0 => break,
                 Stage::Data => {
-                    let count = usize::try_from(self.size).unwrap_or(usize::MAX).min(bytes.len() - at);
-                    at += count;
+                    let count = usize::try_from(self.size).unwrap_or(usize::MAX).min(bytes.len());
                     self.size = self.size.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
                     if self.size == 0 {
                         self.stage = Stage::DataCr;
                     }
+                    return Chunk::Data(count);
                 }
-                Stage::Trailers => {
-                    let (length, progress) = self.trailers(bytes.get(at..).unwrap_or_default(), rules);
-                    return (at + length, progress);
-                }
+                Stage::Trailers if at > 0 => break,
+                Stage::Trailers => return self.trailers(bytes, rules, trailers),
                 _ => match self.framing(byte) {
                     Ok(()) => at += 1,
-                    Err(rule) => return (at, Progress::Refused(FramingRefusal::AmbiguousBody { rule })),
+                    Err(rule) => return Chunk::Refused(at, FramingRefusal::AmbiguousBody { rule }),
                 },
             }
         }
-        (at, Progress::More)
+        Chunk::Framing(at)
     }
 
     /// One byte between the data of two chunks.
@@ -82,7 +86,9 @@ impl Chunked {
             (Stage::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => return self.size_digit(byte),
             (Stage::Size, b'\r') if self.digits > 0 => Stage::SizeLf,
             (Stage::Size, b';') if self.digits > 0 => Stage::ExtensionStart,
-            (Stage::Size, _) => return Err("a chunk size that is not hexadecimal digits alone"),
+            (Stage::Size | Stage::SizePadding, b' ') if self.digits > 0 && self.lenient => Stage::SizePadding,
+            (Stage::SizePadding, b'\r') => Stage::SizeLf,
+            (Stage::Size | Stage::SizePadding, _) => return Err("a chunk size that is not hexadecimal digits alone"),
             (Stage::Extension, b'\r') => Stage::SizeLf,
             // White space is allowed here by the standard and never sent; a line feed here has split messages in two before.
             (Stage::ExtensionStart | Stage::Extension, b'!'..=b'~') => {
@@ -119,21 +125,24 @@ impl Chunked {
     }
 
     /// The trailer section, which `bytes` begin with: nothing of it goes before all of it may.
-    fn trailers(&mut self, bytes: &[u8], rules: &Rules) -> (usize, Progress) {
+    fn trailers(&mut self, bytes: &[u8], rules: &Rules, trailers: &mut Fields) -> Chunk {
         let limit = TRAILER_BYTES_MAX.min(rules.head_bytes_max);
         let bytes = bytes.get(..limit).unwrap_or(bytes);
-        let ended = self.trailers.scan(bytes, rules.headers_max, |name, _| match framing_word(name) {
+        let ended = self.trailers.scan(bytes, rules.headers_max, |name, value| match framing_word(name) {
             // RFC 9110 §6.5.1
             Some(_) => Err(FramingRefusal::AmbiguousBody { rule: "a framing header among the trailers" }),
-            None => Ok(()),
+            None => {
+                trailers.push(name, value.trim_ascii());
+                Ok(())
+            }
         });
         match ended {
-            Ok(Some(length)) => (length, Progress::Ended),
+            Ok(Some(length)) => Chunk::Ended(length),
             Ok(None) if bytes.len() >= limit => {
-                (0, Progress::Refused(FramingRefusal::AmbiguousBody { rule: "trailers of more than 8192 bytes" }))
+                Chunk::Refused(0, FramingRefusal::AmbiguousBody { rule: "trailers of more than 8192 bytes" })
             }
-            Ok(None) => (0, Progress::More),
-            Err(refusal) => (0, Progress::Refused(refusal.in_body())),
+            Ok(None) => Chunk::Framing(0),
+            Err(refusal) => Chunk::Refused(0, refusal.in_body()),
         }
     }
 }

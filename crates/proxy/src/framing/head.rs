@@ -1,6 +1,7 @@
 //! The grammar of a request's head (RFC 9112 §3 and §5). Each byte is looked at once, wherever the reads cut the head.
 
 use super::{FramingRefusal, Rules};
+use message::{Head, Version};
 
 /// What a request's head says about the bytes that follow it.
 #[derive(Debug, PartialEq, Eq)]
@@ -24,11 +25,13 @@ pub(super) enum BodyLength {
 
 /// A head of which some bytes were seen. Cursors count from the head's first byte.
 #[derive(Debug, Default)]
-pub(super) struct Head {
+pub(super) struct HeadScan {
     at: usize,
     part: usize,
     stage: Stage,
-    fields: Fields,
+    lines: Lines,
+    method: (usize, usize),
+    target: (usize, usize),
     said: Said,
 }
 
@@ -41,7 +44,7 @@ enum Stage {
     Target,
     Version,
     LineLf,
-    Fields,
+    Lines,
 }
 
 const LINE: FramingRefusal = FramingRefusal::Malformed { rule: "the request line is not `METHOD target HTTP/1.0` or `HTTP/1.1`" };
@@ -49,29 +52,35 @@ const BARE_LF: FramingRefusal = FramingRefusal::Ambiguous { rule: "a line feed w
 const BARE_CR: FramingRefusal = FramingRefusal::Ambiguous { rule: "a carriage return without a line feed" };
 const NUL: FramingRefusal = FramingRefusal::Ambiguous { rule: "a NUL" };
 
-/// The longest request target: what the HTTP library behind can hold.
+/// The longest request target. LIMIT: what HTTP libraries can hold.
 const TARGET_BYTES_MAX: usize = 65_534;
-/// The longest header name. LIMIT: ours; registered names are below 40 bytes, and the HTTP library behind stops at 65,535.
+/// The longest header name. LIMIT: ours; registered names are below 40 bytes, and other readers stop at 65,535.
 const NAME_BYTES_MAX: usize = 1024;
 /// The largest length that no reader takes for a negative one.
 pub(super) const LENGTH_MAX: u64 = i64::MAX.unsigned_abs();
 
-impl Head {
+impl HeadScan {
     /// Goes on with the head that `bytes` begin with; `None` until it is complete.
     ///
     /// # Errors
     /// - the first violation in the order of the bytes, so that it does not depend on how they were cut.
-    pub(super) fn scan(&mut self, bytes: &[u8], rules: &Rules) -> Result<Option<Complete>, FramingRefusal> {
+    pub(super) fn scan(&mut self, bytes: &[u8], rules: &Rules, head: &mut Head) -> Result<Option<Complete>, FramingRefusal> {
         let limit = rules.head_bytes_max;
         let bytes = bytes.get(..limit).unwrap_or(bytes);
-        while self.stage != Stage::Fields
+        while self.stage != Stage::Lines
             && let Some(&byte) = bytes.get(self.at)
         {
             self.request_line(byte, bytes)?;
         }
-        if self.stage == Stage::Fields {
+        if self.stage == Stage::Lines {
             let said = &mut self.said;
-            if let Some(length) = self.fields.scan(bytes, rules.headers_max, |name, value| said.note(name, value))? {
+            let noted = self.lines.scan(bytes, rules.headers_max, |name, value| {
+                said.note(name, value)?;
+                head.fields.push(name, value.trim_ascii());
+                Ok(())
+            })?;
+            if let Some(length) = noted {
+                self.write_line(bytes, head);
                 return self.said.conclude(length).map(Some);
             }
         }
@@ -81,9 +90,13 @@ impl Head {
         Ok(None)
     }
 
-    /// Whether of a head that was begun only the empty line that may precede it was seen (RFC 9112 §2.2).
-    pub(super) fn is_blank(&self) -> bool {
-        self.stage == Stage::Method && self.at == self.part
+    /// Whether more of a head was seen than the empty line that may precede it (RFC 9112 §2.2).
+    pub(super) const fn is_begun(&self) -> bool {
+        match self.stage {
+            Stage::Start => false,
+            Stage::Method => self.at > self.part,
+            _ => true,
+        }
     }
 
     /// One step in the request line; `byte` stands at the cursor.
@@ -97,6 +110,7 @@ impl Head {
                 self.at += run(bytes, self.at, is_token);
                 match bytes.get(self.at) {
                     Some(b' ') if self.at > self.part => {
+                        self.method = (self.part, self.at);
                         self.said.connect = bytes.get(self.part..self.at) == Some(b"CONNECT");
                         self.enter(Stage::Target, 1);
                     }
@@ -114,6 +128,7 @@ impl Head {
                         if !is_readable(bytes.get(self.part..self.at).unwrap_or_default()) {
                             return Err(FramingRefusal::Malformed { rule: "the request target is no URI" });
                         }
+                        self.target = (self.part, self.at);
                         self.enter(Stage::Version, 1);
                     }
                     Some(&byte) => return Err(unexpected(byte, LINE)),
@@ -122,13 +137,28 @@ impl Head {
             }
             Stage::Version => self.version(byte)?,
             Stage::LineLf if byte == b'\n' => {
-                self.enter(Stage::Fields, 1);
-                self.fields.at = self.at;
+                self.enter(Stage::Lines, 1);
+                self.lines.at = self.at;
             }
             Stage::LineLf => return Err(BARE_CR),
-            Stage::Fields => {}
+            Stage::Lines => {}
         }
         Ok(())
+    }
+
+    /// The request line, in its parts. The target was found readable.
+    fn write_line(&self, bytes: &[u8], head: &mut Head) {
+        let part = |(from, to): (usize, usize)| bytes.get(from..to).unwrap_or_default();
+        head.version = if self.said.http10 { Version::Http10 } else { Version::Http11 };
+        Head::set(&mut head.method, part(self.method));
+        let target = part(self.target);
+        if target.starts_with(b"/") || target == b"*" {
+            return Head::set(&mut head.path, target);
+        }
+        let Ok(uri) = http::Uri::try_from(target) else { return };
+        Head::set(&mut head.scheme, uri.scheme_str().unwrap_or_default().as_bytes());
+        Head::set(&mut head.authority, uri.authority().map_or("", http::uri::Authority::as_str).as_bytes());
+        Head::set(&mut head.path, uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str).as_bytes());
     }
 
     fn version(&mut self, byte: u8) -> Result<(), FramingRefusal> {
@@ -155,7 +185,7 @@ impl Head {
 
 /// Header or trailer lines, up to the empty line that ends them (RFC 9112 §5).
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(super) struct Lines {
     at: usize,
     name: usize,
     colon: usize,
@@ -173,7 +203,7 @@ enum FieldStage {
     EndLf,
 }
 
-impl Fields {
+impl Lines {
     /// Goes on with the lines in `bytes` and notes each one as name and value, the value with the white space around it.
     /// Gives the place behind the empty line, or `None` until that was seen.
     ///
@@ -372,7 +402,7 @@ fn run(bytes: &[u8], at: usize, kind: impl Fn(u8) -> bool) -> usize {
 }
 
 /// A character of a token (RFC 9110 §5.6.2).
-const fn is_token(byte: u8) -> bool {
+pub(super) const fn is_token(byte: u8) -> bool {
     matches!(byte,
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9'
         | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
@@ -383,12 +413,12 @@ const fn is_target(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~') && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'`')
 }
 
-/// Whether the HTTP library behind can read a request target. One that begins with `/` is readable because of its characters.
+/// Whether a request target is a URI. One that begins with `/` is readable because of its characters.
 fn is_readable(target: &[u8]) -> bool {
     target.starts_with(b"/") || http::Uri::try_from(target).is_ok()
 }
 
 /// A character of a header value (RFC 9110 §5.5).
-const fn is_value(byte: u8) -> bool {
+pub(super) const fn is_value(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }

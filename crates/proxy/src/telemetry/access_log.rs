@@ -4,16 +4,26 @@ use crate::clock;
 use crate::connection::UnderWay;
 use crate::gate::Place;
 use crate::state::Shared;
+use crate::telemetry::json::Line;
+use crate::workers;
+use model::authz::User;
+use model::ids::ServiceName;
 use model::{DecisionId, Principal, Reason, Revision, Side, Timestamp};
+use parking_lot::Mutex;
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Lines that wait for the writer; beyond it they are dropped and counted.
-const LINES_WAITING_MAX: usize = 8192;
+/// LIMIT: bytes of lines of one worker that wait for the writer; beyond it lines are dropped and counted.
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Lines are gathered for so long before they are written: many go out in one system call.
+const GATHERED_FOR: Duration = Duration::from_millis(20);
 
 /// Which way a call went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +47,31 @@ impl Direction {
 /// To the thread that writes standard output.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    lines: Option<mpsc::Sender<String>>,
+    lines: Option<Arc<Lines>>,
+    writer: Option<Thread>,
+}
+
+/// Lines that wait, those of each worker for themselves.
+#[derive(Debug)]
+struct Lines {
+    blocks: Vec<Mutex<Vec<u8>>>,
+    waiting: AtomicBool,
+}
+
+impl Lines {
+    /// Writes everything that waits.
+    fn write(&self, spare: &mut Vec<u8>) {
+        self.waiting.store(false, Ordering::Release);
+        for block in &self.blocks {
+            spare.clear();
+            std::mem::swap(&mut *block.lock(), spare);
+            if !spare.is_empty() {
+                let mut out = std::io::stdout().lock();
+                // A closed standard output must not end the proxy.
+                let _ignored = out.write_all(spare).and_then(|()| out.flush());
+            }
+        }
+    }
 }
 
 impl AccessLog {
@@ -47,20 +81,74 @@ impl AccessLog {
     /// - the operating system's, if the writer's thread cannot be made.
     pub fn start(wanted: bool) -> std::io::Result<Self> {
         if !wanted {
-            return Ok(Self { lines: None });
+            return Ok(Self { lines: None, writer: None });
         }
-        let (sender, mut receiver) = mpsc::channel::<String>(LINES_WAITING_MAX);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || {
-            let mut batch = Vec::new();
-            while receiver.blocking_recv_many(&mut batch, 512) > 0 {
-                let text = batch.concat();
-                batch.clear();
-                let mut out = std::io::stdout().lock();
-                // A closed standard output must not end the proxy.
-                let _ignored = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        let blocks = (0..workers::count_max()).map(|_| Mutex::default()).collect();
+        let lines = Arc::new(Lines { blocks, waiting: AtomicBool::new(false) });
+        let written = Arc::clone(&lines);
+        let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || {
+            let mut spare = Vec::new();
+            loop {
+                while !written.waiting.load(Ordering::Acquire) {
+                    std::thread::park();
+                }
+                std::thread::park_timeout(GATHERED_FOR);
+                written.write(&mut spare);
             }
         })?;
-        Ok(Self { lines: Some(sender) })
+        Ok(Self { lines: Some(lines), writer: Some(writer.thread().clone()) })
+    }
+
+    /// Writes what waits: before the process ends.
+    pub fn finish(&self) {
+        if let Some(lines) = &self.lines {
+            lines.write(&mut Vec::new());
+        }
+    }
+
+    /// Adds a line; false if too many wait.
+    fn add(&self, line: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let (Some(lines), Some(writer)) = (&self.lines, &self.writer) else { return true };
+        let Some(block) = lines.blocks.get(workers::index() % lines.blocks.len().max(1)) else { return false };
+        let mut waiting = block.lock();
+        if waiting.len() >= WAITING_BYTES_MAX {
+            return false;
+        }
+        line(&mut waiting);
+        drop(waiting);
+        if !lines.waiting.load(Ordering::Relaxed) && !lines.waiting.swap(true, Ordering::AcqRel) {
+            writer.unpark();
+        }
+        true
+    }
+}
+
+/// LIMIT: texts that a worker keeps for the next entries, and the bytes of one.
+const SPARE_TEXTS_MAX: usize = 64;
+const SPARE_TEXT_BYTES_MAX: usize = 1024;
+
+thread_local! {
+    static SPARE_TEXTS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Where a call went.
+#[derive(Clone, Debug)]
+pub enum Towards {
+    /// To an address.
+    Address(SocketAddr),
+    /// To a service.
+    Service(ServiceName),
+}
+
+impl From<SocketAddr> for Towards {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl From<&ServiceName> for Towards {
+    fn from(service: &ServiceName) -> Self {
+        Self::Service(service.clone())
     }
 }
 
@@ -83,10 +171,10 @@ pub struct Entry {
     pub place: Option<Place>,
     /// The request, as its connection counts it, until the last byte of the answer.
     pub under_way: Option<UnderWay>,
-    /// The user's subject.
-    pub user: Option<String>,
+    /// The user.
+    pub user: Option<Arc<User>>,
     /// HTTP method or `connect`.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// Normalised path.
     pub path: String,
     /// HTTP status, 0 for none.
@@ -96,7 +184,7 @@ pub struct Entry {
     /// Operator's text.
     pub detail: Option<String>,
     /// Where the call went.
-    pub upstream: Option<String>,
+    pub upstream: Option<Towards>,
     /// The revision that decided.
     pub revision: Revision,
 }
@@ -111,20 +199,27 @@ impl Entry {
             started: Instant::now(),
             at: clock::now(),
             ended: false,
-            decision: DecisionId::from_random(identity::random_bytes().unwrap_or_default()),
+            decision: DecisionId::from_random(workers::random_bytes()),
             peer,
             principal: None,
             place: None,
             under_way: None,
             user: None,
-            method: String::new(),
-            path: String::new(),
+            method: Cow::Borrowed(""),
+            path: SPARE_TEXTS.with_borrow_mut(Vec::pop).unwrap_or_default(),
             status: 0,
             reason: None,
             detail: None,
             upstream: None,
             revision: Revision(0),
         }
+    }
+
+    /// Notes the method, as it was sent.
+    pub fn note_method(&mut self, method: &[u8]) {
+        const USUAL: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "connect"];
+        let usual = USUAL.into_iter().find(|known| known.as_bytes() == method);
+        self.method = usual.map_or_else(|| Cow::Owned(String::from_utf8_lossy(method).into_owned()), Cow::Borrowed);
     }
 
     /// When the call came.
@@ -137,29 +232,30 @@ impl Entry {
         self.ended = true;
     }
 
-    fn line(&self, took: Duration) -> String {
-        let line = serde_json::json!({
-            "kind": self.kind,
-            "at": self.at.to_string(),
-            "direction": self.direction.as_str(),
-            "workload": self.shared.settings.workload.as_str(),
-            "principal": self.principal.as_ref().map(Principal::as_str),
-            "peer": self.peer,
-            "user": self.user,
-            "method": self.method,
-            "path": self.path,
-            "status": self.status,
-            "reason": self.reason.map(Reason::as_str),
-            "side": self.reason.map(Reason::side).map(Side::as_str),
-            "detail": self.detail,
-            "decision": self.decision.to_string(),
-            "duration_us": u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-            "upstream": self.upstream,
-            "revision": self.revision,
-        });
-        let mut text = line.to_string();
-        text.push('\n');
-        text
+    fn write(&self, took: Duration, out: &mut Vec<u8>) {
+        let mut line = Line::begin(out);
+        line.text("kind", Some(self.kind));
+        line.time("at", self.at);
+        line.text("direction", Some(self.direction.as_str()));
+        line.text("workload", Some(self.shared.settings.workload.as_str()));
+        line.text("principal", self.principal.as_ref().map(Principal::as_str));
+        line.address("peer", self.peer);
+        line.text("user", self.user.as_ref().map(|user| user.subject.as_str()));
+        line.text("method", Some(&self.method));
+        line.text("path", Some(&self.path));
+        line.number("status", self.status.into());
+        line.text("reason", self.reason.map(Reason::as_str));
+        line.text("side", self.reason.map(Reason::side).map(Side::as_str));
+        line.text("detail", self.detail.as_deref());
+        line.plain("decision", self.decision.text().as_bytes());
+        line.number("duration_us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        match &self.upstream {
+            Some(Towards::Address(address)) => line.address("upstream", *address),
+            Some(Towards::Service(service)) => line.text("upstream", Some(service.as_str())),
+            None => line.text("upstream", None),
+        }
+        line.number("revision", self.revision.0);
+        line.end();
     }
 }
 
@@ -171,14 +267,21 @@ impl Drop for Entry {
         let took = self.started.elapsed();
         let metrics = &self.shared.metrics;
         if self.kind == "access" {
-            metrics.request(self.direction.as_str(), self.status, self.reason, took);
+            metrics.requests.count(self.direction == Direction::Inbound, self.status, self.reason, took);
         } else {
             metrics.connection(self.direction.as_str(), self.reason);
         }
-        if let Some(lines) = &self.shared.access_log.lines
-            && lines.try_send(self.line(took)).is_err()
-        {
+        if !self.shared.access_log.add(|out| self.write(took, out)) {
             metrics.access_log_dropped.inc();
         }
+        let mut path = std::mem::take(&mut self.path);
+        path.clear();
+        // A thread that ends keeps nothing.
+        let _kept = SPARE_TEXTS.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_TEXTS_MAX && path.capacity() <= SPARE_TEXT_BYTES_MAX {
+                spare.push(path);
+            }
+        });
     }
 }

@@ -1,25 +1,16 @@
 //! Prometheus metrics. Every label is from a closed set or from the configuration, so that the number of series is bounded.
 
+use crate::telemetry::requests::{RequestMetrics, Requests};
 use model::Reason;
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
-
-/// Labels of `rondel_requests_total`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct RequestLabels {
-    direction: &'static str,
-    /// First digit of the status and `xx`, or `none`.
-    status: &'static str,
-    reason: &'static str,
-}
+use std::sync::Arc;
 
 /// Labels of `rondel_handshakes_total` and `rondel_connections_total`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,12 +28,6 @@ pub struct SourceLabels {
     source: String,
 }
 
-/// Labels of metrics by direction.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct DirectionLabels {
-    direction: &'static str,
-}
-
 /// Labels of metrics by token issuer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct IssuerLabels {
@@ -54,8 +39,8 @@ pub struct IssuerLabels {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<RequestLabels, Counter>,
-    request_seconds: Family<DirectionLabels, Histogram>,
+    /// Requests that ended.
+    pub requests: Arc<Requests>,
     handshakes: Family<OutcomeLabels, Counter>,
     connections: Family<OutcomeLabels, Counter>,
     plaintext: Family<SourceLabels, Counter>,
@@ -92,8 +77,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("rondel"),
-            requests: Family::default(),
-            request_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 2.0, 18))),
+            requests: Arc::default(),
             handshakes: Family::default(),
             connections: Family::default(),
             plaintext: Family::default(),
@@ -120,12 +104,7 @@ impl Default for Metrics {
 impl Metrics {
     fn register(&mut self) {
         let registry = &mut self.registry;
-        registry.register("requests", "Requests by direction, status class and reason", self.requests.clone());
-        registry.register(
-            "request_duration_seconds",
-            "From a request's head to the end of its response",
-            self.request_seconds.clone(),
-        );
+        registry.register_collector(Box::new(RequestMetrics(Arc::clone(&self.requests))));
         registry.register("handshakes", "TLS handshakes by direction and reason; `ok` succeeded", self.handshakes.clone());
         registry.register("connections_closed", "Connections that ended, by direction and reason", self.connections.clone());
         registry.register(
@@ -158,21 +137,6 @@ impl Metrics {
             self.keys_fetched_at_seconds.clone(),
         );
         registry.register("issuer_keys_fetch_failures", "Failed fetches of an issuer's keys", self.keys_fetch_failures.clone());
-    }
-
-    /// Counts one request that ended.
-    pub fn request(&self, direction: &'static str, status: u16, reason: Option<Reason>, took: Duration) {
-        let status = match status / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            5 => "5xx",
-            _ => "none",
-        };
-        let reason = reason.map_or("ok", Reason::as_str);
-        self.requests.get_or_create(&RequestLabels { direction, status, reason }).inc();
-        self.request_seconds.get_or_create(&DirectionLabels { direction }).observe(took.as_secs_f64());
     }
 
     /// Counts one handshake.

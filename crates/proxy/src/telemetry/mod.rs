@@ -2,4 +2,6 @@
 
 pub mod access_log;
 pub mod decisions;
+mod json;
 pub mod metrics;
+pub mod requests;

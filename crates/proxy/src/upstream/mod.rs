@@ -2,27 +2,29 @@
 
 pub mod pool;
 
-use crate::body::{Body, Taken};
-use crate::connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use crate::exchange::{Downstream, Stuck, Upload, Upstream};
+use crate::facts::Facts;
 use crate::framing::FramingRefusal;
+use crate::http1::{BodyFault, Client, ClientFault, Length};
+use crate::http2;
+use crate::io::Io;
+use crate::mux::{self, Side};
 use crate::state::{Active, Called, Shared};
 use crate::workers::Worker;
-use http::header::{CONTENT_TYPE, UPGRADE};
-use http::{Request, Response, StatusCode, Version};
-use hyper::body::{Body as _, Incoming};
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::handshake::{self, Alpn, HandshakeRefusal};
+use message::{Head, Version};
 use model::snapshot::Endpoint;
 use model::{Limit, Reason};
 use policy::Permit;
-use pool::{Host, Lease, Sender, Target};
+use pool::{Host, Lease, Target, Warm};
 use socket2::{SockRef, TcpKeepalive};
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -81,7 +83,7 @@ pub enum Failure {
     /// The connection broke before the response's head.
     #[error("the connection broke before the answer: {detail}")]
     Reset {
-        /// What the HTTP library says.
+        /// What was seen.
         detail: String,
     },
     /// No response's head in time.
@@ -93,13 +95,13 @@ pub enum Failure {
     /// The response could not be read.
     #[error("the answer could not be read: {detail}")]
     Malformed {
-        /// What the HTTP library says.
+        /// What was seen.
         detail: String,
     },
     /// The caller's own body broke while it was sent on.
     #[error("the caller's body ended early: {detail}")]
     CallerBody {
-        /// What the HTTP library says.
+        /// What was seen.
         detail: String,
     },
     /// The framing of the caller's body could be read in two ways.
@@ -143,21 +145,66 @@ impl Failed {
     }
 }
 
+/// A request that is about to be sent on.
+#[derive(Debug)]
+pub struct Sending<'a, 'b> {
+    /// Its head, made ready for the next hop.
+    pub request: &'a Head,
+    /// What it says.
+    pub facts: &'a Facts,
+    /// Where the response's head is written down.
+    pub answer: &'a mut Head,
+    /// Where its body comes from, and interim responses go.
+    pub down: &'a mut Downstream<'b>,
+    /// Its body.
+    pub upload: Upload,
+    /// The configuration that it is sent by.
+    pub active: &'a Active,
+}
+
+/// A request that was answered with a head. The body of either may be still to come.
+#[derive(Debug)]
+pub struct Sent {
+    /// Where the response's body comes from.
+    pub upstream: Upstream,
+    /// The request's body.
+    pub upload: Upload,
+    /// The other side takes no more of it.
+    pub stuck: bool,
+    retire_at: Instant,
+    lease: Lease,
+}
+
+impl Sent {
+    /// What to call it when the response breaks.
+    pub fn reset(&self) -> Reason {
+        self.lease.reset()
+    }
+
+    /// The response has ended: its connection may serve another request.
+    pub fn give_back(self) {
+        let Self { upstream, retire_at, lease, .. } = self;
+        match upstream {
+            Upstream::Http1(client) if client.goes_on() => lease.keep(client, retire_at),
+            Upstream::Http1(_) | Upstream::Http2(_) => {}
+        }
+    }
+}
+
 /// Sends a permitted request to the application.
 ///
 /// # Errors
 /// - [`Failed`] with `application: true`.
 pub async fn send_to_application(
     permit: Permit,
-    request: Request<Body>,
+    sending: Sending<'_, '_>,
     address: SocketAddr,
-    active: &Active,
     worker: &Worker,
-) -> Result<(Response<Incoming>, Lease), Failed> {
+) -> Result<Sent, Failed> {
     // The permit is spent here: it cannot let a second request through.
     drop(permit);
-    let host = worker.pool.host(&Target::Application(address));
-    exchange(request, &[host], active, None).await.map_err(|failure| Failed { application: true, failure })
+    let host = worker.pool.host(Target::Application(address));
+    exchange(sending, std::slice::from_ref(&host), None).await.map_err(|failure| Failed { application: true, failure })
 }
 
 /// Sends a request of the application to the least busy endpoint of an upstream that can be reached, over mutual TLS.
@@ -165,66 +212,61 @@ pub async fn send_to_application(
 /// # Errors
 /// - [`Failed`] with `application: false`.
 pub async fn send_to_peer(
-    request: Request<Body>,
+    sending: Sending<'_, '_>,
     called: Called<'_>,
-    active: &Active,
     shared: &Shared,
     worker: &Worker,
-) -> Result<(Response<Incoming>, Lease), Failed> {
-    let hosts = in_order(called, worker);
-    exchange(request, &hosts, active, Some(shared)).await.map_err(|failure| Failed { application: false, failure })
-}
-
-/// The endpoints, that with the fewest requests under way from this worker first.
-fn in_order(called: Called<'_>, worker: &Worker) -> Vec<Arc<Host>> {
-    let hosts = called.endpoints().iter().map(|endpoint| worker.pool.host(&Target::Peer(endpoint.clone())));
+) -> Result<Sent, Failed> {
+    let failed = |failure| Failed { application: false, failure };
+    if let [endpoint] = called.endpoints() {
+        let host = worker.pool.host(Target::Peer(endpoint));
+        return exchange(sending, std::slice::from_ref(&host), Some(shared)).await.map_err(failed);
+    }
+    let hosts = called.endpoints().iter().map(|endpoint| worker.pool.host(Target::Peer(endpoint)));
     let mut hosts: Vec<Arc<Host>> = hosts.collect();
+    // That with the fewest requests under way from this worker first.
     hosts.sort_by_key(|host| host.in_flight());
-    hosts
+    exchange(sending, &hosts, Some(shared)).await.map_err(failed)
 }
 
 /// One request and the head of its response.
 ///
 /// A connection that was kept may be closed by the other side at the very moment of reuse. Then the request is tried once more on
 /// a new connection, if and only if none of it was sent or its method is idempotent (RFC 9110 §9.2.2) and it has no body.
-async fn exchange(
-    mut request: Request<Body>,
-    hosts: &[Arc<Host>],
-    active: &Active,
-    shared: Option<&Shared>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let limits = &active.snapshot.limits;
-    let patience = Patience::with(&mut request, limits);
-    let is_http2 = request.version() == Version::HTTP_2;
-    let may_switch = request.headers().contains_key(UPGRADE);
+async fn exchange(mut sending: Sending<'_, '_>, hosts: &[Arc<Host>], shared: Option<&Shared>) -> Result<Sent, Failure> {
+    let active = sending.active;
+    let length = sending.upload.length(sending.down.trailers());
+    let may_switch = sending.request.fields.first(b"upgrade").is_some();
+    let is_repeatable = length == Length::None && !may_switch && sending.facts.method.is_idempotent();
+    let patience = Patience::with(sending.request, &active.snapshot.limits);
+    let mut unsent: Option<Upstream> = None;
     let mut may_be_warm = true;
     loop {
-        let (mut lease, mut sender, is_warm) = acquire(hosts, is_http2, may_be_warm, active, shared).await?;
-        let again = if is_warm { repeatable(&request) } else { None };
-        match patience.wait(send(&mut sender, request)).await? {
-            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !may_switch => {
+        let is_http2 = sending.request.version == Version::Http2;
+        let Acquired { lease, mut upstream, retire_at, is_warm } = acquire(hosts, is_http2, may_be_warm, active, shared).await?;
+        match &mut unsent {
+            Some(before) => upstream.take_over(before),
+            None => upstream.request(sending.request, sending.facts, length),
+        }
+        match patience.wait(&mut sending, &mut upstream).await {
+            Ok(()) if sending.answer.status == 101 && !may_switch => {
                 return Err(Failure::Malformed { detail: "a switch of protocols that nobody asked for".to_owned() });
             }
-            Ok(response) => {
-                if let Sender::Http1(sender, retire_at) = sender {
-                    lease.keep(sender, retire_at);
+            Ok(()) => return Ok(Sent { upstream, upload: sending.upload, stuck: false, retire_at, lease }),
+            Err(Failure::Reset { .. }) if is_warm && may_be_warm && upstream.is_unheard() && upstream.is_unsent() => {
+                // Bytes that wait to be written go with their connection's successor; what a stream took would have to come again.
+                let is_http1 = matches!(upstream, Upstream::Http1(_));
+                if !is_http1 && !sending.upload.rewind() {
+                    return Err(Failure::Reset { detail: "the stream was refused, and its body was under way".to_owned() });
                 }
-                return Ok((response, lease));
+                unsent = is_http1.then_some(upstream);
             }
-            Err(mut error) => match error.take_message() {
-                Some(unsent) if is_warm => {
-                    request = unsent;
-                    may_be_warm = false;
-                }
-                Some(_) | None => match (classify(&error.into_error()), again) {
-                    (Failure::Reset { .. }, Some(whole)) => {
-                        request = whole;
-                        may_be_warm = false;
-                    }
-                    (failure, _) => return Err(failure),
-                },
-            },
+            Err(Failure::Reset { .. }) if is_warm && may_be_warm && upstream.is_unheard() && is_repeatable => {
+                sending.upload.rewind();
+            }
+            Err(failure) => return Err(failure),
         }
+        may_be_warm = false;
     }
 }
 
@@ -232,40 +274,102 @@ async fn exchange(
 struct Patience {
     limit: Duration,
     deadline: Instant,
-    /// What of the request is still to come.
-    taken: Option<Arc<Taken>>,
     /// The caller says by itself how long it waits (`grpc-timeout`), and many servers send the head only with the first message,
     /// which may be hours away. Its end, and the end of either connection, is noticed all the same.
     is_grpc: bool,
 }
 
 impl Patience {
-    fn with(request: &mut Request<Body>, limits: &model::Limits) -> Self {
+    fn with(head: &Head, limits: &model::Limits) -> Self {
         let limit = limits.duration(Limit::ResponseHeadMs);
-        let content_type = request.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-        let is_grpc = content_type.is_some_and(|kind| kind.starts_with(b"application/grpc"));
-        Self { limit, deadline: Instant::now() + limit, taken: request.body_mut().watch(), is_grpc }
+        let is_grpc = head.fields.first(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        Self { limit, deadline: Instant::now() + limit, is_grpc }
     }
 
-    /// Waits for `head`, which is late when it comes neither in time after the request's head nor after the last that was taken of
-    /// its body.
-    async fn wait<T>(&self, head: impl Future<Output = T>) -> Result<T, Failure> {
-        let mut head = pin!(head);
+    /// Sends, and waits for the response's head, which is late when it comes neither in time after the request's head nor after the
+    /// last that was taken of its body.
+    async fn wait(&self, sending: &mut Sending<'_, '_>, upstream: &mut Upstream) -> Result<(), Failure> {
+        let mut stuck = None;
         if self.is_grpc {
-            return Ok(head.await);
+            return poll_fn(|cx| poll_answer(sending, upstream, &mut stuck, cx)).await;
         }
-        let mut deadline = self.deadline;
-        loop {
-            if let Ok(head) = tokio::time::timeout_at(deadline, head.as_mut()).await {
-                return Ok(head);
+        let mut late = pin!(tokio::time::sleep_until(self.deadline));
+        poll_fn(|cx| {
+            if let Poll::Ready(answered) = poll_answer(sending, upstream, &mut stuck, cx) {
+                return Poll::Ready(answered);
             }
-            let extended = self.taken.as_ref().map_or(deadline, |taken| taken.last() + self.limit);
-            if extended <= deadline {
-                return Err(Failure::Timeout { limit: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) });
+            while late.as_mut().poll(cx).is_ready() {
+                let extended = sending.upload.taken().map_or(self.deadline, |taken| taken + self.limit);
+                if extended <= late.deadline() {
+                    let limit = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+                    return Poll::Ready(Err(Failure::Timeout { limit }));
+                }
+                late.as_mut().reset(extended);
             }
-            deadline = extended;
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Sends what is still to send and looks for the response's head. `stuck`: why no more of the request is taken; it may be answered
+/// all the same.
+fn poll_answer(
+    sending: &mut Sending<'_, '_>,
+    upstream: &mut Upstream,
+    stuck: &mut Option<io::Error>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Failure>> {
+    if sending.down.poll_gone(cx).is_ready() {
+        return Poll::Ready(Err(Failure::CallerBody { detail: "the caller took the request back".to_owned() }));
+    }
+    if stuck.is_none() {
+        match sending.upload.poll(sending.down, upstream, cx) {
+            Poll::Ready(Err(Stuck::Caller(BodyFault::Framing(refusal)))) => {
+                return Poll::Ready(Err(Failure::CallerFraming(refusal)));
+            }
+            Poll::Ready(Err(Stuck::Caller(fault))) => {
+                return Poll::Ready(Err(Failure::CallerBody { detail: fault.to_string() }));
+            }
+            Poll::Ready(Err(Stuck::Upstream(error))) => *stuck = Some(error),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
     }
+    loop {
+        match ready!(upstream.poll_head(cx, sending.answer)) {
+            Ok(()) if matches!(sending.answer.status, 100 | 102..=199) => {
+                sending.down.inform(sending.answer);
+                // The caller may wait for this word before it sends its body; if it is gone, that is noticed elsewhere.
+                let _later = sending.down.poll_flush(cx);
+            }
+            Ok(()) => return Poll::Ready(Ok(())),
+            Err(fault) => return Poll::Ready(Err(classify(fault, stuck.take()))),
+        }
+    }
+}
+
+fn classify(fault: ClientFault, stuck: Option<io::Error>) -> Failure {
+    let error = match fault {
+        ClientFault::Malformed(rule) => return Failure::Malformed { detail: rule.to_owned() },
+        ClientFault::Broken(error) => stuck.unwrap_or(error),
+    };
+    if let Some(http2::Ended::Protocol(detail)) = http2::Ended::found_in(&error) {
+        return Failure::Malformed { detail: detail.clone() };
+    }
+    let not_taken = match (mux::Ended::found_in(&error), http2::Ended::found_in(&error)) {
+        (Some(mux::Ended::NotTaken(refusal)), _) | (_, Some(http2::Ended::NotTaken(refusal))) => Some(refusal.clone()),
+        (Some(_), _) | (_, Some(_)) => None,
+        (None, None) => handshake::refused_by_peer(&error),
+    };
+    not_taken.map_or_else(|| Failure::Reset { detail: error.to_string() }, Failure::NotTaken)
+}
+
+/// A connection to send on.
+struct Acquired {
+    lease: Lease,
+    upstream: Upstream,
+    retire_at: Instant,
+    is_warm: bool,
 }
 
 /// A connection to the first host that has one warm or lets one be made; nothing of the request is sent before.
@@ -275,82 +379,98 @@ async fn acquire(
     may_be_warm: bool,
     active: &Active,
     shared: Option<&Shared>,
-) -> Result<(Lease, Sender, bool), Failure> {
+) -> Result<Acquired, Failure> {
     let mut last = Failure::NoEndpoint;
     for host in hosts {
         let lease = host.lease();
-        let warm = match (may_be_warm, is_http2) {
-            (true, true) => host.warm_http2(),
-            (true, false) => host.warm_http1(),
-            (false, _) => None,
+        // What is done once for many requests is not to make the room that each of them takes larger: it has its own.
+        let made = if is_http2 {
+            if may_be_warm && let Some((called, retire_at)) = host.call() {
+                return Ok(Acquired { lease, upstream: Upstream::Http2(Box::new(called)), retire_at, is_warm: true });
+            }
+            Box::pin(connect_http2(host, active, shared))
+                .await
+                .map(|(called, retire_at)| (Upstream::Http2(Box::new(called)), retire_at))
+        } else {
+            if may_be_warm && let Some(Warm { client, retire_at, .. }) = host.warm_http1() {
+                return Ok(Acquired { lease, upstream: Upstream::Http1(client), retire_at, is_warm: true });
+            }
+            Box::pin(connect_http1(host, active, shared))
+                .await
+                .map(|(client, retire_at)| (Upstream::Http1(Box::new(client)), retire_at))
         };
-        if let Some(sender) = warm {
-            return Ok((lease, sender, true));
-        }
-        match connect(host, is_http2, active, shared).await {
-            Ok(sender) => return Ok((lease, sender, false)),
+        match made {
+            Ok((upstream, retire_at)) => return Ok(Acquired { lease, upstream, retire_at, is_warm: false }),
             Err(failure) => last = failure,
         }
     }
     Err(last)
 }
 
-/// The same request once more, if sending it twice is the same as sending it once.
-fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    if !request.method().is_idempotent() || !request.body().is_end_stream() || request.headers().contains_key(UPGRADE) {
-        return None;
-    }
-    let mut again = Request::new(Body::empty());
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.version_mut() = request.version();
-    *again.headers_mut() = request.headers().clone();
-    Some(again)
-}
-
-async fn send(sender: &mut Sender, request: Request<Body>) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
-    match sender {
-        Sender::Http1(sender, _) => sender.try_send_request(request).await,
-        Sender::Http2(sender) => sender.try_send_request(request).await,
-    }
-}
-
-fn classify(error: &hyper::Error) -> Failure {
-    if let Some(refusal) = FramingRefusal::found_in(error) {
-        return Failure::CallerFraming(refusal);
-    }
-    if let Some(refusal) = handshake::refused_by_peer(error) {
-        return Failure::NotTaken(refusal);
-    }
-    let mut detail = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if cause.downcast_ref::<crate::body::BodyError>().is_some() {
-            return Failure::CallerBody { detail: cause.to_string() };
-        }
-        detail = format!("{detail}: {cause}");
-        source = cause.source();
-    }
-    if error.is_parse() { Failure::Malformed { detail } } else { Failure::Reset { detail } }
-}
-
-/// Opens a connection to a target and starts its driver on this worker.
-async fn connect(host: &Arc<Host>, is_http2: bool, active: &Active, shared: Option<&Shared>) -> Result<Sender, Failure> {
+/// Opens a connection of HTTP/2 that later requests share, and begins the first on it.
+async fn connect_http2(host: &Arc<Host>, active: &Active, shared: Option<&Shared>) -> Result<(http2::Called, Instant), Failure> {
     let limits = &active.snapshot.limits;
-    let place = host.open(limits.size(Limit::ConnectionsPerEndpoint))?;
-    match host.target() {
-        Target::Application(address) => {
-            let stream = connect_tcp(*address, limits).await?;
-            drive(stream, host, is_http2, APPLICATION_CONNECTION_AGE, place).await
-        }
-        Target::Peer(endpoint) => {
-            let shared = shared.ok_or(Failure::NoIdentity)?;
-            let alpn = if is_http2 { Alpn::Http2 } else { Alpn::Http1 };
-            let stream = connect_peer(endpoint, alpn, active, shared).await?;
-            let age = active.snapshot.connection_age_max * RETIRE_AT_TENTHS / 10;
-            drive(stream, host, is_http2, age, place).await
-        }
+    let limit = limits.size(Limit::ConnectionsPerEndpoint);
+    let waiting = limits.duration(Limit::ConnectMs) + limits.duration(Limit::HandshakeMs);
+    // Others may be making the very connection that this one can share.
+    let _turn = timeout(waiting, host.turn()).await.ok();
+    if let Some(called) = host.call() {
+        return Ok(called);
     }
+    let place = host.open(limit)?;
+    let (io, age) = match host.target() {
+        pool::Known::Application(address) => (Io::Plain(connect_tcp(*address, limits).await?), APPLICATION_CONNECTION_AGE),
+        pool::Known::Peer(endpoint) => {
+            let shared = shared.ok_or(Failure::NoIdentity)?;
+            let (stream, _) = connect_peer(endpoint, &[Alpn::Http2], active, shared).await?;
+            (Io::from(stream), active.snapshot.connection_age_max * RETIRE_AT_TENTHS / 10)
+        }
+    };
+    let (calls, driver) = http2::call(io, limits);
+    tokio::spawn(async move {
+        let _place = place;
+        // How a shared connection ends is told by the requests that meet it.
+        let _ended = driver.run().await;
+    });
+    host.share_http2(calls, Instant::now() + age);
+    host.call().ok_or(Failure::Full { limit })
+}
+
+/// Opens a connection to a target, or a stream on one that is open.
+async fn connect_http1(host: &Arc<Host>, active: &Active, shared: Option<&Shared>) -> Result<(Client, Instant), Failure> {
+    let limits = &active.snapshot.limits;
+    let limit = limits.size(Limit::ConnectionsPerEndpoint);
+    let endpoint = match host.target() {
+        pool::Known::Application(address) => {
+            let place = host.open(limit)?;
+            let stream = connect_tcp(*address, limits).await?;
+            return Ok((Client::new(Io::Plain(stream)).placed(place), Instant::now() + APPLICATION_CONNECTION_AGE));
+        }
+        pool::Known::Peer(endpoint) => endpoint,
+    };
+    let shared = shared.ok_or(Failure::NoIdentity)?;
+    // Others may be making the very connection that this one can share. One that is not made in time is told of by who makes it.
+    let waiting = limits.duration(Limit::ConnectMs) + limits.duration(Limit::HandshakeMs);
+    let _turn = if host.shares() { timeout(waiting, host.turn()).await.ok() } else { None };
+    if let Some((stream, retire_at)) = host.stream() {
+        return Ok((Client::new(Io::Shared(stream)), retire_at));
+    }
+    let place = host.open(limit)?;
+    let (stream, alpn) = connect_peer(endpoint, &[Alpn::Mux, Alpn::Http1], active, shared).await?;
+    let retire_at = Instant::now() + active.snapshot.connection_age_max * RETIRE_AT_TENTHS / 10;
+    host.learn_shares(alpn == Alpn::Mux);
+    if alpn != Alpn::Mux {
+        return Ok((Client::new(Io::from(stream)).placed(place), retire_at));
+    }
+    let (streams, driver) = mux::over(stream, Side::Opener);
+    tokio::spawn(async move {
+        let _place = place;
+        // How a shared connection ends is told by the requests that meet it.
+        let _ended = driver.run().await;
+    });
+    host.share(streams, retire_at);
+    let (stream, retire_at) = host.stream().ok_or(Failure::Full { limit })?;
+    Ok((Client::new(Io::Shared(stream)), retire_at))
 }
 
 /// A TCP connection with `TCP_NODELAY`, which ends by itself when it is idle and the other side is cut off.
@@ -368,16 +488,16 @@ pub async fn connect_tcp(address: SocketAddr, limits: &model::Limits) -> Result<
     Ok(stream)
 }
 
-/// A mutual TLS connection to a peer whose full SPIFFE ID was checked.
+/// A mutual TLS connection to a peer whose full SPIFFE ID was checked, and the protocol that it chose from those offered.
 ///
 /// # Errors
 /// - [`Failure`] naming the step that failed.
 pub async fn connect_peer(
     endpoint: &Endpoint,
-    alpn: Alpn,
+    alpn: &[Alpn],
     active: &Active,
     shared: &Shared,
-) -> Result<identity::ClientStream<TcpStream>, Failure> {
+) -> Result<(identity::ClientStream<TcpStream>, Alpn), Failure> {
     let limits = &active.snapshot.limits;
     let credentials = shared.credentials().ok_or(Failure::NoIdentity)?;
     let address = endpoint.address;
@@ -385,35 +505,6 @@ pub async fn connect_peer(
     let expected = std::slice::from_ref(&endpoint.identity);
     let shaken = handshake::connect(stream, &credentials, expected, alpn, limits.duration(Limit::HandshakeMs)).await;
     shared.metrics.handshake("outbound", shaken.as_ref().err().map(HandshakeRefusal::reason));
-    let (stream, _peer) = shaken.map_err(|refusal| Failure::Handshake { address, refusal })?;
-    Ok(stream)
-}
-
-async fn drive<S>(stream: S, host: &Arc<Host>, is_http2: bool, age: Duration, place: pool::OpenPlace) -> Result<Sender, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let retire_at = Instant::now() + age;
-    let io = TokioIo::new(stream);
-    if is_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).initial_stream_window_size(STREAM_WINDOW_BYTES);
-        builder.initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-        builder.keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(10));
-        let (sender, connection) = builder.handshake(io).await.map_err(|error| classify(&error))?;
-        tokio::spawn(async move {
-            let _place = place;
-            // How a pooled connection ends is told by the request that met it.
-            let _ended = connection.await;
-        });
-        host.share(sender.clone(), retire_at);
-        Ok(Sender::Http2(sender))
-    } else {
-        let (sender, connection) = http1::handshake(io).await.map_err(|error| classify(&error))?;
-        tokio::spawn(async move {
-            let _place = place;
-            let _ended = connection.with_upgrades().await;
-        });
-        Ok(Sender::Http1(sender, retire_at))
-    }
+    let (stream, _peer, alpn) = shaken.map_err(|refusal| Failure::Handshake { address, refusal })?;
+    Ok((stream, alpn))
 }

@@ -1,33 +1,58 @@
 //! Connections that one worker keeps to its application and to peers: the warmest first, none older than allowed.
 
-use crate::body::Body;
+use crate::http1::Client;
+use crate::http2::{Called, Calls};
+use crate::mux::{self, Mux};
 use crate::upstream::Failure;
-use hyper::client::conn::{http1, http2};
 use model::Reason;
 use model::snapshot::Endpoint;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 /// Where a request goes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Target {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
     /// The application beside this sidecar, in plaintext on loopback.
     Application(SocketAddr),
     /// A peer's sidecar, by mutual TLS.
+    Peer(&'a Endpoint),
+}
+
+/// A target that connections are kept to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// The application.
+    Application(SocketAddr),
+    /// A peer's sidecar.
     Peer(Endpoint),
 }
 
-impl Target {
-    /// What to call a connection of this target that broke.
-    pub const fn reset(&self) -> Reason {
+impl Target<'_> {
+    const fn key(&self) -> (bool, SocketAddr) {
         match self {
-            Self::Application(_) => Reason::ApplicationReset,
-            Self::Peer(_) => Reason::UpstreamReset,
+            Self::Application(address) => (true, *address),
+            Self::Peer(endpoint) => (false, endpoint.address),
+        }
+    }
+
+    fn is(&self, known: &Known) -> bool {
+        match (self, known) {
+            (Self::Application(address), Known::Application(known)) => address == known,
+            (Self::Peer(endpoint), Known::Peer(known)) => *endpoint == known,
+            _ => false,
+        }
+    }
+
+    fn known(&self) -> Known {
+        match self {
+            Self::Application(address) => Known::Application(*address),
+            Self::Peer(endpoint) => Known::Peer((*endpoint).clone()),
         }
     }
 }
@@ -35,24 +60,38 @@ impl Target {
 /// The connections of one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
-    hosts: Mutex<HashMap<Target, Arc<Host>>>,
+    hosts: Mutex<HashMap<(bool, SocketAddr), Arc<Host>>>,
 }
 
 /// The connections to one target.
 #[derive(Debug)]
 pub struct Host {
-    target: Target,
-    idle: Mutex<Vec<Warm<http1::SendRequest<Body>>>>,
-    shared: Mutex<Vec<Warm<http2::SendRequest<Body>>>>,
+    target: Known,
+    idle: Mutex<Vec<Warm>>,
+    shared: Mutex<Vec<(Mux, Instant)>>,
+    http2: Mutex<Vec<SharedHttp2>>,
+    /// Held by whoever makes a connection that others can share.
+    turn: tokio::sync::Mutex<()>,
+    /// Whether the target takes many streams on a connection. Believed until it chose otherwise.
+    shares: AtomicBool,
     open: AtomicUsize,
     in_flight: AtomicUsize,
 }
 
 /// An open connection that can take a request.
 #[derive(Debug)]
-struct Warm<S> {
-    sender: S,
+pub struct Warm {
+    /// The connection.
+    pub client: Box<Client>,
     /// When it must no longer be used for new requests.
+    pub retire_at: Instant,
+    used_at: Instant,
+}
+
+/// An open connection of HTTP/2.
+#[derive(Debug)]
+struct SharedHttp2 {
+    calls: Calls,
     retire_at: Instant,
     used_at: Instant,
 }
@@ -61,31 +100,21 @@ struct Warm<S> {
 #[derive(Debug)]
 pub struct Lease {
     host: Arc<Host>,
-    http1: Option<Warm<http1::SendRequest<Body>>>,
-}
-
-/// What a lease sends with.
-#[derive(Debug)]
-pub enum Sender {
-    /// One request at a time; comes back through the lease.
-    Http1(http1::SendRequest<Body>, Instant),
-    /// Shared by many requests.
-    Http2(http2::SendRequest<Body>),
 }
 
 impl Pool {
     /// The connections to a target. Hosts without connections are forgotten by `sweep`.
-    pub fn host(&self, target: &Target) -> Arc<Host> {
+    pub fn host(&self, target: Target<'_>) -> Arc<Host> {
         let mut hosts = self.hosts.lock();
-        Arc::clone(hosts.entry(target.clone()).or_insert_with(|| {
-            Arc::new(Host {
-                target: target.clone(),
-                idle: Mutex::default(),
-                shared: Mutex::default(),
-                open: AtomicUsize::new(0),
-                in_flight: AtomicUsize::new(0),
-            })
-        }))
+        match hosts.get(&target.key()) {
+            // An address may have passed to another identity.
+            Some(host) if target.is(&host.target) => Arc::clone(host),
+            _ => {
+                let host = Arc::new(Host::to(target.known()));
+                hosts.insert(target.key(), Arc::clone(&host));
+                host
+            }
+        }
     }
 
     /// Forgets every connection: what drove them is gone.
@@ -97,54 +126,112 @@ impl Pool {
     pub fn sweep(&self, now: Instant, idle: Duration) {
         let mut hosts = self.hosts.lock();
         for host in hosts.values() {
-            host.idle.lock().retain(|warm| warm.fresh(now, idle) && !warm.sender.is_closed());
-            let busy = host.in_flight.load(Ordering::Relaxed) > 0;
-            host.shared.lock().retain(|warm| (busy || warm.fresh(now, idle)) && now < warm.retire_at && !warm.sender.is_closed());
+            host.idle.lock().retain_mut(|warm| {
+                now < warm.retire_at && now.saturating_duration_since(warm.used_at) < idle && !warm.client.is_spent()
+            });
+            host.shared.lock().retain(|(streams, retire_at)| {
+                if now >= *retire_at {
+                    streams.leave();
+                }
+                !streams.is_over()
+            });
+            host.http2.lock().retain(|each| {
+                let is_idle = each.calls.streams() == 0 && now.saturating_duration_since(each.used_at) >= idle;
+                if now >= each.retire_at || is_idle {
+                    each.calls.leave();
+                }
+                !each.calls.is_over()
+            });
         }
         hosts.retain(|_, host| host.open.load(Ordering::Relaxed) > 0 || Arc::strong_count(host) > 1);
     }
 }
 
-impl<S> Warm<S> {
-    fn fresh(&self, now: Instant, idle: Duration) -> bool {
-        now < self.retire_at && now.saturating_duration_since(self.used_at) < idle
-    }
-}
-
 impl Host {
+    fn to(target: Known) -> Self {
+        Self {
+            target,
+            idle: Mutex::default(),
+            shared: Mutex::default(),
+            http2: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+            shares: AtomicBool::new(true),
+            open: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
     /// Requests that wait for the end of their response.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 
     /// Where the connections lead.
-    pub fn target(&self) -> &Target {
+    pub const fn target(&self) -> &Known {
         &self.target
     }
 
-    /// A warm HTTP/1.1 connection, the last used first. One whose last request is still being sent is left where it is.
-    pub fn warm_http1(&self) -> Option<Sender> {
-        let now = Instant::now();
+    /// A warm connection of HTTP/1, the last used first.
+    pub fn warm_http1(&self) -> Option<Warm> {
         let mut idle = self.idle.lock();
-        idle.retain(|warm| now < warm.retire_at && !warm.sender.is_closed());
-        let ready = idle.iter().rposition(|warm| warm.sender.is_ready())?;
-        let warm = idle.remove(ready);
-        Some(Sender::Http1(warm.sender, warm.retire_at))
-    }
-
-    /// A warm HTTP/2 connection.
-    pub fn warm_http2(&self) -> Option<Sender> {
+        if idle.is_empty() {
+            return None;
+        }
         let now = Instant::now();
-        let mut shared = self.shared.lock();
-        shared.retain(|warm| now < warm.retire_at && !warm.sender.is_closed());
-        let warm = shared.iter_mut().find(|warm| warm.sender.is_ready())?;
-        warm.used_at = now;
-        Some(Sender::Http2(warm.sender.clone()))
+        while let Some(mut warm) = idle.pop() {
+            if now < warm.retire_at && !warm.client.is_spent() {
+                return Some(warm);
+            }
+        }
+        None
     }
 
-    /// Offers a new HTTP/2 connection to later requests.
-    pub fn share(&self, sender: http2::SendRequest<Body>, retire_at: Instant) {
-        self.shared.lock().push(Warm { sender, retire_at, used_at: Instant::now() });
+    /// Whether the target is believed to take many streams on a connection.
+    pub fn shares(&self) -> bool {
+        self.shares.load(Ordering::Relaxed)
+    }
+
+    /// What the target chose.
+    pub fn learn_shares(&self, shares: bool) {
+        self.shares.store(shares, Ordering::Relaxed);
+    }
+
+    /// Waits for the turn to make a connection that others can share.
+    pub async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// A new stream on a connection that is open and young enough.
+    pub fn stream(&self) -> Option<(mux::Stream, Instant)> {
+        let now = Instant::now();
+        let shared = self.shared.lock();
+        let mut young = shared.iter().filter(|(_, retire_at)| now < *retire_at);
+        young.find_map(|(streams, retire_at)| Some((streams.open()?, *retire_at)))
+    }
+
+    /// Offers a connection's streams to later requests.
+    pub fn share(&self, streams: Mux, retire_at: Instant) {
+        self.shared.lock().push((streams, retire_at));
+    }
+
+    /// A request on a connection of HTTP/2 that is open, young enough, and takes one more now.
+    pub fn call(&self) -> Option<(Called, Instant)> {
+        let mut shared = self.http2.lock();
+        if shared.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let mut young = shared.iter_mut().filter(|each| now < each.retire_at);
+        young.find_map(|each| {
+            let called = each.calls.begin()?;
+            each.used_at = now;
+            Some((called, each.retire_at))
+        })
+    }
+
+    /// Offers a connection of HTTP/2 to later requests.
+    pub fn share_http2(&self, calls: Calls, retire_at: Instant) {
+        self.http2.lock().push(SharedHttp2 { calls, retire_at, used_at: Instant::now() });
     }
 
     /// Counts a connection that is about to be opened, until the returned place is dropped.
@@ -162,7 +249,7 @@ impl Host {
     /// Counts a request until the lease ends.
     pub fn lease(self: &Arc<Self>) -> Lease {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Lease { host: Arc::clone(self), http1: None }
+        Lease { host: Arc::clone(self) }
     }
 }
 
@@ -177,23 +264,16 @@ impl Drop for OpenPlace {
 }
 
 impl Lease {
-    /// Keeps an HTTP/1.1 connection with the lease while its response is under way.
-    pub fn keep(&mut self, sender: http1::SendRequest<Body>, retire_at: Instant) {
-        self.http1 = Some(Warm { sender, retire_at, used_at: Instant::now() });
+    /// Keeps a connection for the next request.
+    pub fn keep(self, client: Box<Client>, retire_at: Instant) {
+        self.host.idle.lock().push(Warm { client, retire_at, used_at: Instant::now() });
     }
 
     /// What to call it when the response breaks.
     pub fn reset(&self) -> Reason {
-        self.host.target.reset()
-    }
-
-    /// The response has ended: its connection may serve another request.
-    pub fn give_back(mut self) {
-        if let Some(mut warm) = self.http1.take()
-            && !warm.sender.is_closed()
-        {
-            warm.used_at = Instant::now();
-            self.host.idle.lock().push(warm);
+        match self.host.target {
+            Known::Application(_) => Reason::ApplicationReset,
+            Known::Peer(_) => Reason::UpstreamReset,
         }
     }
 }

@@ -4,12 +4,13 @@
 
 mod applied;
 mod attacks;
+mod claims;
 mod control;
 mod faults;
+mod headers;
 mod holding;
 mod lifecycle;
 mod reasons;
-mod reported;
 mod seeds;
 mod sidecar;
 mod tokens;

@@ -10,11 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-const ASK: &str =
+pub(crate) const ASK: &str =
     "GET /chat HTTP/1.1\r\nhost: server\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: k\r\n\r\n";
 
 /// An application that answers the first head with `answer` and echoes everything after it.
-async fn switching(answer: &'static str) -> SocketAddr {
+pub(crate) async fn switching(answer: &'static str) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -47,7 +47,7 @@ async fn expect(stream: &mut Tls, wanted: &[u8]) {
     assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(wanted));
 }
 
-async fn head(stream: &mut Tls) -> String {
+pub(crate) async fn head(stream: &mut Tls) -> String {
     let mut seen = Vec::new();
     while !seen.ends_with(b"\r\n\r\n") {
         let byte = timeout(DEADLINE, stream.read_u8()).await.expect("in time").unwrap();
@@ -56,7 +56,7 @@ async fn head(stream: &mut Tls) -> String {
     String::from_utf8(seen).unwrap()
 }
 
-const SWITCH: &str =
+pub(crate) const SWITCH: &str =
     "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: a\r\n\r\n";
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use super::*;
 use crate::compile;
 use crate::vocabulary::Vocabulary;
 use cedar_policy::{Authorizer, Context, Entities, EntityUid, PolicySet, Request};
-use model::AttributeValue;
 use model::decision::Outcome;
 use model::ids::ServiceName;
 use model::snapshot::AuthorizationPolicy;
+use model::{AttributeValue, Header};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
@@ -49,6 +49,10 @@ fn condition(body: bool) -> impl Strategy<Value = String> {
         "principal has namespace && principal.namespace == \"bank\"",
         "resource.name == \"payments\"",
         "action in Action::\"write\"",
+        "context.request.headers has \"x-tenant\" && context.request.headers[\"x-tenant\"] == \"acme\"",
+        "context.request.headers has \"x-tenant\" && context.request.headers[\"x-tenant\"] like \"*e*\"",
+        "context.request has headers.beta && context.request.headers.beta == context.request.path",
+        "context.request.headers has beta",
     ];
     if body {
         all.extend([
@@ -106,6 +110,14 @@ fn some_body() -> impl Strategy<Value = Option<BTreeMap<String, AttributeValue>>
     }))
 }
 
+fn some_header(name: &'static str) -> impl Strategy<Value = Header<'static>> {
+    let value = |text: &'static str| HeaderRead::Value(text.into());
+    let absent = || HeaderRead::Absent;
+    let reads =
+        vec![value("acme"), value("evil"), value("/t"), absent(), absent(), absent(), HeaderRead::Twice, HeaderRead::Unreadable];
+    select(reads).prop_map(move |read| Header { name: name.into(), read })
+}
+
 fn some_request() -> impl Strategy<Value = AuthzRequest> {
     let facts = (
         select(vec!["web", "fraud", "payments"]),
@@ -116,13 +128,15 @@ fn some_request() -> impl Strategy<Value = AuthzRequest> {
         proptest::option::of(select(vec!["CH", "DE"])),
         proptest::option::of(some_user()),
         some_body(),
+        (some_header("x-tenant"), some_header("beta")),
     );
-    facts.prop_map(|(principal, action, resource, path, address, country, user, body)| AuthzRequest {
+    facts.prop_map(|(principal, action, resource, path, address, country, user, body, headers)| AuthzRequest {
         principal: id(principal),
         user: user.map(Arc::new),
         action: action.to_owned(),
         resource: ServiceName::parse(resource).expect("name"),
         path: path.to_owned(),
+        headers: vec![headers.0, headers.1],
         body,
         source: model::Source { address: address.parse().expect("address"), country: country.map(str::to_owned) },
         ..transfer()
@@ -135,11 +149,13 @@ struct Reference {
     permits: BTreeSet<String>,
     forbids: BTreeSet<String>,
     errors: BTreeSet<String>,
+    /// Policies that could apply to the action and read a header that can be read in two ways.
+    flawed: BTreeSet<String>,
 }
 
 impl Reference {
     fn ask(&mut self, resource: &AuthorizationPolicy, request: &AuthzRequest) {
-        let schema = Vocabulary::of(&[bank_issuer()]).expect("sound").schema(&resource.body).expect("sound");
+        let schema = Vocabulary::of(&[bank_issuer()]).expect("sound").schema(&resource.body, &names()).expect("sound");
         let uid = |kind: &str, id: &str| EntityUid::from_json(json!({ "type": kind, "id": id })).expect("uid");
         let (principal, action) = (uid("Workload", request.principal.as_str()), uid("Action", &request.action));
         let called = uid("Service", request.resource.as_str());
@@ -152,6 +168,11 @@ impl Reference {
         let all = PolicySet::from_str(&resource.text).expect("policies");
         for policy in all.policies() {
             let name = format!("{}/{}", resource.name, policy.id());
+            let flawed = |header: &Header<'_>| header.read.flaw().is_some() && policy.to_string().contains(&*header.name);
+            if request.action != "connect" && admits(policy, &request.action) && request.headers.iter().any(flawed) {
+                self.flawed.insert(name);
+                continue;
+            }
             let alone = PolicySet::from_policies([policy.clone()]).expect("one");
             let response = Authorizer::new().is_authorized(&question, &alone, &entities);
             if response.diagnostics().errors().next().is_some() {
@@ -164,7 +185,9 @@ impl Reference {
     }
 
     fn verdict(&self) -> (Option<Reason>, BTreeSet<String>) {
-        if !self.forbids.is_empty() {
+        if !self.flawed.is_empty() {
+            (Some(Reason::PolicyError), BTreeSet::new())
+        } else if !self.forbids.is_empty() {
             (Some(Reason::DeniedByPolicy), self.forbids.clone())
         } else if !self.errors.is_empty() {
             (Some(Reason::PolicyError), BTreeSet::new())
@@ -176,10 +199,28 @@ impl Reference {
     }
 }
 
+fn names() -> crate::headers::HeaderNames {
+    ["x-tenant", "beta"].map(str::to_owned).into()
+}
+
+/// Whether the scope of a policy, as Cedar reads it, lets the action in.
+fn admits(policy: &cedar_policy::Policy, action: &str) -> bool {
+    let group = if action == "GET" { "read" } else { "write" };
+    let is_it = |uid: &EntityUid| [action, group].contains(&uid.id().unescaped());
+    match policy.action_constraint() {
+        cedar_policy::ActionConstraint::Any => true,
+        cedar_policy::ActionConstraint::In(uids) => uids.iter().any(is_it),
+        cedar_policy::ActionConstraint::Eq(uid) => is_it(&uid),
+    }
+}
+
 fn context(resource: &AuthorizationPolicy, request: &AuthzRequest) -> Value {
     let mut context = json!({
-        // An opaque connection has neither.
-        "request": if request.action == "connect" { json!({}) } else { json!({ "path": request.path, "host": request.host }) },
+        // An opaque connection has none of them.
+        "request": if request.action == "connect" { json!({}) } else {
+            let values = request.headers.iter().filter_map(|header| Some((header.name.to_string(), json!(header.read.value()?))));
+            json!({ "path": request.path, "host": request.host, "headers": values.collect::<serde_json::Map<_, _>>() })
+        },
         "source": { "address": { "__extn": { "fn": "ip", "arg": request.source.address.to_string() } } },
         "now": { "__extn": { "fn": "datetime", "arg": "2026-11-24T10:00:00Z" } },
     });
@@ -254,7 +295,7 @@ proptest! {
         prop_assert_eq!(explanation.nearest_miss.is_none(), reason.is_none());
         for policy in &explanation.policies {
             let id = policy.id.as_str();
-            let expected = if reference.errors.contains(id) {
+            let expected = if reference.errors.contains(id) || reference.flawed.contains(id) {
                 Outcome::Errored
             } else if reference.permits.contains(id) || reference.forbids.contains(id) {
                 Outcome::Applied

@@ -1,4 +1,4 @@
-//! What is known to be wrong: each test asserts what happens today, and says what should. Whoever mends it turns the test around.
+//! Names that only a sidecar may use, and callers that take their time before anything is known of them.
 
 use crate::sidecar::{Setup, Sidecar, application};
 use model::Limit;
@@ -31,39 +31,38 @@ async fn liar() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn an_application_can_claim_a_reason_that_is_ours() {
+async fn an_application_cannot_claim_a_reason_that_is_ours() {
     let sidecar = Sidecar::start(liar().await, Setup::default()).await;
     let answer = sidecar.exchange(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").await;
-    // Wrong: only a sidecar may be believed, and behind the inbound side there is none.
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("x-rondel-reason: not_permitted"), "{answer}");
+    // Only a sidecar may be believed, and behind the inbound side there is none.
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("x-rondel-reason"), "{answer}");
+    assert_eq!(answer.matches("x-rondel-decision").count(), 1, "{answer}");
 }
 
 #[tokio::test]
-async fn a_claim_with_a_dot_in_its_name_is_carried() {
+async fn a_claim_is_removed_whatever_stands_for_a_hyphen() {
     let sidecar = Sidecar::start(application().await, Setup::default()).await;
-    let claims = "x.rondel.principal: spiffe://evil\r\nx-rondel!user: evil\r\nx.forwarded.client.cert: evil\r\n";
+    let claims = "x.rondel.principal: evil\r\nx-rondel!user: evil\r\nx.forwarded.client.cert: evil\r\nx+real+ip: evil\r\n";
     let request = format!("GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n{claims}\r\n");
     let answer = sidecar.exchange(request.as_bytes()).await;
-    // Wrong: servers that make CGI variables of headers may write `_` for everything but letters and digits, not for `-` alone.
-    assert!(answer.contains("x.rondel.principal: ") && answer.contains("x-rondel!user: "), "{answer}");
+    // Servers that make CGI variables of headers may write `_` for everything but letters and digits, not for `-` alone.
+    assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("evil"), "{answer}");
 }
 
 #[tokio::test]
-async fn a_plaintext_request_line_that_dawdles_is_bounded_by_idleness_alone() {
-    let limits = &[(Limit::RequestHeadMs, 300), (Limit::IdleMs, 2000)];
+async fn a_plaintext_request_line_that_dawdles_is_answered_like_any_other() {
+    let limits = &[(Limit::RequestHeadMs, 300), (Limit::IdleMs, 5000)];
     let sidecar = Sidecar::start(application().await, Setup { permissive: true, limits, ..Setup::default() }).await;
     let (took, said) = until_closed(sidecar.inbound, b"GET /").await;
-    // Wrong: `requestHeadMs` counts from the first byte of a head, 408 tells it, and the log has `head_timeout`.
-    assert!(took >= Duration::from_millis(1900) && said.is_empty(), "{took:?}: {said}");
-    assert!(!sidecar.log().contains("head_timeout") && !sidecar.log().contains("idle_timeout"));
+    assert!(took < Duration::from_secs(3) && said.starts_with("HTTP/1.1 408"), "{took:?}: {said}");
+    sidecar.logged("head_timeout").await;
 }
 
 #[tokio::test]
-async fn whoever_says_nothing_gets_twice_the_time_for_a_handshake() {
-    let sidecar = Sidecar::start(application().await, Setup { limits: &[(Limit::HandshakeMs, 500)], ..Setup::default() }).await;
+async fn whoever_says_nothing_has_one_deadline_for_a_handshake() {
+    let sidecar = Sidecar::start(application().await, Setup { limits: &[(Limit::HandshakeMs, 1000)], ..Setup::default() }).await;
     let (took, said) = until_closed(sidecar.inbound, b"").await;
-    // Wrong: `handshakeMs` counts from accept to the end of the handshake. The wait for the first byte counts by itself.
-    assert!(took >= Duration::from_millis(950) && said.is_empty(), "{took:?}: {said}");
-    // Wrong: the error does not name the limit.
-    assert!(!sidecar.logged("handshake_timeout").await["detail"].as_str().unwrap().contains("handshakeMs"));
+    assert!(took < Duration::from_millis(1900) && said.is_empty(), "{took:?}: {said}");
+    let line = sidecar.logged("handshake_timeout").await;
+    assert!(line["detail"].as_str().unwrap().contains("limit `handshakeMs` (1000 ms)"), "{line}");
 }

@@ -1,0 +1,86 @@
+//! What a message travels on: one type for every kind of connection, so that the data path is written once.
+
+use crate::mux;
+use identity::{ClientStream, ServerStream};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A byte stream.
+#[derive(Debug)]
+pub enum Io {
+    /// The application's own connection, or one to it.
+    Plain(TcpStream),
+    /// A mutual TLS connection that a peer opened.
+    Accepted(Box<ServerStream<TcpStream>>),
+    /// A mutual TLS connection that we opened.
+    Opened(Box<ClientStream<TcpStream>>),
+    /// One of many streams on a mutual TLS connection between sidecars.
+    Shared(mux::Stream),
+}
+
+impl From<TcpStream> for Io {
+    fn from(stream: TcpStream) -> Self {
+        Self::Plain(stream)
+    }
+}
+
+impl From<ServerStream<TcpStream>> for Io {
+    fn from(stream: ServerStream<TcpStream>) -> Self {
+        Self::Accepted(Box::new(stream))
+    }
+}
+
+impl From<ClientStream<TcpStream>> for Io {
+    fn from(stream: ClientStream<TcpStream>) -> Self {
+        Self::Opened(Box::new(stream))
+    }
+}
+
+impl From<mux::Stream> for Io {
+    fn from(stream: mux::Stream) -> Self {
+        Self::Shared(stream)
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Shared(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Shared(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Shared(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Shared(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
