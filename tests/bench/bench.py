@@ -224,6 +224,8 @@ class Pair:
         peers.run("ip", "netns", "add", outside)
         peers.run("ip", "-n", outside, "link", "set", "lo", "up")
         environment = {"RONDEL_WORKERS": "1", "RONDEL_ACCESS_LOG": str(full).lower()}
+        # What an earlier round's mesh said is not this one's.
+        pathlib.Path(self.log("up")).unlink(missing_ok=True)
         up = self.processes.start([f"{ROOT}/target/release/rondel", "up", mesh, "--pods"], self.log("up"), network=outside, environment=environment)
         for _ in range(600):
             if "the mesh is up" in open(self.log("up")).read():

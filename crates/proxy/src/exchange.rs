@@ -175,10 +175,10 @@ impl Downstream<'_> {
         }
     }
 
-    /// Ready when the caller has taken its request back. One of HTTP/1 cannot, short of ending its connection.
+    /// Ready when the caller has taken its request back, or its connection broke.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Http1(_) => Poll::Pending,
+            Self::Http1(server) => server.poll_gone(cx),
             Self::Http2(stream) => stream.poll_gone(cx),
         }
     }
@@ -358,7 +358,7 @@ impl Upload {
     /// No trailer goes on under a name that policies read as a header: an application that merges the two would see what nobody
     /// decided on.
     pub fn withhold(&mut self, names: &[String]) {
-        if self.declared.is_none() {
+        if self.held.is_some() || self.declared.is_none() {
             self.withheld = names.to_vec();
         }
     }

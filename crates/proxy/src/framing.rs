@@ -167,6 +167,11 @@ impl Framing {
         matches!(&self.phase, Phase::Head(head) if head.is_begun())
     }
 
+    /// Whether the message under way asks for another protocol after it.
+    pub const fn switches(&self) -> bool {
+        self.switches
+    }
+
     /// The length of the body that is to come, where its head said it.
     pub const fn length(&self) -> Option<u64> {
         match self.phase {

@@ -101,7 +101,7 @@ async fn permitted(
     identify(request, &active, connection, entry);
     let asked = Asked::prepare(facts.upgrade.take(), request, asked_again);
     entry.upstream = Some(listener.application.into());
-    let sending = upstream::Sending { request, facts, answer, down, upload, active: &active };
+    let sending = upstream::Sending { request, facts, answer, down, upload, active: &active, interim: 0 };
     let received = upstream::send_to_application(permit, sending, listener.application, &connection.worker).await?;
     Ok(Received { sent: received, asked, active })
 }
@@ -141,7 +141,8 @@ async fn sent(
 
     prepare(request, facts, Hop::Outbound);
     let asked = Asked::prepare(facts.upgrade.take(), request, None);
-    let sending = upstream::Sending { request, facts, answer, upload: Upload::streaming(down), down, active: &active };
+    let sending =
+        upstream::Sending { request, facts, answer, upload: Upload::streaming(down), down, active: &active, interim: 0 };
     let received = upstream::send_to_peer(sending, called, shared, &connection.worker).await?;
     Ok(Received { sent: received, asked, active })
 }

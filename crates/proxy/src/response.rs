@@ -3,7 +3,7 @@
 use crate::accept::LAST_WORDS_DEADLINE;
 use crate::clock;
 use crate::connection::Connection;
-use crate::exchange::{Downstream, Exchange, Fallen, poll_download};
+use crate::exchange::{Downstream, Exchange, Fallen, Stuck, poll_download};
 use crate::facts::{self, Hop};
 use crate::http1::Length;
 use crate::reply::DECISION_HEADER;
@@ -67,7 +67,11 @@ pub async fn finish(
         }
         // What is still to come of the request goes up meanwhile. If the other side does not take it, it may still answer.
         if !sent.stuck && !sent.upload.has_left() {
-            sent.stuck = matches!(sent.upload.poll(down, &mut sent.upstream, cx), Poll::Ready(Err(_)));
+            match sent.upload.poll(down, &mut sent.upstream, cx) {
+                Poll::Ready(Err(Stuck::Caller(_))) => return Poll::Ready(Err(Fallen::Caller)),
+                Poll::Ready(Err(Stuck::Upstream(_))) => sent.stuck = true,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
         }
         poll_download(&mut sent.upstream, down, &mut over, cx)
     });

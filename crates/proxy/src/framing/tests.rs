@@ -439,7 +439,10 @@ async fn a_head_has_a_deadline_from_its_first_byte_and_an_idle_connection_has_no
     for before in ["", "\r\n"] {
         caller.write_all(before.as_bytes()).await.expect("write");
         let idle = tokio::time::timeout(Duration::from_secs(3600), server.next(&mut head)).await;
-        assert!(idle.is_err(), "an idle connection was ended");
+        match before {
+            "" => assert!(idle.is_err(), "an idle connection was ended"),
+            _ => assert_eq!(idle.expect("an empty line holds a connection").expect("read"), Next::End),
+        }
         // A slow head within its deadline passes, and the next one has a deadline of its own.
         caller.write_all(b"GET / HTTP/1.1\r\n").await.expect("write");
         let rest = async {

@@ -2,7 +2,7 @@
 
 use super::writing::Writing;
 use super::{Body, Length};
-use crate::buffer::Buffer;
+use crate::buffer::{BUFFER_BYTES, Buffer};
 use crate::framing::{Framing, FramingRefusal, Rules, Step};
 use crate::io::Io;
 use message::{Fields, Head, Version};
@@ -37,6 +37,7 @@ pub struct Server {
     keep: bool,
     is_head: bool,
     aborted: bool,
+    half_closed: bool,
 }
 
 /// Why a body of a request did not come to its end.
@@ -67,6 +68,7 @@ impl Server {
             keep: true,
             is_head: false,
             aborted: false,
+            half_closed: false,
         }
     }
 
@@ -74,6 +76,9 @@ impl Server {
     pub fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if !self.input.is_empty() {
             return Poll::Ready(true);
+        }
+        if self.half_closed {
+            return Poll::Ready(false);
         }
         self.input.poll_fill(&mut self.io, cx).map(|read| read.is_ok_and(|count| count > 0))
     }
@@ -97,18 +102,22 @@ impl Server {
                     return Ok(Next::Request);
                 }
                 Step::Refused(_, refusal) => return Ok(Next::Refused(refusal)),
+                Step::More if self.half_closed => return Ok(self.framing.ended().map_or(Next::End, Next::Refused)),
                 Step::More => {}
                 Step::Data(_) | Step::Between(_) | Step::Switched => return Ok(Next::End),
             }
+            // From the first byte on, be it of an empty line, nobody may take for ever.
+            let is_idle = self.input.is_empty();
             let read = std::future::poll_fn(|cx| self.input.poll_fill(&mut self.io, cx));
-            let count = if self.framing.is_in_head() {
+            let count = if is_idle {
+                read.await?
+            } else {
                 let by = *deadline.get_or_insert_with(|| Instant::now() + self.framing.rules().head_deadline);
                 match timeout_at(by, read).await {
                     Ok(read) => read?,
-                    Err(_) => return Ok(Next::Refused(self.framing.late(self.input.len()))),
+                    Err(_) if self.framing.is_in_head() => return Ok(Next::Refused(self.framing.late(self.input.len()))),
+                    Err(_) => return Ok(Next::End),
                 }
-            } else {
-                read.await?
             };
             if count == 0 {
                 return Ok(self.framing.ended().map_or(Next::End, Next::Refused));
@@ -127,6 +136,8 @@ impl Server {
             Version::Http11 | Version::Http2 => !says(b"close"),
         };
         self.is_head = head.method == b"HEAD";
+        // What follows an offer of another protocol is not read as HTTP, whether or not it was meant.
+        self.keep &= !self.framing.switches();
     }
 
     /// The length of the request's body, where its head says it.
@@ -186,6 +197,29 @@ impl Server {
     /// No further request is taken after this one.
     pub const fn close(&mut self) {
         self.keep = false;
+    }
+
+    /// Ready when the connection broke while the request is answered. A caller that only says nothing more may still read.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.is_request_over() || self.half_closed {
+            return Poll::Pending;
+        }
+        while self.input.len() < BUFFER_BYTES {
+            match ready!(self.input.poll_fill(&mut self.io, cx)) {
+                Err(_) => return Poll::Ready(()),
+                Ok(0) => {
+                    self.half_closed = true;
+                    return Poll::Pending;
+                }
+                Ok(_) => {}
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether the caller has said that it says nothing more.
+    pub const fn is_half_closed(&self) -> bool {
+        self.half_closed
     }
 
     /// The response cannot be brought to its end: what came of it goes out, and the connection ends without a word more.

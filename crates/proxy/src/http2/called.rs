@@ -24,7 +24,6 @@ pub struct Called {
     input: Buffer,
     trailers: Fields,
     body_length: Option<u64>,
-    left: Option<u64>,
     ended: bool,
     heard: bool,
     /// The response ended with its head.
@@ -45,7 +44,6 @@ impl Calls {
             input: Buffer::small(),
             trailers: Fields::default(),
             body_length: None,
-            left: None,
             ended: false,
             heard: false,
             is_over: false,
@@ -78,10 +76,6 @@ impl Called {
         debug_assert_eq!(head.authority, facts.authority.as_bytes(), "the head was made ready for this hop");
         let end = length == Length::None && head.method != b"CONNECT";
         self.ended = end;
-        self.left = match length {
-            Length::Known(length) => Some(length),
-            Length::None | Length::Unknown => None,
-        };
         let mut state = self.shared.0.lock();
         self.id = state.connection.open(head, end).ok();
         state.push();
@@ -100,8 +94,7 @@ impl Called {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let is_last = self.left == Some(u64::try_from(data.len()).unwrap_or(u64::MAX));
-        let sent = match state.connection.send_data(id, data, is_last) {
+        let sent = match state.connection.send_data(id, data, false) {
             Ok(sent) => sent,
             Err(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, error))),
         };
@@ -110,8 +103,6 @@ impl Called {
             Shared::wait(&mut state, id, cx);
             return Poll::Pending;
         }
-        self.ended = is_last && sent == data.len();
-        self.left = self.left.map(|left| left.saturating_sub(u64::try_from(sent).unwrap_or(u64::MAX)));
         Poll::Ready(Ok(sent))
     }
 

@@ -19,15 +19,13 @@ pub struct Served {
     trailers: Fields,
     body_length: Option<u64>,
     is_head: bool,
-    /// Bytes of the response that are to come, where that is known.
-    left: Option<u64>,
     ended: bool,
 }
 
 impl Served {
     pub(super) fn of(shared: Shared, id: StreamId) -> Self {
         let input = Buffer::small();
-        Self { shared, id, input, trailers: Fields::default(), body_length: None, is_head: false, left: None, ended: false }
+        Self { shared, id, input, trailers: Fields::default(), body_length: None, is_head: false, ended: false }
     }
 
     /// Takes the request's head: false if it was larger than allowed. `None`: the caller has taken it back.
@@ -108,10 +106,6 @@ impl Served {
     pub fn respond(&mut self, head: &Head, length: Length) {
         let none = self.is_head || matches!(head.status, 204 | 304) || matches!(length, Length::None | Length::Known(0));
         self.ended = none;
-        self.left = match length {
-            Length::Known(length) => Some(length),
-            Length::None | Length::Unknown => None,
-        };
         self.send_head(head, none);
     }
 
@@ -134,9 +128,7 @@ impl Served {
         if let Some(ended) = &state.ended {
             return Poll::Ready(Err(ended.error()));
         }
-        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
-        let is_last = self.left == Some(length);
-        let sent = match state.connection.send_data(self.id, data, is_last) {
+        let sent = match state.connection.send_data(self.id, data, false) {
             Ok(sent) => sent,
             Err(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, error))),
         };
@@ -145,8 +137,6 @@ impl Served {
             Shared::wait(&mut state, self.id, cx);
             return Poll::Pending;
         }
-        self.ended = is_last && sent == data.len();
-        self.left = self.left.map(|left| left.saturating_sub(u64::try_from(sent).unwrap_or(u64::MAX)));
         Poll::Ready(Ok(sent))
     }
 

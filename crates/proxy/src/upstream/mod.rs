@@ -3,7 +3,7 @@
 pub mod pool;
 
 use crate::exchange::{Downstream, Stuck, Upload, Upstream};
-use crate::facts::Facts;
+use crate::facts::{self, Facts, Hop};
 use crate::framing::FramingRefusal;
 use crate::http1::{BodyFault, Client, ClientFault, Length};
 use crate::http2;
@@ -37,6 +37,9 @@ const APPLICATION_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(5);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(2);
 const KEEPALIVE_PROBES: u32 = 3;
+
+/// LIMIT: interim responses (1xx) to one request: they are handed on whether or not the caller reads.
+const INTERIM_MAX: usize = 16;
 
 /// Our side stops using a connection at this share of its maximum age, so that the other side never closes one in use.
 const RETIRE_AT_TENTHS: u32 = 8;
@@ -160,6 +163,8 @@ pub struct Sending<'a, 'b> {
     pub upload: Upload,
     /// The configuration that it is sent by.
     pub active: &'a Active,
+    /// Interim responses that came.
+    pub interim: usize,
 }
 
 /// A request that was answered with a head. The body of either may be still to come.
@@ -338,6 +343,12 @@ fn poll_answer(
     loop {
         match ready!(upstream.poll_head(cx, sending.answer)) {
             Ok(()) if matches!(sending.answer.status, 100 | 102..=199) => {
+                sending.interim += 1;
+                if sending.interim > INTERIM_MAX {
+                    return Poll::Ready(Err(Failure::Malformed { detail: "more than 16 interim answers".to_owned() }));
+                }
+                facts::forward_headers(&mut sending.answer.fields, Hop::Answer);
+                sending.answer.fields.retain(|name, _| name != b"content-length");
                 sending.down.inform(sending.answer);
                 // The caller may wait for this word before it sends its body; if it is gone, that is noticed elsewhere.
                 let _later = sending.down.poll_flush(cx);

@@ -146,6 +146,52 @@ async fn an_answer_before_the_end_of_the_request_reaches_the_caller_and_poisons_
 }
 
 #[tokio::test]
+async fn an_interim_answer_claims_nothing_and_there_are_not_too_many() {
+    let claims = b"HTTP/1.1 103 Early\r\nx-rondel-principal: boss\r\nconnection: close\r\ncontent-length: 5\r\nlink: x\r\n\r\n\
+                   HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let sidecar = Sidecar::start(saying(claims, false).await, Setup::default()).await;
+    let get = b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+    let answer = sidecar.exchange(get).await;
+    assert!(answer.starts_with("HTTP/1.1 103") && answer.contains("link: x") && answer.contains("HTTP/1.1 200"), "{answer}");
+    assert!(!answer.contains("boss") && !answer.contains("content-length: 5"), "{answer}");
+
+    let endless: &'static [u8] = Box::leak(b"HTTP/1.1 103 Early\r\n\r\n".repeat(1000).into_boxed_slice());
+    let sidecar = Sidecar::start(saying(endless, false).await, Setup::default()).await;
+    let answer = sidecar.exchange(get).await;
+    assert!(answer.contains("HTTP/1.1 502") && answer.contains("application_malformed"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 103").count(), 16);
+}
+
+#[tokio::test]
+async fn an_empty_line_is_no_request_and_holds_no_connection() {
+    let sidecar = Sidecar::start(application().await, Setup { limits: &[(Limit::RequestHeadMs, 500)], ..Setup::default() }).await;
+    for before in ["", "GET / HTTP/1.1\r\nhost: server\r\n\r\n"] {
+        let mut held = sidecar.caller().await;
+        held.write_all(before.as_bytes()).await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        held.write_all(b"\r\n").await.unwrap();
+        let _answer = read_all(&mut held).await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_behind_an_early_answer_ends_the_exchange() {
+    let early = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nbegin", false).await;
+    let limits = &[(Limit::RequestsUnderWay, 1), (Limit::QueueMs, 3000)];
+    let sidecar = Sidecar::start(early, Setup { limits, ..Setup::default() }).await;
+    for _ in 0..3 {
+        let mut stream = sidecar.caller().await;
+        stream.write_all(b"PUT / HTTP/1.1\r\nhost: server\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n").await.unwrap();
+        let mut seen = [0; 12];
+        timeout(DEADLINE, stream.read_exact(&mut seen)).await.expect("in time").unwrap();
+        assert_eq!(&seen, b"HTTP/1.1 200");
+        stream.write_all(b"ZZ\r\n").await.unwrap();
+        // The one place among the requests under way is free for the next.
+        let _rest = read_all(&mut stream).await;
+    }
+}
+
+#[tokio::test]
 async fn requests_beyond_the_limit_wait_and_are_then_refused_by_name() {
     let limits = &[(Limit::RequestsUnderWay, 2), (Limit::QueueMs, 300)];
     let sidecar = Sidecar::start(saying(b"", false).await, Setup { limits, ..Setup::default() }).await;
