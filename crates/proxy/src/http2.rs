@@ -15,6 +15,7 @@ use crate::buffer::Buffer;
 use crate::io::Io;
 use identity::HandshakeRefusal;
 use identity::handshake::refused_by_peer;
+use message::Fields;
 use message::http2::{Connection, ErrorCode, Event, Role, Settings, StreamId};
 use model::{Limit, Limits};
 use parking_lot::Mutex;
@@ -164,9 +165,11 @@ impl State {
         self.push();
     }
 
-    fn release(&mut self, id: StreamId) {
+    /// A stream's holder lets go of it, and of the memory of its trailers.
+    fn release(&mut self, id: StreamId, trailers: Fields) {
         self.waiting.remove(&id);
         self.connection.release(id);
+        self.connection.recycle_trailers(trailers);
         self.push();
     }
 

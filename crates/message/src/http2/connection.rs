@@ -289,6 +289,11 @@ impl Connection {
         }
     }
 
+    /// Gives the memory of trailers that are not needed any more back, for the next that come.
+    pub fn recycle_trailers(&mut self, trailers: Fields) {
+        self.spare_trailers.put(trailers);
+    }
+
     /// Lets go of a stream: it is forgotten at once. One that has not ended is reset, with NO_ERROR if a server has answered it in
     /// full (RFC 9113 §8.1), else with CANCEL.
     pub fn release(&mut self, stream: StreamId) {

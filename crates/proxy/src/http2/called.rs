@@ -224,7 +224,8 @@ impl Called {
 impl Drop for Called {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.shared.0.lock().release(id);
+            let trailers = std::mem::take(&mut self.trailers);
+            self.shared.0.lock().release(id, trailers);
         }
     }
 }

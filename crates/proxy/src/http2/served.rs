@@ -166,7 +166,8 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.shared.0.lock().release(self.id);
+        let trailers = std::mem::take(&mut self.trailers);
+        self.shared.0.lock().release(self.id, trailers);
     }
 }
 
