@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Instructions may be so much above the committed ones, in parts of a thousand; a figure as much below is worth writing down.
-/// Two runs of the same program differ by some 5 % at times: what wakes at which moment is due to chance. The rest is for two checks
-/// (a caller that has gone, trailers behind a counted body) that are younger than the figures.
-const MORE_MAX: u32 = 120;
+/// Two runs of the same program differ by some 5 % at times: what wakes at which moment is due to chance.
+const MORE_MAX: u32 = 80;
 /// The same where another compiler or another kind of processor made the program than the one that was written down.
 const MORE_ELSEWHERE_MAX: u32 = 200;
 /// Allocations may be so much above: whole ones are found, what is due to chance is not.
