@@ -16,7 +16,9 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // Its threads for long work explain decisions and write files.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(proxy::workers::give_way).build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("rondel-proxy: cannot start: {error}");

@@ -19,6 +19,8 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// LIMIT: workers that count for themselves; more than these share.
 const COUNTS_MAX: usize = 64;
+/// How much threads of the background give way, in the system's own measure (`nice`, from 0 to 19).
+const BACKGROUND_NICE: i32 = 10;
 /// Random bytes that a thread fetches at a time.
 const RANDOM_BYTES: usize = 1024;
 
@@ -31,6 +33,12 @@ thread_local! {
 /// Which worker the calling thread is, from 1; 0 for every other thread.
 pub fn index() -> usize {
     INDEX.get()
+}
+
+/// The calling thread gives way to the workers where they want the same core: what it does is no part of a request.
+pub fn give_way() {
+    // Where the system does not let it, requests wait a little longer now and then.
+    let _refused = rustix::process::setpriority_process(None, BACKGROUND_NICE);
 }
 
 /// How many places what is counted by worker has: one for each, and one for every other thread.

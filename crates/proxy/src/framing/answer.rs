@@ -2,8 +2,9 @@
 //! one caller and decides nothing. Where a message ends must be certain all the same.
 
 use super::chunked::{Chunk, Chunked};
-use super::head::LENGTH_MAX;
+use super::head::{LENGTH_MAX, is_token, value_run};
 use super::{FramingRefusal, Rules};
+use memchr::memchr;
 use message::{Fields, Head, Version};
 
 /// LIMIT: bytes of a response's head.
@@ -130,7 +131,7 @@ impl Answering {
     /// The place behind the empty line that ends a head.
     fn head_end(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut from = self.looked;
-        while let Some(feed) = bytes.get(from..)?.iter().position(|byte| *byte == b'\n') {
+        while let Some(feed) = memchr(b'\n', bytes.get(from..)?) {
             let next = from + feed + 1;
             match bytes.get(next..)? {
                 [b'\n', ..] => return Some(next + 1),
@@ -170,17 +171,22 @@ struct Said {
 
 /// Reads a whole head: lines that end in CRLF, or in a bare line feed as some applications write them.
 fn parse(bytes: &[u8], head: &mut Head) -> Result<Said, &'static str> {
-    let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut rest = bytes;
+    let mut lines = std::iter::from_fn(|| {
+        let (line, behind) = rest.split_at_checked(memchr(b'\n', rest)?)?;
+        rest = behind.get(1..)?;
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    });
     status_line(lines.next().unwrap_or_default(), head)?;
     let mut said = Said::default();
     for line in lines.take_while(|line| !line.is_empty()) {
-        let colon = line.iter().position(|byte| *byte == b':').ok_or("a header line without a colon")?;
+        let colon = memchr(b':', line).ok_or("a header line without a colon")?;
         let (name, value) = line.split_at(colon);
         let value = value.get(1..).unwrap_or_default().trim_ascii();
-        if name.is_empty() || !name.iter().all(|byte| super::head::is_token(*byte)) {
+        if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
             return Err("a header name that is not a token");
         }
-        if !value.iter().all(|byte| super::head::is_value(*byte)) {
+        if value_run(value) < value.len() {
             return Err("a control character in a header value");
         }
         if head.fields.len() >= LINES_MAX {
@@ -211,7 +217,7 @@ fn status_line(line: &[u8], head: &mut Head) -> Result<(), &'static str> {
     }
     head.status = digits.iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'));
     let phrase = if rest.is_empty() { rest } else { rest.strip_prefix(b" ").ok_or(WRONG)? };
-    if !phrase.iter().all(|byte| super::head::is_value(*byte)) {
+    if value_run(phrase) < phrase.len() {
         return Err(WRONG);
     }
     Head::set(&mut head.reason, phrase);

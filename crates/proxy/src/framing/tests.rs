@@ -470,6 +470,18 @@ async fn a_head_has_a_deadline_from_its_first_byte_and_an_idle_connection_has_no
 }
 
 #[test]
+fn every_byte_that_is_no_header_value_is_found_wherever_it_stands() {
+    for byte in 0..=u8::MAX {
+        let sound = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+        for place in 0..40 {
+            let mut value = [b'v'; 40];
+            value[place] = byte;
+            assert_eq!(head::value_run(&value), if sound { 40 } else { place }, "byte {byte:#x} at {place}");
+        }
+    }
+}
+
+#[test]
 fn bytes_that_wait_are_bounded_whatever_comes() {
     // That they are is asserted wherever a step asks for more.
     for last in [b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n".as_slice(), b"GET / HTTP/1.1\r\nHo"] {

@@ -22,8 +22,11 @@ use tokio::time::Instant;
 
 /// LIMIT: bytes of lines of one worker that wait for the writer; beyond it lines are dropped and counted.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Lines are gathered for so long before they are written: many go out in one system call.
-const GATHERED_FOR: Duration = Duration::from_millis(20);
+/// Lines are gathered for so long before they are written: many go out in one system call, and the writer, which may share a core
+/// with a worker, interrupts it seldom.
+const GATHERED_FOR: Duration = Duration::from_millis(100);
+/// So many bytes of one worker are written at once, so that memory stays small under load.
+const GATHERED_BYTES: usize = 256 * 1024;
 
 /// Which way a call went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +90,7 @@ impl AccessLog {
         let lines = Arc::new(Lines { blocks, waiting: AtomicBool::new(false) });
         let written = Arc::clone(&lines);
         let writer = std::thread::Builder::new().name("access-log".into()).spawn(move || {
+            workers::give_way();
             let mut spare = Vec::new();
             loop {
                 while !written.waiting.load(Ordering::Acquire) {
@@ -114,9 +118,11 @@ impl AccessLog {
         if waiting.len() >= WAITING_BYTES_MAX {
             return false;
         }
+        let before = waiting.len();
         line(&mut waiting);
+        let is_full = before < GATHERED_BYTES && waiting.len() >= GATHERED_BYTES;
         drop(waiting);
-        if !lines.waiting.load(Ordering::Relaxed) && !lines.waiting.swap(true, Ordering::AcqRel) {
+        if is_full || !lines.waiting.load(Ordering::Relaxed) && !lines.waiting.swap(true, Ordering::AcqRel) {
             writer.unpark();
         }
         true

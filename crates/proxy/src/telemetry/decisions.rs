@@ -3,7 +3,7 @@
 use crate::reply::{self, Refusal};
 use crate::state::{Active, Shared};
 use crate::telemetry::access_log::Entry;
-use model::{AuthzRequest, Decision, DecisionRecord, Effect, Question as Asked, Reason};
+use model::{AuthzRequest, Decision, DecisionRecord, Effect, Question as Asked, Reason, Timestamp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
@@ -54,17 +54,19 @@ pub struct Decisions {
     anonymous: PerSecond,
 }
 
-/// Counts up to a bound in each second: the second in the upper bits, the count in the lower 16.
+/// Lets so many through in a second: all at once after a rest, else evenly spread, so that the work that each brings does not come
+/// in a heap. The time (milliseconds since the epoch) at which those that went through would be over, one after the other.
 #[derive(Debug, Default)]
 struct PerSecond(AtomicU64);
 
 impl PerSecond {
-    /// Whether there is room for one more in this second.
-    fn takes(&self, now_seconds: u64, bound: u64) -> bool {
-        let next = |word: u64| match (word >> 16 == now_seconds, word & 0xffff) {
-            (true, count) if count >= bound => None,
-            (true, count) => Some(now_seconds << 16 | (count + 1)),
-            (false, _) => Some(now_seconds << 16 | 1),
+    /// Whether there is room for one more now.
+    fn takes(&self, now: Timestamp, bound: u64) -> bool {
+        let next = |over: u64| {
+            let (now, in_a_second) = (now.millis(), now.millis() + 1000);
+            // Later than that it is only where the clock was set back: begin anew.
+            let begin = if over > in_a_second { now } else { over.max(now) };
+            Some(begin + 1000 / bound).filter(|over| *over <= in_a_second)
         };
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
@@ -78,8 +80,8 @@ impl Decisions {
     }
 
     /// Whether a record with this effect would be taken now, so that the caller can spare the making of it.
-    pub fn wants(&self, effect: Effect, now_seconds: u64) -> bool {
-        effect == Effect::Deny || self.allowed.takes(now_seconds, ALLOWED_PER_SECOND)
+    pub fn wants(&self, effect: Effect, now: Timestamp) -> bool {
+        effect == Effect::Deny || self.allowed.takes(now, ALLOWED_PER_SECOND)
     }
 
     /// Queues a record; false if the queue is full. Never waits.
@@ -91,7 +93,7 @@ impl Decisions {
 impl Shared {
     /// Tells the operator's records of a decision by policy. An allowed one is told only while there is room for it.
     pub fn tell_decision(&self, decision: &Decision, asked: &Asked<'_>, active: &Arc<Active>, refusal: Option<&Refusal>) {
-        if !self.decisions.wants(decision.effect, asked.now.seconds()) {
+        if !self.decisions.wants(decision.effect, asked.now) {
             return;
         }
         let request = asked.to_request();
@@ -120,7 +122,7 @@ impl Shared {
     /// Tells the operator's records of a refused call or connection.
     pub fn tell_record(&self, reason: Reason, detail: Option<String>, status: u16, entry: &Entry) {
         let Some(active) = self.active() else { return };
-        if entry.principal.is_none() && !self.decisions.anonymous.takes(entry.at().seconds(), ANONYMOUS_PER_SECOND) {
+        if entry.principal.is_none() && !self.decisions.anonymous.takes(entry.at(), ANONYMOUS_PER_SECOND) {
             self.metrics.decisions_dropped.inc();
             return;
         }
@@ -151,10 +153,13 @@ mod tests {
     #[test]
     fn allowed_records_are_bounded_per_second_and_denials_are_not() {
         let (decisions, _exit) = Decisions::queue(16);
-        let taken = |second| (0..200).filter(|_| decisions.wants(Effect::Allow, second)).count();
-        assert_eq!(taken(7), 10);
-        assert_eq!(taken(8), 10);
-        assert_eq!((0..200).filter(|_| decisions.wants(Effect::Deny, 8)).count(), 200);
-        assert_eq!((0..200).filter(|_| decisions.anonymous.takes(8, ANONYMOUS_PER_SECOND)).count(), 20);
+        let at = |millis: u64| Timestamp::from_millis(1_000_000 + millis);
+        let taken = |millis| (0..200).filter(|_| decisions.wants(Effect::Allow, at(millis))).count();
+        // After a rest as many as a second has room for, then one by one.
+        assert_eq!([0_u64, 99, 100, 150, 200, 1000, 9000].map(taken), [10, 0, 1, 0, 1, 8, 10]);
+        assert_eq!((0..200).filter(|_| decisions.wants(Effect::Deny, at(9000))).count(), 200);
+        assert_eq!((0..200).filter(|_| decisions.anonymous.takes(at(0), ANONYMOUS_PER_SECOND)).count(), 20);
+        // A clock that was set back costs nothing.
+        assert_eq!([8000_u64, 8100].map(taken), [10, 1]);
     }
 }

@@ -105,12 +105,21 @@ fn decimal(mut number: u64, out: &mut Vec<u8>) {
     }
 }
 
+/// How many bytes need no escape. Sixteen are looked at together.
+fn plain_run(text: &[u8]) -> usize {
+    let is_plain = |byte: u8| (byte > 0x1f) & (byte != b'"') & (byte != b'\\');
+    let (sixteens, _) = text.as_chunks::<16>();
+    let whole = sixteens.iter().take_while(|sixteen| sixteen.iter().fold(true, |all, byte| all & is_plain(*byte))).count() * 16;
+    let rest = text.get(whole..).unwrap_or_default();
+    whole + rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len())
+}
+
 /// RFC 8259 §7.
 fn escape(text: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut rest = text;
-    while let Some(place) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f)) {
-        let (plain, tail) = rest.split_at(place);
+    loop {
+        let (plain, tail) = rest.split_at(plain_run(rest));
         out.extend_from_slice(plain);
         let Some((byte, tail)) = tail.split_first() else { return };
         match byte {
@@ -122,7 +131,6 @@ fn escape(text: &[u8], out: &mut Vec<u8>) {
         }
         rest = tail;
     }
-    out.extend_from_slice(rest);
 }
 
 #[cfg(test)]
@@ -133,8 +141,8 @@ mod tests {
     fn a_line_is_what_a_reader_of_json_reads() {
         let mut out = Vec::new();
         let mut line = Line::begin(&mut out);
-        let odd = "\"\\\n\t\0\u{1f}\u{7f}ä𝄞</";
-        line.text("odd", Some(odd));
+        let odd = "\"\\\n\t\0\u{1f}\u{7f}ä𝄞</ as long as several steps of the look, \\ and more".repeat(3);
+        line.text("odd", Some(&odd));
         line.text("none", None);
         line.plain("plain", b"d-1");
         line.number("zero", 0);
