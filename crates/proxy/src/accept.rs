@@ -91,8 +91,12 @@ async fn handshake(
     // One deadline from the first word on, or from accept where the first word must be the handshake's.
     let deadline = active.snapshot.limits.duration(Limit::HandshakeMs);
     let left = deadline.saturating_sub(begun.elapsed());
-    let shaken = Box::pin(handshake::accept(stream, credentials, Serves::from(protocol), left)).await;
-    let shaken = shaken.map_err(|refusal| match refusal {
+    // The stream is boxed at once: it is large, and the connection would have room for it wherever it is handed on.
+    let shaken = async {
+        let (stream, peer, alpn) = handshake::accept(stream, credentials, Serves::from(protocol), left).await?;
+        Ok((Box::new(stream), peer, alpn))
+    };
+    let shaken = Box::pin(shaken).await.map_err(|refusal| match refusal {
         HandshakeRefusal::Timeout { .. } => HandshakeRefusal::Timeout { deadline },
         other => other,
     });
@@ -107,14 +111,16 @@ async fn handshake(
     let nothing = Buffer::default();
     match (protocol, alpn) {
         (Protocol::Http | Protocol::Detect, Some(Alpn::Http2)) => {
-            Box::pin(serve_http2(stream.into(), nothing, connection, active)).await
+            Box::pin(serve_http2(Io::Accepted(stream), nothing, connection, active)).await
         }
-        (Protocol::Http | Protocol::Detect, Some(Alpn::Mux)) => Box::pin(serve_mux(stream.into(), connection, active)).await,
+        (Protocol::Http | Protocol::Detect, Some(Alpn::Mux)) => {
+            Box::pin(serve_mux(Io::Accepted(stream), connection, active)).await
+        }
         (Protocol::Http, _) | (Protocol::Detect, Some(Alpn::Http1)) => {
-            serve_http1(stream.into(), nothing, connection, active).await;
+            serve_http1(Io::Accepted(stream), nothing, connection, active).await;
         }
-        (Protocol::Tcp, _) => Box::pin(tunnel::inbound(stream, &connection, active)).await,
-        (Protocol::Detect, Some(Alpn::Tcp) | None) => Box::pin(opaque(stream, connection, active)).await,
+        (Protocol::Tcp, _) => Box::pin(tunnel::inbound(*stream, &connection, active)).await,
+        (Protocol::Detect, Some(Alpn::Tcp) | None) => Box::pin(opaque(*stream, connection, active)).await,
     }
 }
 
@@ -241,8 +247,8 @@ async fn detect_outbound(mut stream: TcpStream, connection: Arc<Connection>, act
         // Looked at in this order, so that a request that is there already never costs a connection.
         biased;
         guess = words => Ok(guess),
-        // Made only where it is waited for.
-        spoken = async { Box::pin(tunnel::upstream_speaks(&connection, active)).await } => Err(spoken),
+        // Made only where it is waited for; boxed, so that a connection of HTTP has no room for it.
+        spoken = async { Box::new(Box::pin(tunnel::upstream_speaks(&connection, active)).await) } => Err(spoken),
     };
     match first {
         Ok(Ok(Ok(guess @ (Guess::Http1 | Guess::Http2)))) => {
@@ -253,7 +259,7 @@ async fn detect_outbound(mut stream: TcpStream, connection: Arc<Connection>, act
         }
         // The application said nothing for `idleMs`, or has gone.
         Ok(Err(_) | Ok(Err(_))) => {}
-        Err(upstream) => Box::pin(tunnel::outbound_to(Prefixed::new(prefix, stream), upstream, &connection, active)).await,
+        Err(upstream) => Box::pin(tunnel::outbound_to(Prefixed::new(prefix, stream), *upstream, &connection, active)).await,
     }
 }
 

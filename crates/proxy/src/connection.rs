@@ -335,7 +335,8 @@ pub(crate) async fn serve_http1(io: Io, input: Buffer, connection: Arc<Connectio
         headers_max: limits.size(Limit::RequestHeaders),
         head_deadline: limits.duration(Limit::RequestHeadMs),
     };
-    let mut server = http1::Server::new(io, input, rules);
+    // Handed to each request's room and back.
+    let mut server = Box::new(http1::Server::new(io, input, rules));
     let ended = loop {
         if let Err(why) = arrived(&mut server, &connection).await {
             break why;
@@ -374,7 +375,7 @@ async fn arrived(server: &mut http1::Server, connection: &Connection) -> Result<
 }
 
 /// What became of what had arrived on a connection.
-enum Turn {
+pub(crate) enum Turn {
     /// A request, which was answered. The connection may speak another protocol now.
     Answered(Option<Box<Switched>>),
     /// What no reader should see as a request.
@@ -384,7 +385,7 @@ enum Turn {
 }
 
 /// Reads one request and answers it.
-async fn take_turn(mut server: http1::Server, connection: Arc<Connection>) -> (http1::Server, Turn) {
+pub(crate) async fn take_turn(mut server: Box<http1::Server>, connection: Arc<Connection>) -> (Box<http1::Server>, Turn) {
     let mut exchange = Exchange::take();
     let turn = match server.next(&mut exchange.request).await {
         Ok(Next::Request) => Turn::Answered(one_request(&mut exchange, &mut server, &connection).await.map(Box::new)),
@@ -402,14 +403,14 @@ thread_local! {
     static SPARE_ROOMS: RefCell<Vec<TurnRoom>> = const { RefCell::new(Vec::new()) };
 }
 
-type TurnRoom = ReusableBoxFuture<'static, (http1::Server, Turn)>;
+type TurnRoom = ReusableBoxFuture<'static, (Box<http1::Server>, Turn)>;
 
 /// Where a request is while it is under way. A worker's next request takes the room of its last one, so that a connection that waits
 /// has none and a request costs no allocation.
 struct Room(Option<TurnRoom>);
 
 impl Room {
-    fn take(turn: impl Future<Output = (http1::Server, Turn)> + Send + 'static) -> Self {
+    fn take(turn: impl Future<Output = (Box<http1::Server>, Turn)> + Send + 'static) -> Self {
         Self(Some(match SPARE_ROOMS.with_borrow_mut(Vec::pop) {
             Some(mut room) => {
                 room.set(turn);
@@ -421,7 +422,7 @@ impl Room {
 }
 
 impl Future for Room {
-    type Output = (http1::Server, Turn);
+    type Output = (Box<http1::Server>, Turn);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(room) = &mut self.0 else { return Poll::Pending };
@@ -445,7 +446,7 @@ impl Future for Room {
 async fn one_request(exchange: &mut Exchange, server: &mut http1::Server, connection: &Arc<Connection>) -> Option<Switched> {
     let switched = {
         let mut down = Downstream::Http1(server);
-        let mut answer = pin!(answer(exchange, &mut down, connection));
+        let mut answer = pin!(request::answer(exchange, &mut down, connection));
         poll_fn(|cx| {
             if let Poll::Ready(switched) = answer.as_mut().poll(cx) {
                 return Poll::Ready(switched);
@@ -462,7 +463,7 @@ async fn one_request(exchange: &mut Exchange, server: &mut http1::Server, connec
 }
 
 /// A request that nobody sees, because no two readers might see the same one. It is answered, and the connection ends.
-async fn refuse_message(refusal: FramingRefusal, mut server: http1::Server, connection: &Arc<Connection>, active: &Active) {
+async fn refuse_message(refusal: FramingRefusal, mut server: Box<http1::Server>, connection: &Arc<Connection>, active: &Active) {
     let mut entry = Entry::begin(&connection.shared, "access", connection.direction(), connection.remote);
     entry.principal = connection.principal();
     entry.reason = Some(refusal.reason());
@@ -558,18 +559,10 @@ async fn serve_stream(mut served: http2::Served, connection: Arc<Connection>) {
     match served.take_head(&mut exchange.request) {
         Some(true) => {
             // A stream that goes on in another protocol is carried where it was granted.
-            let _carried = answer(&mut exchange, &mut Downstream::Http2(&mut served), &connection).await;
+            let _carried = request::answer(&mut exchange, &mut Downstream::Http2(&mut served), &connection).await;
         }
         Some(false) => request::too_large(&mut Downstream::Http2(&mut served), &connection).await,
         None => {}
     }
     exchange.give_back();
-}
-
-/// One request, to whichever page of `request` this connection's side says. Never fails: a refusal is an answer.
-async fn answer(exchange: &mut Exchange, down: &mut Downstream<'_>, connection: &Arc<Connection>) -> Option<Switched> {
-    match connection.caller {
-        Caller::Peer(_) | Caller::Plaintext => request::inbound(exchange, down, connection).await,
-        Caller::Application => request::outbound(exchange, down, connection).await,
-    }
 }

@@ -27,12 +27,6 @@ impl From<TcpStream> for Io {
     }
 }
 
-impl From<ServerStream<TcpStream>> for Io {
-    fn from(stream: ServerStream<TcpStream>) -> Self {
-        Self::Accepted(Box::new(stream))
-    }
-}
-
 impl From<ClientStream<TcpStream>> for Io {
     fn from(stream: ClientStream<TcpStream>) -> Self {
         Self::Opened(Box::new(stream))

@@ -32,6 +32,8 @@ pub mod request;
 pub mod response;
 pub mod rotate;
 pub mod settings;
+#[cfg(test)]
+mod sizes;
 pub mod start;
 pub mod state;
 pub mod sync;

@@ -1,4 +1,4 @@
-//! The life of one request, from top to bottom: first to the application ([`inbound`]), then from it ([`outbound`]).
+//! The life of one request, from top to bottom: [`answer`], and in it to the application ([`inbound`]) or from it ([`outbound`]).
 //!
 //! Nothing is registered elsewhere and nothing runs before or after by configuration. Each step is a plain call; a step that
 //! refuses ends the request in [`reply::refuse`]. The access log line is written when the entry is dropped, exactly once.
@@ -12,7 +12,7 @@ use crate::reply::{self, Refusal};
 use crate::response::{self, Received};
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
-use crate::upgrade::{Asked, Switched};
+use crate::upgrade::{self, Asked, Switched};
 use crate::upstream;
 use identity::handshake::VerifiedPeer;
 use message::{Head, Version};
@@ -21,22 +21,35 @@ use model::snapshot::CountryHeader;
 use policy::{BodyFacts, Permit};
 use std::sync::Arc;
 
-/// A request from a peer to the application beside this sidecar. What it gives is a connection that speaks another protocol now.
-pub async fn inbound(exchange: &mut Exchange, down: &mut Downstream<'_>, connection: &Arc<Connection>) -> Option<Switched> {
-    let mut entry = Entry::begin(&connection.shared, "access", Direction::Inbound, connection.remote);
+/// One request of a connection. Never fails: a refusal is an answer. What it gives is a connection that speaks another protocol now.
+pub async fn answer(exchange: &mut Exchange, down: &mut Downstream<'_>, connection: &Arc<Connection>) -> Option<Switched> {
+    let mut entry = Entry::begin(&connection.shared, "access", connection.direction(), connection.remote);
     entry.under_way = Some(connection.request_begins());
-    match permitted(exchange, down, connection, &mut entry).await {
-        Ok(received) => response::finish(received, exchange, down, entry, connection).await,
+
+    // There.
+    let received = match connection.direction() {
+        Direction::Inbound => inbound(exchange, down, connection, &mut entry).await,
+        Direction::Outbound => outbound(exchange, down, connection, &mut entry).await,
+    };
+    let received = match received {
+        Ok(received) => received,
         Err(refusal) => {
             connection.shared.tell_refusal(&refusal, &entry);
             Box::pin(reply::refuse(refusal, entry, down, connection)).await;
-            None
+            return None;
         }
+    };
+
+    // And back.
+    if let Some(granted) = response::prepare(&received, &mut exchange.answer, &mut entry, connection) {
+        return Box::pin(upgrade::grant(granted, received, &mut exchange.answer, down, entry, connection)).await;
     }
+    response::carry(received, &exchange.answer, down, &mut entry, connection).await;
+    None
 }
 
-/// The steps of an inbound request, in the order in which they happen.
-async fn permitted(
+/// A request from a peer to the application beside this sidecar: the steps, in the order in which they happen.
+async fn inbound(
     exchange: &mut Exchange,
     down: &mut Downstream<'_>,
     connection: &Connection,
@@ -101,27 +114,13 @@ async fn permitted(
     identify(request, &active, connection, entry);
     let asked = Asked::prepare(facts.upgrade.take(), request, asked_again);
     entry.upstream = Some(listener.application.into());
-    let sending = upstream::Sending { request, facts, answer, down, upload, active: &active, interim: 0 };
-    let received = upstream::send_to_application(permit, sending, listener.application, &connection.worker).await?;
+    let mut sending = upstream::Sending { request, facts, answer, down, upload, active: &active, interim: 0 };
+    let received = upstream::send_to_application(permit, &mut sending, listener.application, &connection.worker).await?;
     Ok(Received { sent: received, asked, active })
 }
 
-/// A request from the application beside this sidecar to an upstream.
-pub async fn outbound(exchange: &mut Exchange, down: &mut Downstream<'_>, connection: &Arc<Connection>) -> Option<Switched> {
-    let mut entry = Entry::begin(&connection.shared, "access", Direction::Outbound, connection.remote);
-    entry.under_way = Some(connection.request_begins());
-    match sent(exchange, down, connection, &mut entry).await {
-        Ok(received) => response::finish(received, exchange, down, entry, connection).await,
-        Err(refusal) => {
-            connection.shared.tell_refusal(&refusal, &entry);
-            Box::pin(reply::refuse(refusal, entry, down, connection)).await;
-            None
-        }
-    }
-}
-
-/// The steps of an outbound request, in the order in which they happen.
-async fn sent(
+/// A request from the application beside this sidecar to an upstream: the steps, in the order in which they happen.
+async fn outbound(
     exchange: &mut Exchange,
     down: &mut Downstream<'_>,
     connection: &Connection,
@@ -141,9 +140,9 @@ async fn sent(
 
     prepare(request, facts, Hop::Outbound);
     let asked = Asked::prepare(facts.upgrade.take(), request, None);
-    let sending =
+    let mut sending =
         upstream::Sending { request, facts, answer, upload: Upload::streaming(down), down, active: &active, interim: 0 };
-    let received = upstream::send_to_peer(sending, called, shared, &connection.worker).await?;
+    let received = upstream::send_to_peer(&mut sending, called, shared, &connection.worker).await?;
     Ok(Received { sent: received, asked, active })
 }
 

@@ -3,13 +3,13 @@
 use crate::accept::LAST_WORDS_DEADLINE;
 use crate::clock;
 use crate::connection::Connection;
-use crate::exchange::{Downstream, Exchange, Fallen, Stuck, poll_download};
+use crate::exchange::{Downstream, Fallen, Stuck, poll_download};
 use crate::facts::{self, Hop};
 use crate::http1::Length;
 use crate::reply::DECISION_HEADER;
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
-use crate::upgrade::{self, Asked, Switched};
+use crate::upgrade::{Asked, Granted};
 use crate::upstream::Sent;
 use message::Head;
 use std::future::poll_fn;
@@ -23,26 +23,16 @@ pub struct Received {
     /// What it comes from, and what is still to go there.
     pub sent: Sent,
     /// The other protocol that the request asked for.
-    pub asked: Option<Asked>,
+    pub asked: Option<Box<Asked>>,
     /// The configuration that let the request through.
     pub active: Arc<Active>,
 }
 
-/// Removes what is meant for this hop only, names the decision, and carries the body to its end, which the access log tells.
-///
-/// Gives the two ends of a connection that goes on in another protocol.
-pub async fn finish(
-    received: Received,
-    exchange: &mut Exchange,
-    down: &mut Downstream<'_>,
-    mut entry: Entry,
-    connection: &Arc<Connection>,
-) -> Option<Switched> {
-    let asked = received.asked.as_ref();
-    let head = &mut exchange.answer;
-    let ends_connection = asked.is_some_and(Asked::ends_connection);
-    let granted = asked.is_some_and(|asked| asked.is_granted(head.status));
-    let protocol = if granted { head.fields.first(b"upgrade").map(<[u8]>::to_vec) } else { None };
+/// Makes the answer's head ready for the caller: removes what is meant for this hop only and names the decision. Gives what the
+/// other side granted, if the connection is to go on in another protocol.
+pub fn prepare(received: &Received, head: &mut Head, entry: &mut Entry, connection: &Connection) -> Option<Granted> {
+    let is_granted = received.asked.as_ref().is_some_and(|asked| asked.is_granted(head.status));
+    let granted = is_granted.then(|| Granted { protocol: head.fields.first(b"upgrade").map(<[u8]>::to_vec) });
     entry.status = head.status;
     // An application may pass on a refusal that it met further on, and who made it. What it did not fail with, nobody refused.
     let hop = match connection.direction() {
@@ -50,12 +40,19 @@ pub async fn finish(
         Direction::Inbound | Direction::Outbound => Hop::Response,
     };
     facts::forward_headers(&mut head.fields, hop);
-    complete(head, &entry);
-    if granted {
-        return Box::pin(upgrade::grant(received, head, protocol, down, entry, connection)).await;
-    }
-    let mut sent = received.sent;
-    if connection.is_asked_to_end() || ends_connection {
+    complete(head, entry);
+    granted
+}
+
+/// Carries an answer, whose head was made ready, to its end, which the access log tells.
+pub async fn carry(
+    Received { mut sent, asked, .. }: Received,
+    head: &Head,
+    down: &mut Downstream<'_>,
+    entry: &mut Entry,
+    connection: &Connection,
+) {
+    if connection.is_asked_to_end() || asked.is_some_and(|asked| asked.ends_connection()) {
         down.close();
     }
     let length = sent.upstream.body_length().map_or(Length::Unknown, Length::Known);
@@ -90,7 +87,6 @@ pub async fn finish(
             down.abort();
         }
     }
-    None
 }
 
 /// What every response says: which decision it followed, and when (RFC 9110 §6.6.1).

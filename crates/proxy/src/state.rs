@@ -205,12 +205,13 @@ impl Shared {
     /// Runs a part of a connection beside it, on the same worker. A panic ends this part only, and is counted.
     pub fn watch(self: &Arc<Self>, part: impl Future<Output = ()> + Send + 'static) {
         let shared = Arc::clone(self);
-        tokio::spawn(async move {
-            if AssertUnwindSafe(part).catch_unwind().await.is_err() {
+        // An `async` block would hold the part twice: where it was before it was waited for, and where it is.
+        tokio::spawn(AssertUnwindSafe(part).catch_unwind().map(move |ended| {
+            if ended.is_err() {
                 shared.metrics.connection_panics.inc();
                 tracing::error!("a request ended by a panic; please report it");
             }
-        });
+        }));
     }
 
     /// Waits until SIGTERM came.

@@ -28,6 +28,13 @@ pub struct Asked {
     question: Option<AuthzRequest>,
 }
 
+/// What the other side granted.
+#[derive(Debug)]
+pub struct Granted {
+    /// The protocol that its answer names, of HTTP/1.
+    pub protocol: Option<Vec<u8>>,
+}
+
 /// A granted switch of a connection of HTTP/1, which is carried on by whoever owns it.
 #[derive(Debug)]
 pub struct Switched {
@@ -42,13 +49,13 @@ pub struct Switched {
 
 impl Asked {
     /// Writes into the head what asks the next hop for the same. Call it when the head was made ready for the next hop.
-    pub fn prepare(upgrade: Option<Upgrade>, head: &mut Head, question: Option<AuthzRequest>) -> Option<Self> {
+    pub fn prepare(upgrade: Option<Upgrade>, head: &mut Head, question: Option<AuthzRequest>) -> Option<Box<Self>> {
         let upgrade = upgrade?;
         if let Upgrade::Line(protocol) = &upgrade {
             head.fields.push(b"connection", b"upgrade");
             head.fields.push(b"upgrade", protocol);
         }
-        Some(Self { upgrade, question })
+        Some(Box::new(Self { upgrade, question }))
     }
 
     /// Whether this answer grants the switch.
@@ -69,9 +76,9 @@ impl Asked {
 /// Tells the caller that the switch it asked for is granted, and joins the two sides: here for a stream of HTTP/2, else by whoever owns
 /// the caller's connection. `head`: the answer's, made ready for the caller.
 pub async fn grant(
+    granted: Granted,
     received: Received,
     head: &mut Head,
-    protocol: Option<Vec<u8>>,
     down: &mut Downstream<'_>,
     mut entry: Entry,
     connection: &Arc<Connection>,
@@ -81,7 +88,7 @@ pub async fn grant(
     match (down, sent.upstream) {
         (Downstream::Http1(server), Upstream::Http1(client)) => {
             head.fields.push(b"connection", b"upgrade");
-            if let Some(protocol) = protocol {
+            if let Some(protocol) = granted.protocol {
                 head.fields.push(b"upgrade", &protocol);
             }
             server.respond(head, Length::None);

@@ -173,15 +173,16 @@ impl Workers {
             return;
         };
         let place = Place::take(worker);
-        let future = task(Arc::clone(worker));
         let panics = self.panics.clone();
-        worker.handle.lock().spawn(async move {
-            let _place = place;
-            if AssertUnwindSafe(future).catch_unwind().await.is_err() {
+        let told = move |ended: std::thread::Result<()>| {
+            drop(place);
+            if ended.is_err() {
                 panics.inc();
                 tracing::error!("a connection ended by a panic; please report it");
             }
-        });
+        };
+        // An `async` block would hold the task twice: where it was before it was waited for, and where it is.
+        worker.handle.lock().spawn(AssertUnwindSafe(task(Arc::clone(worker))).catch_unwind().map(told));
     }
 
     /// All workers, for the sweeping of their pools.

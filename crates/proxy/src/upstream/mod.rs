@@ -202,7 +202,7 @@ impl Sent {
 /// - [`Failed`] with `application: true`.
 pub async fn send_to_application(
     permit: Permit,
-    sending: Sending<'_, '_>,
+    sending: &mut Sending<'_, '_>,
     address: SocketAddr,
     worker: &Worker,
 ) -> Result<Sent, Failed> {
@@ -217,7 +217,7 @@ pub async fn send_to_application(
 /// # Errors
 /// - [`Failed`] with `application: false`.
 pub async fn send_to_peer(
-    sending: Sending<'_, '_>,
+    sending: &mut Sending<'_, '_>,
     called: Called<'_>,
     shared: &Shared,
     worker: &Worker,
@@ -238,7 +238,7 @@ pub async fn send_to_peer(
 ///
 /// A connection that was kept may be closed by the other side at the very moment of reuse. Then the request is tried once more on
 /// a new connection, if and only if none of it was sent or its method is idempotent (RFC 9110 §9.2.2) and it has no body.
-async fn exchange(mut sending: Sending<'_, '_>, hosts: &[Arc<Host>], shared: Option<&Shared>) -> Result<Sent, Failure> {
+async fn exchange(sending: &mut Sending<'_, '_>, hosts: &[Arc<Host>], shared: Option<&Shared>) -> Result<Sent, Failure> {
     let active = sending.active;
     let length = sending.upload.length(sending.down.trailers());
     let may_switch = sending.request.fields.first(b"upgrade").is_some();
@@ -253,11 +253,14 @@ async fn exchange(mut sending: Sending<'_, '_>, hosts: &[Arc<Host>], shared: Opt
             Some(before) => upstream.take_over(before),
             None => upstream.request(sending.request, sending.facts, length),
         }
-        match patience.wait(&mut sending, &mut upstream).await {
+        match patience.wait(sending, &mut upstream).await {
             Ok(()) if sending.answer.status == 101 && !may_switch => {
                 return Err(Failure::Malformed { detail: "a switch of protocols that nobody asked for".to_owned() });
             }
-            Ok(()) => return Ok(Sent { upstream, upload: sending.upload, stuck: false, retire_at, lease }),
+            Ok(()) => {
+                let upload = std::mem::take(&mut sending.upload);
+                return Ok(Sent { upstream, upload, stuck: false, retire_at, lease });
+            }
             Err(Failure::Reset { .. }) if is_warm && may_be_warm && upstream.is_unheard() && upstream.is_unsent() => {
                 // Bytes that wait to be written go with their connection's successor; what a stream took would have to come again.
                 let is_http1 = matches!(upstream, Upstream::Http1(_));
