@@ -6,9 +6,11 @@
 
 mod called;
 mod served;
+mod stream;
 
 pub use called::{Called, Calls};
 pub use served::Served;
+pub use stream::Stream;
 
 use crate::accept::LAST_WORDS_DEADLINE;
 use crate::buffer::Buffer;
@@ -372,15 +374,3 @@ impl Drop for Driver {
         self.shared.0.lock().end(Ended::Closed);
     }
 }
-
-/// Copies some of a stream's body to where it is looked at; what follows it.
-fn take_body(state: &mut State, id: StreamId, input: &mut Buffer) {
-    let body = state.connection.body(id);
-    let count = body.len().min(PIECE_BYTES_MAX);
-    input.push(body.get(..count).unwrap_or_default());
-    state.connection.consume(id, count);
-    state.push();
-}
-
-/// LIMIT: bytes of a body that were taken from a stream and not handed on.
-const PIECE_BYTES_MAX: usize = 32 * 1024;

@@ -2,9 +2,11 @@
 
 use crate::mux;
 use identity::{ClientStream, ServerStream};
+use socket2::SockRef;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -36,6 +38,17 @@ impl From<ClientStream<TcpStream>> for Io {
 impl From<mux::Stream> for Io {
     fn from(stream: mux::Stream) -> Self {
         Self::Shared(stream)
+    }
+}
+
+impl Io {
+    /// The other end is to see a reset when this is dropped, where it would take a plain end for a good one. TLS and streams of the
+    /// mux tell the difference by themselves.
+    pub fn reset_when_dropped(&self) {
+        if let Self::Plain(stream) = self {
+            // A socket that refuses this ends plainly.
+            let _refused = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
     }
 }
 

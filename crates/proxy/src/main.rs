@@ -5,6 +5,9 @@ use proxy::settings::Settings;
 use proxy::tools::{self, Tools};
 use std::process::ExitCode;
 
+/// LIMIT: threads for work that would hold others up; more of it waits.
+const LONG_WORK_THREADS_MAX: usize = 4;
+
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|word| tools::WORDS.contains(&word.as_str())) {
         return Tools::parse().run();
@@ -16,9 +19,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-    // Its threads for long work explain decisions and write files.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_start(proxy::workers::give_way).build();
-    let runtime = match runtime {
+    // Its threads for long work explain decisions, write files and look names up.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().on_thread_start(proxy::workers::give_way).max_blocking_threads(LONG_WORK_THREADS_MAX);
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("rondel-proxy: cannot start: {error}");

@@ -33,7 +33,7 @@ fn what_waits_is_small() {
         ("HTTP/1 on it", of4(connection::serve_http1 as fn(_, _, _, _) -> _), 336),
         ("what is read and written of HTTP/1", size_of::<Server>(), 384),
         ("a stream of the mux", size_of::<mux::Stream>(), 16),
-        ("a stream of HTTP/2", size_of::<http2::Served>(), 128),
+        ("a stream of HTTP/2", size_of::<http2::Served>(), 144),
         // As long as a request is under way.
         ("a turn of HTTP/1", of2(connection::take_turn as fn(_, _) -> _), 2016),
         ("a request", of3(request::answer as fn(_, _, _) -> _), 1856),

@@ -99,7 +99,7 @@ pub async fn grant(
         }
         (Downstream::Http2(served), Upstream::Http2(called)) => {
             served.respond(head, Length::Unknown);
-            tunnel::carry(&mut **served, *called, connection, &active, entry, question).await;
+            tunnel::carry(served.stream(), called.into_stream(), connection, &active, entry, question).await;
             None
         }
         // The protocol is kept from end to end, so that the two sides speak alike.

@@ -223,8 +223,12 @@ impl Server {
     }
 
     /// The response cannot be brought to its end: what came of it goes out, and the connection ends without a word more.
-    pub const fn abort(&mut self) {
+    pub fn abort(&mut self) {
         (self.keep, self.aborted) = (false, true);
+        // Where the end of the connection is the end of the response, only a reset tells that it is not whole.
+        if self.version == Version::Http10 {
+            self.io.reset_when_dropped();
+        }
     }
 
     /// Whether the connection is to end without a word more.

@@ -674,6 +674,20 @@ async fn a_caller_that_never_stops_sending_is_not_read_for_ever() {
 }
 
 #[tokio::test]
+async fn a_caller_of_http_1_0_sees_a_reset_where_a_response_breaks_off() {
+    let (mut far, mut server) = server(None).await;
+    far.write_all(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await.expect("writes");
+    server.whole(&mut Head::default()).await.expect("a request");
+    server.respond(&response(200, &[]), Length::Unknown);
+    poll_fn(|cx| server.poll_write(cx, b"abc")).await.expect("writes");
+    poll_fn(|cx| server.poll_flush(cx)).await.expect("flushes");
+    server.abort();
+    drop(server);
+    let ended = far.read_to_end(&mut Vec::new()).await.expect_err("an end that looks like a good one");
+    assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
 async fn after_an_abort_nothing_more_is_taken() {
     let (mut far, mut server) = server(None).await;
     far.write_all(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2)).await.expect("writes");

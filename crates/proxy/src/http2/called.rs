@@ -1,15 +1,12 @@
 //! A stream that we open.
 
-use super::{Ended, Shared, take_body};
-use crate::buffer::Buffer;
+use super::{Ended, Shared, Stream};
 use crate::facts::Facts;
 use crate::http1::{Body, ClientFault, Length};
-use message::http2::{ArrivalKind, BodyState, ErrorCode, StreamId};
+use message::http2::{ArrivalKind, BodyState, ErrorCode};
 use message::{Fields, Head};
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection's streams, for whoever opens them. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,13 +15,8 @@ pub struct Calls(Shared);
 /// One request to an application or a peer, and the response to it.
 #[derive(Debug)]
 pub struct Called {
-    shared: Shared,
-    /// Not there where the stream could not be opened.
-    id: Option<StreamId>,
-    input: Buffer,
-    trailers: Fields,
+    stream: Stream,
     body_length: Option<u64>,
-    ended: bool,
     heard: bool,
     /// The response ended with its head.
     is_over: bool,
@@ -39,12 +31,8 @@ impl Calls {
     pub fn begin(&self) -> Option<Called> {
         let state = self.0.0.lock();
         (state.ended.is_none() && state.connection.can_open().is_ok()).then(|| Called {
-            shared: self.0.clone(),
-            id: None,
-            input: Buffer::small(),
-            trailers: Fields::default(),
+            stream: Stream::of(self.0.clone(), None),
             body_length: None,
-            ended: false,
             heard: false,
             is_over: false,
         })
@@ -75,9 +63,9 @@ impl Called {
     pub fn request(&mut self, head: &Head, facts: &Facts, length: Length) {
         debug_assert_eq!(head.authority, facts.authority.as_bytes(), "the head was made ready for this hop");
         let end = length == Length::None && head.method != b"CONNECT";
-        self.ended = end;
-        let mut state = self.shared.0.lock();
-        self.id = state.connection.open(head, end).ok();
+        self.stream.ended = end;
+        let mut state = self.stream.shared.0.lock();
+        self.stream.id = state.connection.open(head, end).ok();
         state.push();
     }
 
@@ -86,39 +74,12 @@ impl Called {
     /// # Errors
     /// - the stream's.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let mut state = self.shared.0.lock();
-        if let Some(ended) = &state.ended {
-            return Poll::Ready(Err(ended.error()));
-        }
-        let Some(id) = self.id else { return Poll::Ready(Err(Ended::Reset(ErrorCode::REFUSED_STREAM).error())) };
-        if data.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let sent = match state.connection.send_data(id, data, false) {
-            Ok(sent) => sent,
-            Err(error) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, error))),
-        };
-        state.push();
-        if sent == 0 {
-            Shared::wait(&mut state, id, cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(sent))
+        self.stream.poll_write(cx, data)
     }
 
     /// The end of the request's body.
     pub fn finish(&mut self, trailers: &Fields) {
-        let Some(id) = self.id else { return };
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        let mut state = self.shared.0.lock();
-        // A stream that is gone is noticed by who waits for the response.
-        let _gone = match trailers.is_empty() {
-            true => state.connection.send_data(id, &[], true).map(drop),
-            false => state.connection.send_trailers(id, trailers),
-        };
-        state.push();
+        self.stream.finish(trailers);
     }
 
     /// Waits for the next head: an interim one (1xx), which another follows, or the response's.
@@ -126,8 +87,8 @@ impl Called {
     /// # Errors
     /// - [`ClientFault`].
     pub fn poll_head(&mut self, cx: &mut Context<'_>, head: &mut Head) -> Poll<Result<(), ClientFault>> {
-        let mut state = self.shared.0.lock();
-        let Some(id) = self.id else {
+        let mut state = self.stream.shared.0.lock();
+        let Some(id) = self.stream.id else {
             let refused = state.ended.clone().unwrap_or(Ended::Reset(ErrorCode::REFUSED_STREAM));
             return Poll::Ready(Err(ClientFault::Broken(refused.error())));
         };
@@ -158,35 +119,16 @@ impl Called {
     /// # Errors
     /// - [`ClientFault`].
     pub fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Body, ClientFault>> {
-        if !self.input.is_empty() {
-            return Poll::Ready(Ok(Body::Data));
-        }
-        let Some(id) = self.id else { return Poll::Ready(Ok(Body::Ended)) };
-        let mut state = self.shared.0.lock();
-        take_body(&mut state, id, &mut self.input);
-        if !self.input.is_empty() {
-            return Poll::Ready(Ok(Body::Data));
-        }
-        match state.connection.body_state(id) {
-            BodyState::Ended => {
+        Poll::Ready(match ready!(self.stream.poll_body(cx)) {
+            Ok(Body::Data) => Ok(Body::Data),
+            Ok(Body::Ended) => {
                 self.is_over = true;
-                Poll::Ready(Ok(Body::Ended))
+                Ok(Body::Ended)
             }
-            BodyState::EndedWithTrailers => {
-                state.connection.take_trailers(id, &mut self.trailers);
-                self.is_over = true;
-                Poll::Ready(Ok(Body::Ended))
-            }
-            BodyState::Reset(_) if self.is_over => Poll::Ready(Ok(Body::Ended)),
-            BodyState::Reset(code) => Poll::Ready(Err(ClientFault::Broken(Ended::Reset(code).error()))),
-            BodyState::More => match &state.ended {
-                Some(ended) => Poll::Ready(Err(ClientFault::Broken(ended.error()))),
-                None => {
-                    Shared::wait(&mut state, id, cx);
-                    Poll::Pending
-                }
-            },
-        }
+            // A response that was whole is not undone by what came after it.
+            Err(Ended::Reset(_)) if self.is_over => Ok(Body::Ended),
+            Err(ended) => Err(ClientFault::Broken(ended.error())),
+        })
     }
 
     /// The length of the response's body, where its head says it.
@@ -196,17 +138,22 @@ impl Called {
 
     /// What is there of the response's body.
     pub fn data(&self) -> &[u8] {
-        self.input.data()
+        self.stream.data()
     }
 
     /// Takes the first `count` bytes of it away.
     pub fn consume(&mut self, count: usize) {
-        self.input.consume(count);
+        self.stream.consume(count);
     }
 
     /// The trailers of a body that has ended.
     pub const fn trailers(&mut self) -> &mut Fields {
-        &mut self.trailers
+        self.stream.trailers()
+    }
+
+    /// The bytes of a stream that speaks another protocol now.
+    pub fn into_stream(self) -> Stream {
+        self.stream
     }
 
     /// Whether nothing came back since the request was begun.
@@ -216,43 +163,7 @@ impl Called {
 
     /// Whether the other side has said that it has not looked at the request (RFC 9113 §8.7), or could not be asked at all.
     pub fn is_unsent(&self) -> bool {
-        let Some(id) = self.id else { return true };
-        matches!(self.shared.0.lock().connection.body_state(id), BodyState::Reset(ErrorCode::REFUSED_STREAM))
-    }
-}
-
-impl Drop for Called {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            let trailers = std::mem::take(&mut self.trailers);
-            self.shared.0.lock().release(id, trailers);
-        }
-    }
-}
-
-impl AsyncRead for Called {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let called = self.get_mut();
-        if ready!(called.poll_body(cx)).map_err(io::Error::other)? == Body::Data {
-            let count = called.data().len().min(buf.remaining());
-            buf.put_slice(called.data().get(..count).unwrap_or_default());
-            called.consume(count);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Called {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Self::poll_write(self.get_mut(), cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().finish(&Fields::default());
-        Poll::Ready(Ok(()))
+        let Some(id) = self.stream.id else { return true };
+        matches!(self.stream.shared.0.lock().connection.body_state(id), BodyState::Reset(ErrorCode::REFUSED_STREAM))
     }
 }

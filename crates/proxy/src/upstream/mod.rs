@@ -409,6 +409,11 @@ async fn acquire(
             if may_be_warm && let Some(Warm { client, retire_at, .. }) = host.warm_http1() {
                 return Ok(Acquired { lease, upstream: Upstream::Http1(client), retire_at, is_warm: true });
             }
+            // Its connection is as old as any that was kept, and may have been closed as well.
+            if may_be_warm && let Some((stream, retire_at)) = host.stream() {
+                let client = Box::new(Client::new(Io::Shared(stream)));
+                return Ok(Acquired { lease, upstream: Upstream::Http1(client), retire_at, is_warm: true });
+            }
             Box::pin(connect_http1(host, active, shared))
                 .await
                 .map(|(client, retire_at)| (Upstream::Http1(Box::new(client)), retire_at))
@@ -447,7 +452,9 @@ async fn connect_http2(host: &Arc<Host>, active: &Active, shared: Option<&Shared
         let _ended = driver.run().await;
     });
     host.share_http2(calls, Instant::now() + age);
-    host.call().ok_or(Failure::Full { limit })
+    let called = host.call().ok_or(Failure::Full { limit });
+    host.leave_if_left();
+    called
 }
 
 /// Opens a connection to a target, or a stream on one that is open.
@@ -483,7 +490,9 @@ async fn connect_http1(host: &Arc<Host>, active: &Active, shared: Option<&Shared
         let _ended = driver.run().await;
     });
     host.share(streams, retire_at);
-    let (stream, retire_at) = host.stream().ok_or(Failure::Full { limit })?;
+    let stream = host.stream().ok_or(Failure::Full { limit });
+    host.leave_if_left();
+    let (stream, retire_at) = stream?;
     Ok((Client::new(Io::Shared(stream)), retire_at))
 }
 

@@ -76,6 +76,8 @@ pub struct Host {
     shares: AtomicBool,
     open: AtomicUsize,
     in_flight: AtomicUsize,
+    /// Nobody looks for it any more: what it kept would be kept for ever.
+    left: AtomicBool,
 }
 
 /// An open connection that can take a request.
@@ -111,7 +113,9 @@ impl Pool {
             Some(host) if target.is(&host.target) => Arc::clone(host),
             _ => {
                 let host = Arc::new(Host::to(target.known()));
-                hosts.insert(target.key(), Arc::clone(&host));
+                if let Some(before) = hosts.insert(target.key(), Arc::clone(&host)) {
+                    before.leave();
+                }
                 host
             }
         }
@@ -119,7 +123,9 @@ impl Pool {
 
     /// Forgets every connection: what drove them is gone.
     pub fn forget(&self) {
-        self.hosts.lock().clear();
+        for (_, host) in self.hosts.lock().drain() {
+            host.leave();
+        }
     }
 
     /// Closes what is too old, closed by the peer, or idle for longer than `idle`.
@@ -158,6 +164,30 @@ impl Host {
             shares: AtomicBool::new(true),
             open: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            left: AtomicBool::new(false),
+        }
+    }
+
+    /// Closes what is kept, at once or when the requests on it have ended, and keeps nothing more.
+    fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.idle.lock().clear();
+        for (streams, _) in self.shared.lock().drain(..) {
+            streams.leave();
+        }
+        for each in self.http2.lock().drain(..) {
+            each.calls.leave();
+        }
+    }
+
+    fn is_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// What was made for a request while its host was left serves this request alone.
+    pub fn leave_if_left(&self) {
+        if self.is_left() {
+            self.leave();
         }
     }
 
@@ -266,7 +296,9 @@ impl Drop for OpenPlace {
 impl Lease {
     /// Keeps a connection for the next request.
     pub fn keep(self, client: Box<Client>, retire_at: Instant) {
-        self.host.idle.lock().push(Warm { client, retire_at, used_at: Instant::now() });
+        if !self.host.is_left() {
+            self.host.idle.lock().push(Warm { client, retire_at, used_at: Instant::now() });
+        }
     }
 
     /// What to call it when the response breaks.
@@ -281,5 +313,48 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.host.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Io;
+    use model::SpiffeId;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    fn endpoint(address: SocketAddr, account: &str) -> Endpoint {
+        let identity = SpiffeId::parse(&format!("spiffe://shop.example/ns/shop/sa/{account}")).expect("SPIFFE ID");
+        Endpoint { address, identity }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_passes_to_another_identity_leaves_no_connection_behind() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let (before, after) = (endpoint(address, "before"), endpoint(address, "after"));
+        let pool = Pool::default();
+        let later = Instant::now() + Duration::from_secs(60);
+        let mut ends = Vec::new();
+        // One is kept when the address passes on, the other is in use and comes back after it.
+        let host = pool.host(Target::Peer(&before));
+        let mut leases = Vec::new();
+        for _ in 0..2 {
+            let stream = TcpStream::connect(address).await.expect("connect");
+            ends.push(listener.accept().await.expect("accept").0);
+            let client = Box::new(Client::new(Io::Plain(stream)).placed(host.open(2).expect("a place")));
+            leases.push((host.lease(), client));
+        }
+        let (used, kept) = (leases.pop().expect("one"), leases.pop().expect("another"));
+        kept.0.keep(kept.1, later);
+        assert!(host.warm_http1().map(|warm| host.lease().keep(warm.client, later)).is_some(), "it was kept");
+        pool.host(Target::Peer(&after));
+        used.0.keep(used.1, later);
+        for mut end in ends {
+            let read = tokio::time::timeout(Duration::from_secs(5), end.read(&mut [0; 1])).await;
+            assert_eq!(read.expect("the connection was closed").expect("read"), 0);
+        }
+        assert_eq!(host.open.load(Ordering::Relaxed), 0);
     }
 }
