@@ -33,6 +33,7 @@ interop: build ## Real applications in pods, one line each; needs root, nftables
 	$(CARGO) test --locked --package scenarios --test interop
 
 guard: build ## Instructions and allocations of one request in each sidecar against tests/guard/costs.json; needs valgrind; ARGS=--write takes new ones
+	@command -v valgrind >/dev/null || { echo "guard: valgrind is not installed" >&2; exit 1; }
 	$(CARGO) build --locked --release --package proxy --bin rondel-proxy
 	RONDEL_GUARD_PROXY=$(CURDIR)/target/release/rondel-proxy $(CARGO) test --locked --package scenarios --test guard -- $(ARGS)
 

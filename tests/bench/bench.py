@@ -8,6 +8,7 @@
 
 Figures of one machine in one run: compare the pairs, not the numbers with those of elsewhere. CPU time per request is the one to
 trust; on a shared machine a round in which more than a twentieth of a core was stolen is measured again.
+docs/performance.md says what each pair and each lane is.
 """
 
 import argparse
@@ -32,8 +33,6 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SIDECAR_CORE, LOAD_CORE = "1", "0"
 STOLEN_MAX, ATTEMPTS_MAX = 0.05, 3
 IDLE_CONNECTIONS = 1000
-#: The load average above which the machine is not ours alone; stolen time does not show what else runs on it.
-BUSY = 0.5
 #: A soak's connections are replaced after so many requests, so that what a connection leaves behind shows.
 SOAK_RENEW = 100
 LOAD = f"{ROOT}/target/release/bench-load"
@@ -501,7 +500,7 @@ def read_arguments():
     parser.add_argument("--rounds", type=int, default=3, help="the pairs take turns this often; default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="a second for each load: shows that it works, measures little")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="instead: a thousand requests a second for so long, and the memory at each tenth")
-    parser.add_argument("--write", action="store_true", help="take the result into docs/performance.md and docs/performance.svg")
+    parser.add_argument("--write", action="store_true", help="take the result into docs/performance.md, .svg and .json")
     parser.add_argument("--again", action="store_true", help="measure nothing: table, picture and page from the results that are there")
     parser.add_argument("--out", default=f"{ROOT}/target/bench", help="folder of results.jsonl (raw), results.json, table.md and table.svg; default: target/bench")
     arguments = parser.parse_args()
@@ -509,8 +508,10 @@ def read_arguments():
     for given, known in ((arguments.pairs, KNOWN), (arguments.lanes, LANES)):
         if unknown := [word for word in given if word not in known]:
             parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
-    if arguments.write and (arguments.quick or arguments.soak):
-        parser.error("--write takes a whole run only, neither a quick one nor a soak")
+    if arguments.soak and arguments.again:
+        parser.error("--again is for the table; what a soak saw lies in soak.jsonl")
+    if arguments.write and (arguments.quick or arguments.soak or arguments.pairs != KNOWN or arguments.lanes != LANES):
+        parser.error("--write takes a whole run only: every pair, every lane, neither a quick one nor a soak")
     return arguments
 
 
@@ -524,7 +525,7 @@ def run(arguments, tell):
             print(f"bench: {pair} is skipped: {why}", flush=True)
             arguments.pairs.remove(pair)
     load = os.getloadavg()[0]
-    if load > BUSY:
+    if load > report.BUSY:
         print(f"bench: something else runs here (load {load:.1f}): wait for it to end, or the figures are noise", flush=True)
     tell({"machine": report.machine(), "load_before": round(load, 2), "versions": report.versions(ROOT, arguments.pairs), "pairs": arguments.pairs, "rounds": arguments.rounds,
           "quick": arguments.quick})
@@ -559,6 +560,8 @@ def main():
     arguments = read_arguments()
     raw = f"{arguments.out}/results.jsonl" if not arguments.soak else f"{arguments.out}/soak.jsonl"
     failures = 0
+    if arguments.again and not os.path.exists(raw):
+        sys.exit(f"bench: there are no results in {raw}: run without --again first")
     if not arguments.again:
         os.makedirs(arguments.out, exist_ok=True)
         with open(raw, "w") as out:
@@ -572,7 +575,10 @@ def main():
             about, *results = map(json.loads, lines)
         if arguments.write and about["quick"]:
             sys.exit("bench: the results are those of a quick run: not taken into the page")
-        print(report.write(about, results, arguments.out, f"{ROOT}/docs" if arguments.write else None))
+        takes = arguments.write and not failures
+        print(report.write(about, results, arguments.out, f"{ROOT}/docs" if takes else None))
+        if arguments.write and failures:
+            print("bench: not taken into the page: a pair failed", flush=True)
     sys.exit(1 if failures else 0)
 
 

@@ -65,7 +65,7 @@ def versions(root, pairs):
     kinds = {pair.split("-")[0] for pair in pairs}
     told = {name: ask(*words) for name, words in asked.items() if name in kinds}
     if "rondel" in told:
-        revision = ask(r"([0-9a-f]{7,})", "git", "-C", root, "rev-parse", "--short=12", "HEAD")
+        revision = ask(r"([0-9a-f]{7,}(?:-dirty)?)", "git", "-C", root, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
         told["rondel"] += "" if revision == "unknown" else f" at {revision}"
     told |= {"OpenSSL": ask(r"OpenSSL (\S+)", found("openssl"), "version"), "wrk": ask(r"wrk \S*?(\d+\.\d+\.\d+)", found("wrk"), "-v"),
              "h2load": ask(r"nghttp2/(\S+)", found("h2load"), "--version"), "rustc": ask(r"rustc (\S+)", "rustc", "--version")}
@@ -122,14 +122,19 @@ def markdown(summary):
     return text + (f"In brackets: the ratio to `{base}` in the same run.\n" if base else "")
 
 
+#: The load average above which the machine is not ours alone; stolen time does not show what else runs on it.
+BUSY = 0.5
+
+
 def origin(summary):
     """Where the figures come from."""
     on, versions = summary["machine"], summary["versions"]
     rounds = "1 round" if summary["rounds"] == 1 else f"{summary['rounds']} interleaved rounds"
     quick = " of one second each: they show that it works and measure little" if summary["quick"] else ""
+    busy = " (something else ran here: noise)" if summary["load_before"] > BUSY else ""
     return (f"Measured on {on['date']}: {rounds}{quick}.\n"
             f"Machine: {on['cpu']}, {on['cores']} cores, {on['memory_gib']} GiB, {on['system']}, kernel {on['kernel']}; "
-            f"at most {summary['stolen_most']:.3f} of a core stolen in what counts, load average before it {summary['load_before']}.\n"
+            f"at most {summary['stolen_most']:.3f} of a core stolen in what counts, load average before it {summary['load_before']}{busy}.\n"
             "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".\n")
 
 
@@ -142,8 +147,9 @@ def write(about, results, out, docs=None):
         with open(f"{out}/{name}", "w") as file:
             file.write(content)
     if docs:
-        with open(f"{docs}/performance.svg", "w") as file:
-            file.write(svg)
+        for name, content in (("performance.svg", svg), ("performance.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")):
+            with open(f"{docs}/{name}", "w") as file:
+                file.write(content)
         with open(f"{docs}/performance.md") as file:
             before, _, rest = file.read().partition(BEGIN)
             _, found_end, after = rest.partition(END)

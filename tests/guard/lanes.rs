@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// A sidecar under callgrind is some fifty times slower than it is.
 const CALL_DEADLINE: Duration = Duration::from_secs(30);
-/// Of an answer, and of what goes through a tunnel there and back.
-/// Between the starts of two requests: a sidecar keeps a record of at most fifty allowed decisions in a second, so that of fewer
-/// requests each is recorded, however slow the machine is.
+/// Between the starts of two requests. In a second more of them are allowed than a sidecar records, so that it records as many as
+/// it may, however slow the machine is.
 const PACE: Duration = Duration::from_millis(25);
 /// How long a sidecar that has nothing to do is counted.
 const REST: Duration = Duration::from_secs(3);
+/// Bytes of an answer, and of what goes through a tunnel there and back.
 const SMALL: usize = 1024;
 const BIG: usize = 1 << 20;
 

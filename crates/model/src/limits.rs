@@ -156,7 +156,13 @@ impl Limit {
                 86_400_000,
                 "milliseconds that a connection may stay without a request or, for opaque TCP, without a byte",
             ),
-            Self::ConnectMs => ("connectMs", 3000, 50, 60_000, "milliseconds to connect to an endpoint, handshake included"),
+            Self::ConnectMs => (
+                "connectMs",
+                3000,
+                50,
+                60_000,
+                "milliseconds to connect to an endpoint by TCP; the TLS handshake has `handshakeMs` of its own",
+            ),
             Self::ResponseHeadMs => (
                 "responseHeadMs",
                 60_000,

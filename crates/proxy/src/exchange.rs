@@ -31,7 +31,7 @@ thread_local! {
 }
 
 impl Exchange {
-    /// One that says nothing yet. It may hold memory of an earlier one.
+    /// One whose heads say nothing yet; the facts are those of an earlier one until they are collected. It may hold its memory.
     pub fn take() -> Box<Self> {
         let mut exchange = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
         exchange.request.clear();

@@ -1,6 +1,6 @@
 //! What a request says, read once. The facts that are decided on are the facts that are forwarded.
 //!
-//! Read [`collect`] and [`Facts`] first; [`forward_headers`] makes a head ready for its next hop. Whether the bytes of a
+//! Read [`Facts::collect`] and [`Facts`] first; [`forward_headers`] makes a head ready for its next hop. Whether the bytes of a
 //! request were unambiguous is not asked here: `framing` saw to it before they were parsed.
 
 mod headers;

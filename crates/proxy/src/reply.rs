@@ -183,7 +183,7 @@ fn parts(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> (He
     (head, body)
 }
 
-/// Answers a refused request. Status and reason are noted in the entry, which ends with the answer's body.
+/// Answers a refused request. Status and reason are noted in the entry, which ends before the answer: it tells how long the refusal took.
 pub async fn refuse(refusal: Refusal, mut entry: Entry, down: &mut Downstream<'_>, connection: &Connection) {
     let reason = refusal.reason();
     entry.reason = Some(reason);

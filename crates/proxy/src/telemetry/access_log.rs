@@ -175,7 +175,7 @@ pub struct Entry {
     pub principal: Option<Principal>,
     /// The place among the requests under way, given back with the entry.
     pub place: Option<Place>,
-    /// The request, as its connection counts it, until the last byte of the answer.
+    /// The request, as its connection counts it: until the last byte of the answer, or until it is refused.
     pub under_way: Option<UnderWay>,
     /// The user.
     pub user: Option<Arc<User>>,

@@ -236,14 +236,14 @@ pub async fn send_to_peer(
 
 /// One request and the head of its response.
 ///
-/// A connection that was kept may be closed by the other side at the very moment of reuse. Then the request is tried once more on
-/// a new connection, if and only if none of it was sent or its method is idempotent (RFC 9110 §9.2.2) and it has no body.
+/// A connection that was kept or is shared may be closed by the other side at the very moment of reuse. Then the request is tried
+/// once more on another one, if and only if none of it was sent, or its method is idempotent (RFC 9110 §9.2.2), it has no body and
+/// it asks for no other protocol.
 async fn exchange(sending: &mut Sending<'_, '_>, hosts: &[Arc<Host>], shared: Option<&Shared>) -> Result<Sent, Failure> {
     let active = sending.active;
     let length = sending.upload.length(sending.down.trailers());
     let may_switch = sending.request.fields.first(b"upgrade").is_some();
     let is_repeatable = length == Length::None && !may_switch && sending.facts.method.is_idempotent();
-    let patience = Patience::with(sending.request, &active.snapshot.limits);
     let mut unsent: Option<Upstream> = None;
     let mut may_be_warm = true;
     loop {
@@ -253,6 +253,7 @@ async fn exchange(sending: &mut Sending<'_, '_>, hosts: &[Arc<Host>], shared: Op
             Some(before) => upstream.take_over(before),
             None => upstream.request(sending.request, sending.facts, length),
         }
+        let patience = Patience::with(sending.request, &active.snapshot.limits);
         match patience.wait(sending, &mut upstream).await {
             Ok(()) if sending.answer.status == 101 && !may_switch => {
                 return Err(Failure::Malformed { detail: "a switch of protocols that nobody asked for".to_owned() });
@@ -348,7 +349,7 @@ fn poll_answer(
             Ok(()) if matches!(sending.answer.status, 100 | 102..=199) => {
                 sending.interim += 1;
                 if sending.interim > INTERIM_MAX {
-                    return Poll::Ready(Err(Failure::Malformed { detail: "more than 16 interim answers".to_owned() }));
+                    return Poll::Ready(Err(Failure::Malformed { detail: format!("more than {INTERIM_MAX} interim answers") }));
                 }
                 facts::forward_headers(&mut sending.answer.fields, Hop::Answer);
                 sending.answer.fields.retain(|name, _| name != b"content-length");
