@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures pairs of sidecars on the same work in one run, and prints how they compare with Rondel.
 
-    make bench                                  every pair, three rounds, about an hour
+    make bench                                  every pair, three rounds, twenty minutes
     make bench ARGS='--rounds 1 --quick --pairs rondel,haproxy-h2'
     make bench ARGS=--write                     and takes the result into docs/performance.md
     make bench ARGS='--soak 60 --pairs rondel-full'   one load for an hour: does memory stay flat?
@@ -87,10 +87,12 @@ def without_groups():
     try:
         before = AUTOGROUP.read_text()
         AUTOGROUP.write_text("0")
-    except OSError:
+    except FileNotFoundError:
         # This kernel has no such groups.
         yield
         return
+    except OSError as error:
+        sys.exit(f"bench: {AUTOGROUP} cannot be set for the run: {error}")
     try:
         yield
     finally:
@@ -557,6 +559,8 @@ def run(arguments, tell):
 
 
 def main():
+    # Ends as by Ctrl-C does: with what was started, and the system as it was.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     arguments = read_arguments()
     raw = f"{arguments.out}/results.jsonl" if not arguments.soak else f"{arguments.out}/soak.jsonl"
     failures = 0

@@ -90,6 +90,16 @@ enum Ending {
     Idle,
 }
 
+impl Ending {
+    const fn reason(self) -> Reason {
+        match self {
+            Self::Draining => Reason::Draining,
+            Self::Age => Reason::ConnectionAge,
+            Self::Idle => Reason::IdleTimeout,
+        }
+    }
+}
+
 /// How far a connection is with its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
@@ -180,6 +190,11 @@ impl Connection {
         let number = Asked::ALL.iter().position(|each| *each == asked).and_then(|place| u8::try_from(place).ok());
         self.ends.store(number.unwrap_or(0), Ordering::Relaxed);
         self.waker.wake();
+    }
+
+    /// Ends it at once, and what is under way on it: the process ends.
+    pub fn cut(&self) {
+        self.ask(Asked::AtOnce(Ending::Draining));
     }
 
     /// Looks whether it should end: called once a second, and when the process drains.
@@ -288,12 +303,11 @@ impl Connection {
         entry.revision = self.shared.revision();
         entry.note_method(b"connect");
         let after = self.activity.started.elapsed().as_secs();
-        let (reason, detail) = match why {
-            Ending::Draining => (Reason::Draining, format!("open for {after} s")),
-            Ending::Age => (Reason::ConnectionAge, format!("open for {after} s")),
-            Ending::Idle => (Reason::IdleTimeout, format!("no request for limit `idleMs` ({} ms)", limits.of(Limit::IdleMs))),
+        let detail = match why {
+            Ending::Draining | Ending::Age => format!("open for {after} s"),
+            Ending::Idle => format!("no request for limit `idleMs` ({} ms)", limits.of(Limit::IdleMs)),
         };
-        entry.reason = Some(reason);
+        entry.reason = Some(why.reason());
         entry.detail = Some(detail);
     }
 
@@ -313,6 +327,16 @@ pub struct UnderWay(Arc<Connection>);
 impl Drop for Connection {
     fn drop(&mut self) {
         self.worker.connections.forget(self.registered);
+    }
+}
+
+impl UnderWay {
+    /// Why its connection was cut under it, if it was.
+    pub fn cut(&self) -> Option<Reason> {
+        match self.0.asked() {
+            Asked::AtOnce(why) => Some(why.reason()),
+            Asked::No | Asked::ToEnd(_) => None,
+        }
     }
 }
 
@@ -444,12 +468,12 @@ impl Future for Room {
 
 /// One request, to whichever page of `request` this connection's side says.
 async fn one_request(exchange: &mut Exchange, server: &mut http1::Server, connection: &Arc<Connection>) -> Option<Switched> {
-    let switched = {
+    let answered = {
         let mut down = Downstream::Http1(server);
         let mut answer = pin!(request::answer(exchange, &mut down, connection));
         poll_fn(|cx| {
             if let Poll::Ready(switched) = answer.as_mut().poll(cx) {
-                return Poll::Ready(switched);
+                return Poll::Ready(Some(switched));
             }
             match connection.poll_asked(Asked::No, cx) {
                 Poll::Ready(Asked::AtOnce(_)) => Poll::Ready(None),
@@ -457,6 +481,11 @@ async fn one_request(exchange: &mut Exchange, server: &mut http1::Server, connec
             }
         })
         .await
+    };
+    let Some(switched) = answered else {
+        // What was begun of the answer must not look whole.
+        server.abort();
+        return None;
     };
     server.skip_body();
     switched
@@ -554,7 +583,7 @@ pub(crate) async fn serve_http2(io: Io, input: Buffer, connection: Arc<Connectio
 }
 
 /// One request of HTTP/2.
-async fn serve_stream(mut served: http2::Served, connection: Arc<Connection>) {
+pub(crate) async fn serve_stream(mut served: http2::Served, connection: Arc<Connection>) {
     let mut exchange = Exchange::take();
     match served.take_head(&mut exchange.request) {
         Some(true) => {

@@ -4,6 +4,7 @@ use clap::Parser;
 use proxy::settings::Settings;
 use proxy::tools::{self, Tools};
 use std::process::ExitCode;
+use tokio::runtime::Builder;
 
 /// LIMIT: threads for work that would hold others up; more of it waits.
 const LONG_WORK_THREADS_MAX: usize = 4;
@@ -19,10 +20,9 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-    // Its threads for long work explain decisions, write files and look names up.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().on_thread_start(proxy::workers::give_way).max_blocking_threads(LONG_WORK_THREADS_MAX);
-    let runtime = match runtime.build() {
+    // Its threads for long work compile policies, write files and look names up.
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(LONG_WORK_THREADS_MAX).build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("rondel-proxy: cannot start: {error}");

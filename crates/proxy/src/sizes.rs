@@ -32,10 +32,14 @@ fn what_waits_is_small() {
         ("a connection from the application", of1(accept::outbound as fn(_) -> _), 952),
         ("HTTP/1 on it", of4(connection::serve_http1 as fn(_, _, _, _) -> _), 336),
         ("what is read and written of HTTP/1", size_of::<Server>(), 384),
+        ("HTTP/2 on it", of4(connection::serve_http2 as fn(_, _, _, _) -> _), 528),
+        ("the mux on it", of3(connection::serve_mux as fn(_, _, _) -> _), 440),
+        ("its common facts", size_of::<connection::Connection>(), 304),
         ("a stream of the mux", size_of::<mux::Stream>(), 16),
         ("a stream of HTTP/2", size_of::<http2::Served>(), 144),
         // As long as a request is under way.
         ("a turn of HTTP/1", of2(connection::take_turn as fn(_, _) -> _), 2016),
+        ("a turn of HTTP/2", of2(connection::serve_stream as fn(_, _) -> _), 2192),
         ("a request", of3(request::answer as fn(_, _, _) -> _), 1856),
     ];
     let grown: Vec<_> = sizes.iter().filter(|(_, bytes, known)| *bytes > known + known * ROOM / 100).collect();

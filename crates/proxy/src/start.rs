@@ -6,7 +6,7 @@ use crate::settings::Settings;
 use crate::state::Shared;
 use crate::sync::{self, Applier};
 use crate::telemetry::access_log::AccessLog;
-use crate::telemetry::decisions::Decisions;
+use crate::telemetry::decisions::{Decisions, Explainer};
 use crate::telemetry::metrics::Metrics;
 use crate::workers::Workers;
 use crate::{admin, disk, fetch, probe, proof, rotate};
@@ -39,6 +39,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (decisions, told) = Decisions::queue(Limit::DecisionQueue.default_value().try_into().unwrap_or(1024));
     let (key_requests, wanted_keys) = mpsc::channel(KEY_REQUESTS_MAX);
     let access_log = AccessLog::start(settings.access_log)?;
+    let explainer = Explainer::start().context("start the thread that explains")?;
     let metrics = Metrics::default();
     let workers = Arc::new(Workers::start(settings.workers, &metrics).context("start the workers")?);
     let shared = Arc::new(Shared::new(settings, key_requests, decisions, access_log, metrics));
@@ -57,7 +58,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(proof::run(Arc::clone(&shared)));
     tasks.spawn(rotate::run(Arc::clone(&shared), anchor.clone()));
     tasks.spawn(fetch::run(Arc::clone(&shared), wanted_keys));
-    tasks.spawn(sync::report(Arc::clone(&shared), anchor.clone(), told));
+    tasks.spawn(sync::report(Arc::clone(&shared), anchor.clone(), told, explainer));
     tasks.spawn(sync::run(applier, anchor));
     tasks.spawn(sweep(Arc::clone(&shared), Arc::clone(&workers)));
 
@@ -66,7 +67,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         ended = tasks.join_next() => {
-            workers.stop();
+            workers.stop().await;
+            shared.access_log.finish();
             bail!("a task of the process ended: {ended:?}");
         }
         _ = terminate.recv() => {}
@@ -75,7 +77,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         () = application.gone() => tracing::info!("the application has ended"),
     }
     drain(&shared, &workers, &application).await;
-    workers.stop();
+    workers.stop().await;
     shared.access_log.finish();
     Ok(())
 }

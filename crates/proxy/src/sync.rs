@@ -5,7 +5,7 @@ use crate::control_link::{self, Anchor};
 use crate::disk::{self, DiskFailure};
 use crate::listener::{BindFailure, Listeners};
 use crate::state::{Active, Shared};
-use crate::telemetry::decisions::Told;
+use crate::telemetry::decisions::{Explainer, Told};
 use crate::workers::Workers;
 use identity::Credentials;
 use identity::bundle::{BundleError, TrustBundles};
@@ -276,13 +276,13 @@ async fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anc
 }
 
 /// Explains decision records and sends them to the control plane; those that cannot be sent wait in the bounded queue.
-pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receiver<Told>) {
+pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receiver<Told>, mut explainer: Explainer) {
     let mut unsent: Option<DecisionRecord> = None;
     let mut identities = shared.credentials.subscribe();
     loop {
         if unsent.is_none() {
             let Some(next) = told.recv().await else { return };
-            unsent = explained(next).await;
+            unsent = explainer.explain(next).await;
         }
         if identities.wait_for(Option::is_some).await.is_err() {
             return;
@@ -296,7 +296,7 @@ pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receive
                 ended = &mut call => ended.map_err(|failure| failure.to_string()),
                 // The queue closes at the end of the process, and with a new SVID, which opens the next stream: what is in
                 // flight then arrives before the call ends.
-                () = feed(&mut told, &mut unsent, sender, rotated(&mut identities, serial.as_deref())) => {
+                () = feed(&mut told, &mut unsent, &mut explainer, sender, rotated(&mut identities, serial.as_deref())) => {
                     timeout(REPORT_END_DEADLINE, call).await.map_or_else(|slow| Err(slow.to_string()), |ended| ended.map_err(|failure| failure.to_string()))
                 }
             };
@@ -312,6 +312,7 @@ pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receive
 async fn feed(
     told: &mut mpsc::Receiver<Told>,
     unsent: &mut Option<DecisionRecord>,
+    explainer: &mut Explainer,
     sender: mpsc::Sender<DecisionRecord>,
     rotated: impl Future<Output = ()>,
 ) {
@@ -324,16 +325,11 @@ async fn feed(
                 () = &mut rotated => None,
             };
             let Some(next) = next else { return };
-            *unsent = explained(next).await;
+            *unsent = explainer.explain(next).await;
         }
         let Ok(place) = sender.reserve().await else { return };
         if let Some(record) = unsent.take() {
             place.send(record);
         }
     }
-}
-
-/// Explaining costs up to milliseconds of CPU: it must not hold up the tasks beside it.
-async fn explained(told: Told) -> Option<DecisionRecord> {
-    tokio::task::spawn_blocking(move || told.explained()).await.ok()
 }

@@ -10,10 +10,14 @@ use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
+/// For a worker to let go of what it serves when the process ends, and how often it is looked at.
+const STOP_DEADLINE: Duration = Duration::from_secs(1);
+const STOP_LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How often a worker wakes without a reason.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -105,6 +109,14 @@ impl Register {
         }
     }
 
+    /// Ends every connection at once: the process ends.
+    fn cut(&self) {
+        let known: Vec<_> = self.0.lock().known.iter().filter_map(Weak::upgrade).collect();
+        for connection in known {
+            connection.cut();
+        }
+    }
+
     /// Has every connection look whether it should end.
     pub fn look(&self) {
         let known: Vec<_> = self.0.lock().known.iter().filter_map(Weak::upgrade).collect();
@@ -118,6 +130,7 @@ impl Register {
 #[derive(Debug)]
 pub struct Workers {
     workers: Vec<Arc<Worker>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     stop: watch::Sender<bool>,
     panics: Counter,
 }
@@ -131,7 +144,7 @@ impl Workers {
         let (panics, restarts) = (metrics.connection_panics.clone(), metrics.worker_restarts.clone());
         let count = if count == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { count };
         let stop = watch::Sender::new(false);
-        let mut workers = Vec::with_capacity(count);
+        let (mut workers, mut threads) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for index in 0..count {
             let runtime = runtime()?;
             let handle = Mutex::new(runtime.handle().clone());
@@ -154,13 +167,13 @@ impl Workers {
                     }
                 }
             };
-            named.spawn(move || {
+            threads.push(named.spawn(move || {
                 INDEX.set(index + 1);
                 keep_running(runtime, &running, &restarts, told);
-            })?;
+            })?);
             workers.push(worker);
         }
-        Ok(Self { workers, stop, panics })
+        Ok(Self { workers, threads: Mutex::new(threads), stop, panics })
     }
 
     /// Runs `task` on the worker with the fewest connections. A panic ends this task only.
@@ -195,9 +208,16 @@ impl Workers {
         self.workers.iter().map(|worker| worker.served.load(Ordering::Relaxed)).sum()
     }
 
-    /// Ends every worker and whatever it still serves.
-    pub fn stop(&self) {
+    /// Ends every worker and whatever it still serves, which tells its end. Waits for them, up to a bound.
+    pub async fn stop(&self) {
+        for worker in &self.workers {
+            worker.connections.cut();
+        }
         self.stop.send_replace(true);
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.threads.lock().iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            tokio::time::sleep(STOP_LOOK_EVERY).await;
+        }
     }
 }
 
@@ -293,6 +313,6 @@ mod tests {
             metrics.connection_panics.get() == 1
         });
         assert!(counted, "{} panics counted", metrics.connection_panics.get());
-        workers.stop();
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime").block_on(workers.stop());
     }
 }

@@ -64,14 +64,18 @@ struct Lines {
 impl Lines {
     /// Writes everything that waits.
     fn write(&self, spare: &mut Vec<u8>) {
+        // Taken before the lines are, so that who finishes the log waits for lines that were taken and not written.
+        let mut out = std::io::stdout().lock();
         self.waiting.store(false, Ordering::Release);
         for block in &self.blocks {
             spare.clear();
             std::mem::swap(&mut *block.lock(), spare);
             if !spare.is_empty() {
-                let mut out = std::io::stdout().lock();
                 // A closed standard output must not end the proxy.
                 let _ignored = out.write_all(spare).and_then(|()| out.flush());
+                // After a stall of the reader it is large, and one after the other would keep it.
+                spare.clear();
+                spare.shrink_to(GATHERED_BYTES);
             }
         }
     }
@@ -122,7 +126,8 @@ impl AccessLog {
         line(&mut waiting);
         let is_full = before < GATHERED_BYTES && waiting.len() >= GATHERED_BYTES;
         drop(waiting);
-        if is_full || !lines.waiting.load(Ordering::Relaxed) && !lines.waiting.swap(true, Ordering::AcqRel) {
+        let is_first = !lines.waiting.load(Ordering::Relaxed) && !lines.waiting.swap(true, Ordering::AcqRel);
+        if is_full || is_first {
             writer.unpark();
         }
         true
@@ -268,7 +273,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.ended && self.reason.is_none() {
-            self.reason = Some(Reason::CallerGone);
+            self.reason = self.under_way.as_ref().and_then(UnderWay::cut).or(Some(Reason::CallerGone));
         }
         let took = self.started.elapsed();
         let metrics = &self.shared.metrics;

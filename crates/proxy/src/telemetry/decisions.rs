@@ -3,10 +3,13 @@
 use crate::reply::{self, Refusal};
 use crate::state::{Active, Shared};
 use crate::telemetry::access_log::Entry;
-use model::{AuthzRequest, Decision, DecisionRecord, Effect, Question as Asked, Reason, Timestamp};
+use crate::workers;
+use model::{AuthzRequest, Decision, DecisionRecord, Effect, Question as Asked, Reason};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::mpsc;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
 
 /// Records of *allowed* calls that are told per second; denials are told without this bound. Each costs half a millisecond to
 /// explain, so that this is a two-hundredth of a core at most.
@@ -36,13 +39,48 @@ pub struct Told {
 }
 
 impl Told {
-    /// The record with its explanation. Costs up to a millisecond: call it off the request path.
-    pub fn explained(self) -> DecisionRecord {
+    /// The record with its explanation. Costs up to a millisecond.
+    fn explained(self) -> DecisionRecord {
         let mut record = self.record;
         if let Some(question) = self.question {
             record.explanation = Some(policy::explain(&question.active.policies, &question.request, &question.decision));
         }
         record
+    }
+}
+
+/// LIMIT: decisions that wait for their explanation; more are not told.
+const EXPLAINING_MAX: usize = 8;
+
+/// Explains decisions, one after the other, on a thread that gives way to the workers.
+#[derive(Debug)]
+pub struct Explainer(std::sync::mpsc::SyncSender<(Told, oneshot::Sender<DecisionRecord>)>);
+
+impl Explainer {
+    /// Starts the thread, which ends with the explainer.
+    ///
+    /// # Errors
+    /// - the operating system's, if the thread cannot be made.
+    pub fn start() -> std::io::Result<Self> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<(Told, oneshot::Sender<DecisionRecord>)>(EXPLAINING_MAX);
+        std::thread::Builder::new().name("explain".into()).spawn(move || {
+            workers::give_way();
+            for (told, back) in receiver {
+                // A decision that cannot be explained costs its own record only; its sender is dropped, which says so.
+                let Ok(record) = catch_unwind(AssertUnwindSafe(|| told.explained())) else { continue };
+                // Nobody waits any more when the process ends.
+                let _later = back.send(record);
+            }
+        })?;
+        Ok(Self(sender))
+    }
+
+    /// The record with its explanation; `None` if it could not be explained.
+    pub async fn explain(&mut self, told: Told) -> Option<DecisionRecord> {
+        let (back, record) = oneshot::channel();
+        // Whoever asks waits for the answer before it asks again: only what was given up meanwhile may be before it.
+        self.0.try_send((told, back)).ok()?;
+        record.await.ok()
     }
 }
 
@@ -55,20 +93,25 @@ pub struct Decisions {
 }
 
 /// Lets so many through in a second: all at once after a rest, else evenly spread, so that the work that each brings does not come
-/// in a heap. The time (milliseconds since the epoch) at which those that went through would be over, one after the other.
-#[derive(Debug, Default)]
-struct PerSecond(AtomicU64);
+/// in a heap.
+#[derive(Debug)]
+struct PerSecond {
+    begun: Instant,
+    /// When those that went through would be over, one after the other, in milliseconds from `begun`.
+    over: AtomicU64,
+}
 
 impl PerSecond {
-    /// Whether there is room for one more now.
-    fn takes(&self, now: Timestamp, bound: u64) -> bool {
-        let next = |over: u64| {
-            let (now, in_a_second) = (now.millis(), now.millis() + 1000);
-            // Later than that it is only where the clock was set back: begin anew.
-            let begin = if over > in_a_second { now } else { over.max(now) };
-            Some(begin + 1000 / bound).filter(|over| *over <= in_a_second)
-        };
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    fn new() -> Self {
+        Self { begun: Instant::now(), over: AtomicU64::new(0) }
+    }
+
+    /// Whether there is room for one more. By a clock that only goes forward, and when it is asked for: when a request came says
+    /// nothing about when it was decided.
+    fn takes(&self, now: Instant, bound: u64) -> bool {
+        let now = u64::try_from(now.saturating_duration_since(self.begun).as_millis()).unwrap_or(u64::MAX);
+        let next = |over: u64| Some(over.max(now) + 1000 / bound).filter(|over| *over <= now + 1000);
+        self.over.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
@@ -76,12 +119,12 @@ impl Decisions {
     /// A queue of `capacity` records and its exit.
     pub fn queue(capacity: usize) -> (Self, mpsc::Receiver<Told>) {
         let (queue, receiver) = mpsc::channel(capacity);
-        (Self { queue, allowed: PerSecond::default(), anonymous: PerSecond::default() }, receiver)
+        (Self { queue, allowed: PerSecond::new(), anonymous: PerSecond::new() }, receiver)
     }
 
     /// Whether a record with this effect would be taken now, so that the caller can spare the making of it.
-    pub fn wants(&self, effect: Effect, now: Timestamp) -> bool {
-        effect == Effect::Deny || self.allowed.takes(now, ALLOWED_PER_SECOND)
+    pub fn wants(&self, effect: Effect) -> bool {
+        effect == Effect::Deny || self.allowed.takes(Instant::now(), ALLOWED_PER_SECOND)
     }
 
     /// Queues a record; false if the queue is full. Never waits.
@@ -93,7 +136,7 @@ impl Decisions {
 impl Shared {
     /// Tells the operator's records of a decision by policy. An allowed one is told only while there is room for it.
     pub fn tell_decision(&self, decision: &Decision, asked: &Asked<'_>, active: &Arc<Active>, refusal: Option<&Refusal>) {
-        if !self.decisions.wants(decision.effect, asked.now) {
+        if !self.decisions.wants(decision.effect) {
             return;
         }
         let request = asked.to_request();
@@ -122,7 +165,7 @@ impl Shared {
     /// Tells the operator's records of a refused call or connection.
     pub fn tell_record(&self, reason: Reason, detail: Option<String>, status: u16, entry: &Entry) {
         let Some(active) = self.active() else { return };
-        if entry.principal.is_none() && !self.decisions.anonymous.takes(entry.at(), ANONYMOUS_PER_SECOND) {
+        if entry.principal.is_none() && !self.decisions.anonymous.takes(Instant::now(), ANONYMOUS_PER_SECOND) {
             self.metrics.decisions_dropped.inc();
             return;
         }
@@ -149,17 +192,18 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn allowed_records_are_bounded_per_second_and_denials_are_not() {
         let (decisions, _exit) = Decisions::queue(16);
-        let at = |millis: u64| Timestamp::from_millis(1_000_000 + millis);
-        let taken = |millis| (0..200).filter(|_| decisions.wants(Effect::Allow, at(millis))).count();
+        let at = |millis| decisions.allowed.begun + Duration::from_millis(millis);
+        let taken = |millis| (0..200).filter(|_| decisions.allowed.takes(at(millis), ALLOWED_PER_SECOND)).count();
         // After a rest as many as a second has room for, then one by one.
         assert_eq!([0_u64, 99, 100, 150, 200, 1000, 9000].map(taken), [10, 0, 1, 0, 1, 8, 10]);
-        assert_eq!((0..200).filter(|_| decisions.wants(Effect::Deny, at(9000))).count(), 200);
-        assert_eq!((0..200).filter(|_| decisions.anonymous.takes(at(0), ANONYMOUS_PER_SECOND)).count(), 20);
-        // A clock that was set back costs nothing.
-        assert_eq!([8000_u64, 8100].map(taken), [10, 1]);
+        // What is asked a little out of order makes no room.
+        assert_eq!([8999_u64, 9000, 8000].map(taken), [0, 0, 0]);
+        assert_eq!((0..200).filter(|_| decisions.wants(Effect::Deny)).count(), 200);
+        assert_eq!((0..200).filter(|_| decisions.anonymous.takes(decisions.anonymous.begun, ANONYMOUS_PER_SECOND)).count(), 20);
     }
 }

@@ -52,7 +52,7 @@ async fn a_request_that_met_a_closing_connection_is_repeated_only_if_that_is_saf
 }
 
 /// An application that says this at once when it is connected to, after it read something, and then does what is asked.
-async fn saying(answer: &'static [u8], reset: bool) -> SocketAddr {
+pub(crate) async fn saying(answer: &'static [u8], reset: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -6,6 +6,7 @@ mod applied;
 mod attacks;
 mod claims;
 mod control;
+mod ends;
 mod faults;
 mod headers;
 mod holding;
