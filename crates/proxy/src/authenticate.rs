@@ -25,8 +25,9 @@ pub async fn user(fields: &Fields, active: &Active, shared: &Shared, now: Timest
         return Ok(Some(claims));
     }
     let mut verified = verify(text, active, shared, now);
+    // Keys may also have come between the look and the question: then no fetch is due, and they are there.
     if let Err(Refusal::KeyUnknown { issuer } | Refusal::IssuerUnavailable { issuer }) = &verified
-        && Box::pin(fetched(issuer, active, shared)).await
+        && (Box::pin(fetched(issuer, active, shared)).await || shared.generation.load(Ordering::Acquire) != generation)
     {
         verified = verify(text, active, shared, now);
     }

@@ -149,7 +149,8 @@ async fn an_issuer_without_keys_fails_its_own_tokens_only_and_blocks_nothing() {
         other.name = "dead".into();
         let setup = Setup { policy: POLICY, issuers: vec![trusted(&server), other], ..Setup::default() };
         let sidecar = Sidecar::start(application().await, setup).await;
-        assert!(with_token(&sidecar, &issuer.mint(&claims(&server, json!({})))).await.starts_with("HTTP/1.1 200"));
+        let answer = with_token(&sidecar, &issuer.mint(&claims(&server, json!({})))).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{behaviour:?}: {answer}{}", sidecar.log());
         let answer = with_token(&sidecar, &issuer.mint(&claims(&dead, json!({})))).await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("issuer_unavailable"), "{behaviour:?}: {answer}");
     }
