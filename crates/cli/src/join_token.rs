@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::ExitCode;
-use wire::client::OperatorClient;
+use wire::operator::OperatorClient;
 
 /// The file of the token within the directory.
 pub(crate) const TOKEN_FILE: &str = "join-token";

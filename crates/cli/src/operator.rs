@@ -3,7 +3,7 @@
 use anyhow::Context;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use wire::client::OperatorClient;
+use wire::operator::OperatorClient;
 
 /// For one question to the control plane.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use crate::operator::{self, DEADLINE, Where};
 use crate::output::{Output, bold, short, table};
 use model::Timestamp;
 use std::process::ExitCode;
-use wire::client::{MeshStatus, WorkloadStatus};
+use wire::operator::{MeshStatus, WorkloadStatus};
 
 /// 0 if every workload is connected and in sync and the configuration has no error, else 1.
 pub(crate) async fn run(at: &Where, output: Output) -> anyhow::Result<ExitCode> {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 use view::View;
-use wire::client::MeshStatus;
+use wire::operator::MeshStatus;
 
 /// Where the control plane listens unless it is told.
 const CONTROL_PORT: u16 = 7400;

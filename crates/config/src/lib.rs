@@ -14,5 +14,5 @@ mod yaml;
 
 pub use build::parse;
 pub use error::ConfigError;
-pub use mesh::{Call, Mesh, Process, SelectedPolicy, Settings, Workload};
+pub use mesh::{Call, Federation, Mesh, Process, SelectedPolicy, Settings, Trust, UpstreamAuthority, Workload};
 pub use source::{Source, read};

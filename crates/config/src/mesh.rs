@@ -1,11 +1,12 @@
 //! The mesh that the configuration describes, and the plan of one workload's snapshot.
 
 use model::snapshot::{
-    AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, Protocol, TokenIssuer, TrustBundle, Upstream,
+    AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, Protocol, RevokedSvid, TokenIssuer, TrustBundle, Upstream,
 };
 use model::{Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A configuration without an error.
@@ -30,8 +31,14 @@ pub struct Settings {
     pub trust_domain: TrustDomain,
     /// Life of an SVID: 10 s to 24 h, 1 h by default.
     pub svid_lifetime: Duration,
-    /// Life of the authority: 1 h to 30 years, 10 years by default.
+    /// Life of the authority: 20 s to 30 years and at least two lives of an SVID, 10 years by default.
     pub authority_lifetime: Duration,
+    /// Who signs the authority's certificate.
+    pub upstream: UpstreamAuthority,
+    /// Whether handshakes without a post-quantum key exchange are refused.
+    pub post_quantum_required: bool,
+    /// Foreign trust domains whose workloads may call, in the order of their names.
+    pub federation: Vec<Federation>,
     /// Age at which a connection between sidecars ends: 1 s to the life of an SVID, half of that by default.
     pub connection_age_max: Duration,
     /// Where a call's country is read from.
@@ -44,6 +51,31 @@ pub struct Settings {
     pub limits: Limits,
     /// What `rondel up` runs outside the mesh.
     pub processes: Vec<Process>,
+}
+
+/// Who signs the certificate of the mesh's authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamAuthority {
+    /// The authority itself: it is a root.
+    SelfSigned,
+    /// A signing certificate and its key in PEM files that the control plane reads when it needs a new authority.
+    Files {
+        /// The signing certificate first, up to the root.
+        certificate: PathBuf,
+        /// PKCS#8.
+        key: PathBuf,
+    },
+    /// A program that is given a certificate request and answers with the chain: Vault, cert-manager or an HSM stand behind it.
+    Command(Vec<String>),
+}
+
+/// A foreign trust domain and where its bundle is fetched (SPIFFE Federation §5, profile `https_web`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Federation {
+    /// The foreign trust domain.
+    pub trust_domain: TrustDomain,
+    /// An `https://` URL.
+    pub bundle_endpoint: String,
 }
 
 /// A command that `rondel up` runs.
@@ -118,6 +150,15 @@ impl SelectedPolicy {
     }
 }
 
+/// Who is believed at a moment: what the configuration does not say, and every snapshot carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// One bundle per trust domain; the mesh's own is among them.
+    pub bundles: Vec<TrustBundle>,
+    /// SVIDs that are refused although they have not ended.
+    pub revoked: Vec<RevokedSvid>,
+}
+
 impl Mesh {
     /// The policies that a workload's sidecar enforces.
     pub fn policies_of(&self, workload: &Workload) -> Vec<AuthorizationPolicy> {
@@ -126,14 +167,14 @@ impl Mesh {
     }
 
     /// Plans what one workload's sidecar works from: only what it needs. `None` if there is no such workload.
-    pub fn snapshot(&self, workload: &WorkloadName, revision: Revision, bundles: &[TrustBundle]) -> Option<Snapshot> {
+    pub fn snapshot(&self, workload: &WorkloadName, revision: Revision, trust: &Trust) -> Option<Snapshot> {
         let workload = self.workloads.iter().find(|each| each.name == *workload)?;
         Some(Snapshot {
             revision,
             workload: workload.name.clone(),
             identity: workload.identity.clone(),
             service: workload.service.clone(),
-            bundles: sorted(bundles, |bundle| bundle.trust_domain.to_string()),
+            bundles: sorted(&trust.bundles, |bundle| bundle.trust_domain.to_string()),
             inbound: workload.inbound.clone(),
             upstreams: self.upstreams(workload),
             issuers: self.issuers.clone(),
@@ -144,6 +185,8 @@ impl Mesh {
             egress: self.settings.egress,
             connection_age_max: self.settings.connection_age_max,
             limits: self.settings.limits.clone(),
+            revoked: sorted(&trust.revoked, |svid| svid.serial.clone()),
+            post_quantum_required: self.settings.post_quantum_required,
         })
     }
 

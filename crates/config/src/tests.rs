@@ -1,8 +1,8 @@
 //! What is accepted, what is refused, and where the error points.
 
-use crate::{Mesh, Source, parse};
-use model::snapshot::{KeySource, TrustBundle};
-use model::{Limit, Revision, TrustDomain, WorkloadName};
+use crate::{Mesh, Source, Trust, UpstreamAuthority, parse};
+use model::snapshot::{KeySource, RevokedSvid, TrustBundle};
+use model::{Limit, Revision, Timestamp, TrustDomain, WorkloadName};
 use std::time::Duration;
 
 const MESH: &str = "apiVersion: rondel.dev/v1alpha1
@@ -81,14 +81,65 @@ fn a_good_mesh_is_read_with_its_defaults() {
 #[test]
 fn a_snapshot_holds_what_its_workload_needs_and_nothing_else() {
     let mesh = parse(&good()).expect("good");
-    let bundle = TrustBundle { trust_domain: TrustDomain::parse("shop.example").expect("domain"), authorities: vec![vec![1]] };
-    let of = |name: &str| mesh.snapshot(&WorkloadName::parse(name).expect("name"), Revision(7), std::slice::from_ref(&bundle));
+    let bundle = TrustBundle::x509(TrustDomain::parse("shop.example").expect("domain"), vec![vec![1]]);
+    let revoked = ["0b", "0a"].map(|serial| RevokedSvid { serial: serial.into(), until: Timestamp::from_millis(1) });
+    let trust = Trust { bundles: vec![bundle], revoked: revoked.to_vec() };
+    let of = |name: &str| mesh.snapshot(&WorkloadName::parse(name).expect("name"), Revision(7), &trust);
     let client = of("shop/client").expect("client");
+    assert_eq!(client.bundles, trust.bundles);
+    assert_eq!(client.revoked.iter().map(|svid| svid.serial.as_str()).collect::<Vec<_>>(), ["0a", "0b"]);
     assert_eq!((client.policies.len(), client.upstreams[0].endpoints.len()), (0, 1));
     assert_eq!(client.upstreams[0].endpoints[0].identity.as_str(), "spiffe://shop.example/ns/shop/sa/server");
     let server = of("shop/server").expect("server");
     assert_eq!((server.policies.len(), server.upstreams.len(), server.revision), (1, 0, Revision(7)));
     assert!(of("shop/nobody").is_none());
+}
+
+#[test]
+fn who_signs_the_authority_and_who_is_federated_with_is_read() {
+    let with = |spec: &str| {
+        let mut sources = good();
+        let own = "trustDomain: shop.example\n";
+        sources[0].text = sources[0].text.replace(own, &format!("{own}{spec}"));
+        parse(&sources)
+    };
+    let settings = with(
+        "  federation: [ { trustDomain: b.example, bundleEndpoint: \"https://b.example/bundle\" }, \
+         { trustDomain: a.example, bundleEndpoint: \"https://127.0.0.1:8443\" } ]\n",
+    );
+    let federation = settings.expect("good").settings.federation;
+    assert_eq!(federation.iter().map(|each| each.trust_domain.as_str()).collect::<Vec<_>>(), ["a.example", "b.example"]);
+    for (spec, told) in [
+        ("  federation: [ { trustDomain: shop.example, bundleEndpoint: \"https://a.example\" } ]\n", "its own trust domain"),
+        ("  federation: [ { trustDomain: A, bundleEndpoint: \"https://a.example\" } ]\n", "trust domain"),
+        ("  federation: [ { trustDomain: a.example, bundleEndpoint: \"http://127.0.0.1:1\" } ]\n", "by `https://` only"),
+        ("  federation: [ { trustDomain: a.example, bundleEndpoint: \"https://169.254.169.254\" } ]\n", "link-local"),
+        (
+            "  federation: [ { trustDomain: a.example, bundleEndpoint: \"https://a.example\" }, \
+             { trustDomain: a.example, bundleEndpoint: \"https://b.example\" } ]\n",
+            "twice",
+        ),
+    ] {
+        let errors = with(spec).expect_err(told);
+        assert!(errors.iter().any(|error| error.to_string().contains(told)), "{told}: {errors:?}");
+    }
+    let certificates = |line: &str| with(&format!("  certificates: {line}\n"));
+    let command = certificates("{ postQuantum: required, upstream: { command: [sign, --now] } }").expect("good").settings;
+    assert_eq!(command.upstream, UpstreamAuthority::Command(vec!["sign".into(), "--now".into()]));
+    assert!(command.post_quantum_required);
+    let files = certificates("{ upstream: { files: { certificate: /ca/cert.pem, key: /ca/key.pem } } }").expect("good").settings;
+    assert_eq!(files.upstream, UpstreamAuthority::Files { certificate: "/ca/cert.pem".into(), key: "/ca/key.pem".into() });
+    assert!(!files.post_quantum_required);
+    for (line, told) in [
+        ("{ postQuantum: maybe }", "not one of `preferred` and `required`"),
+        ("{ upstream: {} }", "exactly one of"),
+        ("{ upstream: { command: [] } }", "at least the program's name"),
+        ("{ upstream: { files: { certificate: ca.pem, key: /k } } }", "must be an absolute path"),
+        ("{ lifetime: 10s, authorityLifetime: 19s }", "outside"),
+    ] {
+        let errors = certificates(line).expect_err(told);
+        assert!(errors.iter().any(|error| error.to_string().contains(told)), "{told}: {errors:?}");
+    }
 }
 
 #[test]
@@ -281,13 +332,13 @@ fn a_captured_workload_calls_every_port_by_its_own_protocol() {
     use model::snapshot::Protocol;
     let mesh = pods(|text| text).expect("a mesh");
     let caller = model::WorkloadName::parse("shop/caller").expect("name");
-    let snapshot = mesh.snapshot(&caller, model::Revision(1), &[]).expect("snapshot");
+    let snapshot = mesh.snapshot(&caller, model::Revision(1), &Trust::default()).expect("snapshot");
     let ports: Vec<(Protocol, u16)> =
         snapshot.upstreams.iter().map(|upstream| (upstream.protocol, upstream.endpoints[0].address.port())).collect();
     assert_eq!(ports, [(Protocol::Detect, 6379), (Protocol::Http, 8080)]);
     assert!(snapshot.captured);
     let cache = model::WorkloadName::parse("shop/cache").expect("name");
-    let inbound = mesh.snapshot(&cache, model::Revision(1), &[]).expect("snapshot").inbound;
+    let inbound = mesh.snapshot(&cache, model::Revision(1), &Trust::default()).expect("snapshot").inbound;
     assert_eq!(inbound.iter().map(|port| port.permissive).collect::<Vec<_>>(), [true, false]);
     assert!(inbound.iter().all(|port| port.application == port.listen));
 }

@@ -64,6 +64,8 @@ pub(crate) struct MeshSpec {
     pub(crate) trust_domain: Spanned<String>,
     #[serde(default)]
     pub(crate) certificates: Certificates,
+    #[serde(default)]
+    pub(crate) federation: Vec<FederationSpec>,
     pub(crate) country: Option<Country>,
     #[serde(default)]
     pub(crate) forwarders: Vec<Spanned<String>>,
@@ -80,6 +82,29 @@ pub(crate) struct Certificates {
     pub(crate) lifetime: Option<Spanned<String>>,
     pub(crate) authority_lifetime: Option<Spanned<String>>,
     pub(crate) connection_age: Option<Spanned<String>>,
+    pub(crate) post_quantum: Option<Spanned<String>>,
+    pub(crate) upstream: Option<Spanned<UpstreamAuthoritySpec>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpstreamAuthoritySpec {
+    pub(crate) files: Option<AuthorityFilesSpec>,
+    pub(crate) command: Option<Spanned<Vec<String>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuthorityFilesSpec {
+    pub(crate) certificate: Spanned<String>,
+    pub(crate) key: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct FederationSpec {
+    pub(crate) trust_domain: Spanned<String>,
+    pub(crate) bundle_endpoint: Spanned<String>,
 }
 
 #[derive(Debug, Deserialize)]

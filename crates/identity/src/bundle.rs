@@ -154,9 +154,8 @@ impl TrustBundles {
 
     /// The bundles as a snapshot carries them, by trust domain, authorities in the order given.
     pub fn to_model(&self) -> Vec<TrustBundle> {
-        let one = |(domain, anchors): (&TrustDomain, &Vec<Anchor>)| TrustBundle {
-            trust_domain: domain.clone(),
-            authorities: anchors.iter().map(|anchor| anchor.der.clone()).collect(),
+        let one = |(domain, anchors): (&TrustDomain, &Vec<Anchor>)| {
+            TrustBundle::x509(domain.clone(), anchors.iter().map(|anchor| anchor.der.clone()).collect())
         };
         self.domains.iter().map(one).collect()
     }

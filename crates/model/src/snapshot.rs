@@ -3,6 +3,7 @@
 use crate::authz::AttributeType;
 use crate::ids::{Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::limits::Limits;
+use crate::time::Timestamp;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -41,6 +42,10 @@ pub struct Snapshot {
     pub connection_age_max: Duration,
     /// The bounds in force.
     pub limits: Limits,
+    /// SVIDs that are refused, in the order of their serials.
+    pub revoked: Vec<RevokedSvid>,
+    /// Whether handshakes without a post-quantum key exchange are refused.
+    pub post_quantum_required: bool,
 }
 
 /// The authorities of one trust domain (SPIFFE Trust Domain and Bundle §4).
@@ -50,6 +55,26 @@ pub struct TrustBundle {
     pub trust_domain: TrustDomain,
     /// X.509 authority certificates, DER. Never empty.
     pub authorities: Vec<Vec<u8>>,
+    /// Public keys of JWT-SVIDs, each a JSON Web Key with a `kid`.
+    pub jwt_authorities: Vec<Vec<u8>>,
+    /// Subject key ids (lower-case hexadecimal) of authorities that are about to be retired: an SVID of one is renewed at once.
+    pub tainted: Vec<String>,
+}
+
+impl TrustBundle {
+    /// A bundle of X.509 authorities only, none of them tainted.
+    pub const fn x509(trust_domain: TrustDomain, authorities: Vec<Vec<u8>>) -> Self {
+        Self { trust_domain, authorities, jwt_authorities: Vec::new(), tainted: Vec::new() }
+    }
+}
+
+/// An SVID that is refused although it has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RevokedSvid {
+    /// Its serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// Its end; it need not be remembered longer.
+    pub until: Timestamp,
 }
 
 /// What a port carries.

@@ -229,7 +229,7 @@ impl TestAuthority {
 
     /// The bundle with this authority alone.
     pub fn bundle(&self) -> TrustBundle {
-        TrustBundle { trust_domain: self.trust_domain.clone(), authorities: vec![self.certificate.clone()] }
+        TrustBundle::x509(self.trust_domain.clone(), vec![self.certificate.clone()])
     }
 
     /// Bundles that trust this authority alone.

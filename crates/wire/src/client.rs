@@ -1,30 +1,24 @@
-//! Clients of the control plane's services. `model` types in and out; every wait has a deadline.
+//! A sidecar's calls of the control plane. `model` types in and out; every wait has a deadline.
 
 use crate::convert::{self, ConvertError};
 use crate::proto;
+use crate::rehearsal::{self, Order, Report};
 use crate::subscription::{Answer, Update};
-use model::ids::IdError;
 use model::snapshot::TrustBundle;
-use model::{DecisionId, DecisionRecord, Revision, SpiffeId, Timestamp, WorkloadName};
+use model::{DecisionRecord, Revision, Timestamp, WorkloadName};
 use proto::config_client::ConfigClient;
 use proto::identity_client::IdentityClient;
-use proto::operator_client::OperatorClient as Generated;
 use proto::telemetry_client::TelemetryClient;
-use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 /// Answers that wait to be sent; there is one per update.
 const ANSWERS_MAX: usize = 4;
-
-/// LIMIT: bytes of one answer to an operator; as many records as one answer may hold, each as large as it may be, fit.
-const OPERATOR_BYTES_MAX: usize = 64 * 1024 * 1024;
-const _: () = assert!(1000 * (convert::RECORD_BYTES_MAX + 8) <= OPERATOR_BYTES_MAX, "the largest answer must fit");
 
 /// Why a call gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +68,21 @@ impl From<tonic::transport::Error> for CallFailure {
     }
 }
 
+/// What is asked for with an issue call.
+#[derive(Clone, Debug, Default)]
+pub struct IssueCall {
+    /// The request (PKCS#10, DER).
+    pub csr: Vec<u8>,
+    /// For a caller without an SVID.
+    pub join_token: Option<String>,
+    /// Beside which workload the caller stands, `namespace/name`.
+    pub workload: String,
+    /// The SVID is handed on to the application.
+    pub for_application: bool,
+    /// The rehearsal whose shadow authority is meant.
+    pub rehearsal: Option<String>,
+}
+
 /// What an issue call gives.
 #[derive(Debug)]
 pub struct Issued {
@@ -81,6 +90,28 @@ pub struct Issued {
     pub chain: Vec<Vec<u8>>,
     /// Every bundle that the workload should know.
     pub bundles: Vec<TrustBundle>,
+    /// The revision that the bundles belong to.
+    pub revision: Revision,
+    /// The control plane's clock when it answered.
+    pub now: Timestamp,
+}
+
+/// A JWT-SVID that was signed.
+#[derive(Debug)]
+pub struct IssuedJwt {
+    /// The token, in the compact form.
+    pub token: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
+
+/// What comes on the configuration stream.
+#[derive(Debug)]
+pub enum Received {
+    /// A difference of the configuration, to be answered.
+    Update(Box<Update>),
+    /// A step of a rehearsal, to be reported.
+    Rehearsal(Order),
 }
 
 /// What a sidecar says first on the configuration stream.
@@ -118,8 +149,14 @@ impl ControlClient {
     ///
     /// # Errors
     /// - [`CallFailure`].
-    pub async fn issue(&self, csr: Vec<u8>, join_token: Option<String>, deadline: Duration) -> Result<Issued, CallFailure> {
-        let request = proto::IssueRequest { csr, join_token: join_token.unwrap_or_default() };
+    pub async fn issue(&self, call: IssueCall, deadline: Duration) -> Result<Issued, CallFailure> {
+        let request = proto::IssueRequest {
+            csr: call.csr,
+            join_token: call.join_token.unwrap_or_default(),
+            workload: call.workload,
+            for_application: call.for_application,
+            rehearsal: call.rehearsal.unwrap_or_default(),
+        };
         let mut client = IdentityClient::new(self.channel.clone());
         let response = within(deadline, client.issue(request)).await?.into_inner();
         if response.chain.is_empty() {
@@ -135,7 +172,21 @@ impl ControlClient {
             convert::bundle_from_wire(wire).map_err(|error| error.within(&format!("bundles[{index}]")))
         };
         let bundles = response.bundles.iter().enumerate().map(bundle).collect::<Result<_, _>>()?;
-        Ok(Issued { chain: response.chain, bundles })
+        let (revision, now) = (Revision(response.revision), Timestamp::from_millis(response.now_ms));
+        Ok(Issued { chain: response.chain, bundles, revision, now })
+    }
+
+    /// Asks for a JWT-SVID for these audiences.
+    ///
+    /// # Errors
+    /// - [`CallFailure`].
+    pub async fn issue_jwt(&self, audiences: Vec<String>, deadline: Duration) -> Result<IssuedJwt, CallFailure> {
+        let mut client = IdentityClient::new(self.channel.clone());
+        let response = within(deadline, client.issue_jwt(proto::IssueJwtRequest { audiences })).await?.into_inner();
+        if response.token.is_empty() {
+            return Err(ConvertError::new("token", "empty").into());
+        }
+        Ok(IssuedJwt { token: response.token, expires_at: Timestamp::from_millis(response.expires_at_ms) })
     }
 
     /// Opens the configuration stream. `bytes_max` bounds one message.
@@ -169,12 +220,16 @@ impl ControlClient {
 }
 
 impl Updates {
-    /// The next update; `None` at the stream's end. Waits as long as the connection lives (it is kept alive by pings).
+    /// The next update or order; `None` at the stream's end. Waits as long as the connection lives (it is kept alive by pings).
     ///
     /// # Errors
-    /// - [`CallFailure`] if the stream broke or a message is too large.
-    pub async fn next(&mut self) -> Result<Option<Update>, CallFailure> {
-        Ok(self.0.message().await?.map(Update))
+    /// - [`CallFailure`] if the stream broke, a message is too large, or an order cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Received>, CallFailure> {
+        let Some(mut update) = self.0.message().await? else { return Ok(None) };
+        Ok(Some(match update.rehearsal.take() {
+            Some(order) => Received::Rehearsal(rehearsal::order_from_wire(order)?),
+            None => Received::Update(Box::new(Update(update))),
+        }))
     }
 }
 
@@ -186,166 +241,21 @@ impl Answers {
     pub async fn send(&self, answer: Answer) -> Result<(), CallFailure> {
         self.0.send(answer.0).await.map_err(|_| CallFailure::Ended)
     }
+
+    /// Reports a step of a rehearsal.
+    ///
+    /// # Errors
+    /// - [`CallFailure::Ended`] if the stream is gone.
+    pub async fn report(&self, report: Report) -> Result<(), CallFailure> {
+        let message = proto::config_request::Message::Rehearsed(rehearsal::report_to_wire(report));
+        self.0.send(proto::ConfigRequest { message: Some(message) }).await.map_err(|_| CallFailure::Ended)
+    }
 }
 
-async fn within<T>(deadline: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, CallFailure> {
+pub(crate) async fn within<T>(deadline: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, CallFailure> {
     match timeout(deadline, call).await {
         Ok(outcome) => Ok(outcome?),
         Err(_) => Err(CallFailure::Timeout { after: deadline }),
-    }
-}
-
-/// A join token and what its first call is checked against.
-#[derive(Debug)]
-pub struct JoinToken {
-    /// The token; single use.
-    pub token: String,
-    /// The trust bundle.
-    pub bundle_pem: String,
-}
-
-/// The mesh as the control plane sees it.
-#[derive(Clone, Debug)]
-pub struct MeshStatus {
-    /// The revision in force.
-    pub revision: Revision,
-    /// From its publication to the last connected sidecar's ack, in milliseconds.
-    pub publish_to_last_ack_ms: Option<u64>,
-    /// What is wrong with the configuration on disk.
-    pub errors: Vec<ConfigProblem>,
-    /// Every configured workload.
-    pub workloads: Vec<WorkloadStatus>,
-}
-
-/// One error of the configuration on disk.
-#[derive(Clone, Debug)]
-pub struct ConfigProblem {
-    /// The file, relative to the configuration's directory.
-    pub file: String,
-    /// From 1.
-    pub line: u32,
-    /// From 1.
-    pub column: u32,
-    /// What is wrong and how to mend it.
-    pub message: String,
-    /// Since when.
-    pub since: Timestamp,
-}
-
-/// One workload.
-#[derive(Clone, Debug)]
-pub struct WorkloadStatus {
-    /// Its name.
-    pub name: WorkloadName,
-    /// Its identity.
-    pub identity: SpiffeId,
-    /// Whether its configuration stream is up.
-    pub connected: bool,
-    /// The revision that it has acknowledged.
-    pub revision: Revision,
-    /// Why it refuses the configuration.
-    pub rejected: Option<String>,
-    /// When its SVID ends.
-    pub svid_expires_at: Option<Timestamp>,
-    /// Its SVID's serial.
-    pub serial: Option<String>,
-    /// SVIDs beyond the first since the control plane's start.
-    pub rotations: u64,
-}
-
-/// An operator's calls.
-#[derive(Clone, Debug)]
-pub struct OperatorClient {
-    client: Generated<Channel>,
-}
-
-impl OperatorClient {
-    /// Connects to the control plane's unix socket.
-    ///
-    /// # Errors
-    /// - [`CallFailure::Connect`] if nobody listens there, [`CallFailure::Timeout`] if nobody answers.
-    pub async fn connect(socket: &Path, deadline: Duration) -> Result<Self, CallFailure> {
-        let socket = socket.to_path_buf();
-        let connector = tower::service_fn(move |_uri: http::Uri| {
-            let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-        });
-        // The address is not used: the connector knows the socket.
-        let endpoint = Endpoint::from_static("http://operator.rondel.internal");
-        let connected = timeout(deadline, endpoint.connect_with_connector(connector)).await;
-        let channel = connected.map_err(|_| CallFailure::Timeout { after: deadline })??;
-        Ok(Self { client: Generated::new(channel).max_decoding_message_size(OPERATOR_BYTES_MAX) })
-    }
-
-    /// Makes a join token for a workload.
-    ///
-    /// # Errors
-    /// - [`CallFailure`].
-    pub async fn create_join_token(&mut self, workload: &WorkloadName, deadline: Duration) -> Result<JoinToken, CallFailure> {
-        let request = proto::CreateJoinTokenRequest { workload: workload.to_string() };
-        let response = within(deadline, self.client.create_join_token(request)).await?.into_inner();
-        Ok(JoinToken { token: response.token, bundle_pem: response.bundle_pem })
-    }
-
-    /// Asks for the state of the mesh.
-    ///
-    /// # Errors
-    /// - [`CallFailure`].
-    pub async fn status(&mut self, deadline: Duration) -> Result<MeshStatus, CallFailure> {
-        let response = within(deadline, self.client.status(proto::StatusRequest {})).await?.into_inner();
-        let errors = response.errors.into_iter().map(|wire| ConfigProblem {
-            file: wire.file,
-            line: wire.line,
-            column: wire.column,
-            message: wire.message,
-            since: Timestamp::from_millis(wire.since_ms),
-        });
-        let workload = |(index, wire): (usize, proto::WorkloadStatus)| -> Result<WorkloadStatus, ConvertError> {
-            let wrong = |field: &str, error: IdError| ConvertError::new(format!("workloads[{index}].{field}"), error);
-            Ok(WorkloadStatus {
-                name: WorkloadName::parse(&wire.name).map_err(|error| wrong("name", error))?,
-                identity: SpiffeId::parse(&wire.identity).map_err(|error| wrong("identity", error))?,
-                connected: wire.connected,
-                revision: Revision(wire.revision),
-                rejected: wire.rejected,
-                svid_expires_at: wire.svid_expires_at_ms.map(Timestamp::from_millis),
-                serial: wire.serial,
-                rotations: wire.rotations,
-            })
-        };
-        Ok(MeshStatus {
-            revision: Revision(response.revision),
-            publish_to_last_ack_ms: response.publish_to_last_ack_ms,
-            errors: errors.collect(),
-            workloads: response.workloads.into_iter().enumerate().map(workload).collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Asks for one decision record.
-    ///
-    /// # Errors
-    /// - [`CallFailure`].
-    pub async fn decision(&mut self, id: DecisionId, deadline: Duration) -> Result<Option<DecisionRecord>, CallFailure> {
-        let request = proto::DecisionRequest { id: id.to_string() };
-        let response = within(deadline, self.client.decision(request)).await?.into_inner();
-        let record = response.record.map(convert::record_from_wire).transpose();
-        Ok(record.map_err(|error| error.within("record"))?)
-    }
-
-    /// Asks for recent decision records, newest first.
-    ///
-    /// # Errors
-    /// - [`CallFailure`].
-    pub async fn decisions(
-        &mut self,
-        limit: u32,
-        only_denied: bool,
-        deadline: Duration,
-    ) -> Result<Vec<DecisionRecord>, CallFailure> {
-        let request = proto::DecisionsRequest { limit, only_denied };
-        let response = within(deadline, self.client.decisions(request)).await?.into_inner();
-        let record = |(index, wire)| convert::record_from_wire(wire).map_err(|error| error.within(&format!("records[{index}]")));
-        Ok(response.records.into_iter().enumerate().map(record).collect::<Result<_, _>>()?)
     }
 }
 

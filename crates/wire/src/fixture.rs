@@ -2,10 +2,10 @@
 
 use model::authz::AttributeType;
 use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
-    TrustBundle, Upstream,
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
+    TokenIssuer, TrustBundle, Upstream,
 };
-use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
+use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -46,6 +46,8 @@ pub(crate) fn snapshot() -> Snapshot {
         bundles: vec![TrustBundle {
             trust_domain: TrustDomain::parse("shop.example").expect("domain"),
             authorities: vec![vec![1, 2]],
+            jwt_authorities: vec![b"{}".to_vec()],
+            tainted: vec!["0a".into()],
         }],
         inbound: vec![Inbound { listen: port(1), application: port(2), protocol: Protocol::Http, permissive: true }],
         upstreams: vec![Upstream {
@@ -70,6 +72,8 @@ pub(crate) fn snapshot() -> Snapshot {
         egress: Egress::Refuse,
         connection_age_max: Duration::from_secs(60),
         limits,
+        revoked: vec![RevokedSvid { serial: "0badcafe".into(), until: Timestamp::from_millis(9) }],
+        post_quantum_required: true,
     }
 }
 
@@ -149,8 +153,9 @@ fn bundles() -> impl Strategy<Value = Vec<TrustBundle>> {
         let foreign = foreign.into_iter().map(|(name, authorities)| (format!("{name}.example"), authorities));
         let all: BTreeMap<_, _> = foreign.chain([("shop.example".to_owned(), own)]).collect();
         let bundle = |(name, authorities): (String, _)| TrustBundle {
-            trust_domain: TrustDomain::parse(&name).expect("domain"),
-            authorities,
+            jwt_authorities: vec![name.clone().into_bytes()],
+            tainted: vec![name.clone()],
+            ..TrustBundle::x509(TrustDomain::parse(&name).expect("domain"), authorities)
         };
         all.into_iter().map(bundle).collect()
     })
@@ -187,9 +192,18 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
     let egress = prop_oneof![Just(Egress::Allow), Just(Egress::Refuse)];
     let forwarders = vec(label().prop_map(|account| id(&account)), 0..3);
     let rest = (proptest::option::of(country), 1_u64.., limits(), label(), egress, forwarders);
-    let whole = (parts, rest);
+    let revoked = btree_map("[0-9a-f]{1,40}", any::<u64>(), 0..3).prop_map(|revoked| {
+        let svid = |(serial, until)| RevokedSvid { serial, until: Timestamp::from_millis(until) };
+        revoked.into_iter().map(svid).collect()
+    });
+    let whole = (parts, rest, revoked, any::<bool>());
     whole.prop_map(
-        move |((bundles, inbound, upstreams, issuers, policies), (country, age_ms, limits, name, egress, forwarders))| Snapshot {
+        move |(
+            (bundles, inbound, upstreams, issuers, policies),
+            (country, age_ms, limits, name, egress, forwarders),
+            revoked,
+            post_quantum_required,
+        )| Snapshot {
             captured,
             egress,
             forwarders,
@@ -202,6 +216,8 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
             country,
             connection_age_max: Duration::from_millis(age_ms),
             limits,
+            revoked,
+            post_quantum_required,
             ..snapshot()
         },
     )

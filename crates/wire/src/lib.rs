@@ -8,7 +8,9 @@ pub mod client;
 pub mod convert;
 #[cfg(test)]
 mod fixture;
+pub mod operator;
 pub mod publication;
+pub mod rehearsal;
 pub mod subscription;
 #[cfg(test)]
 mod tests;

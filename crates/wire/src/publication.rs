@@ -55,7 +55,14 @@ impl Publication {
         self.sent += 1;
         let nonce = format!("{}-{}", desired.revision, self.sent);
         self.in_flight = Some(InFlight { nonce: nonce.clone(), revision: desired.revision, parts });
-        Some(proto::ConfigUpdate { nonce, revision: desired.revision.0, changed, removed, signature: signature() })
+        Some(proto::ConfigUpdate {
+            nonce,
+            revision: desired.revision.0,
+            changed,
+            removed,
+            signature: signature(),
+            rehearsal: None,
+        })
     }
 
     /// The sidecar has put the update in force. Returns its revision.

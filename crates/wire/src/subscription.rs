@@ -63,7 +63,7 @@ impl Subscription {
     /// - [`Nack`] if a part is malformed, unknown, dangling or stands twice, a removal names nothing, the revision goes back,
     ///   or the whole is larger than `configMessageBytes`.
     pub fn receive(&self, update: Update) -> Result<Candidate, Nack> {
-        let proto::ConfigUpdate { nonce, revision, changed, removed, signature } = update.0;
+        let proto::ConfigUpdate { nonce, revision, changed, removed, signature, rehearsal: _ } = update.0;
         let refuse = |reason| Nack { nonce: nonce.chars().take(NONCE_BYTES_MAX).collect(), reason };
         if nonce.is_empty() || nonce.len() > NONCE_BYTES_MAX {
             return Err(refuse(ConvertError::new("nonce", format!("1 to {NONCE_BYTES_MAX} bytes"))));

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use model::WorkloadName;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use wire::client::{MeshStatus, WorkloadStatus};
+use wire::operator::{MeshStatus, WorkloadStatus};
 
 /// A `/ready` answer is short.
 const READY_BYTES_MAX: usize = 64 * 1024;

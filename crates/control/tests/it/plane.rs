@@ -16,7 +16,8 @@ use testkit::pki;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tonic::transport::{Channel, Endpoint};
-use wire::client::{CallFailure, ControlClient, Issued, MeshStatus, OperatorClient};
+use wire::client::{CallFailure, ControlClient, IssueCall, Issued};
+use wire::operator::{MeshStatus, OperatorClient};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 

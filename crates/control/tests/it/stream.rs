@@ -52,7 +52,7 @@ async fn a_refused_configuration_is_shown_until_it_is_taken() {
     let mut subscription = Subscription::new();
     let candidate = subscription.receive(updates.next().await.unwrap().unwrap()).unwrap();
     answers.send(subscription.refuse(candidate, "the port is taken")).await.unwrap();
-    let of = |status: &wire::client::MeshStatus| {
+    let of = |status: &wire::operator::MeshStatus| {
         status.workloads.iter().find(|each| each.name.as_str() == "shop/client").cloned().unwrap()
     };
     let status = plane.until("the refusal", |status| of(status).rejected.is_some()).await;

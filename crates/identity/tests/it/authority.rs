@@ -29,7 +29,7 @@ fn authority() -> Authority {
 
 fn bundles(authority: &Authority) -> Arc<TrustBundles> {
     let authorities = vec![authority.certificate_der().to_vec()];
-    let bundle = TrustBundle { trust_domain: authority.trust_domain().clone(), authorities };
+    let bundle = TrustBundle::x509(authority.trust_domain().clone(), authorities);
     Arc::new(TrustBundles::from_model(&[bundle]).expect("bundles"))
 }
 

@@ -12,10 +12,8 @@ fn domain(name: &str) -> TrustDomain {
 fn bundles_read_back_what_they_print() {
     let (bank, partner) = (TestAuthority::new("bank.example"), TestAuthority::new("partner.example"));
     let twin = bank.twin();
-    let two = TrustBundle {
-        trust_domain: bank.trust_domain().clone(),
-        authorities: vec![bank.certificate_der().to_vec(), twin.certificate_der().to_vec(), bank.certificate_der().to_vec()],
-    };
+    let thrice = [bank.certificate_der(), twin.certificate_der(), bank.certificate_der()].map(<[u8]>::to_vec);
+    let two = TrustBundle::x509(bank.trust_domain().clone(), thrice.to_vec());
     let all = TrustBundles::from_model(&[partner.bundle(), two]).expect("sound");
     let model = all.to_model();
     assert_eq!(model.iter().map(|bundle| bundle.trust_domain.as_str()).collect::<Vec<_>>(), ["bank.example", "partner.example"]);
@@ -92,7 +90,7 @@ fn what_cannot_vouch_does_not_enter_a_bundle() {
     dns.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
     TrustBundles::from_model(&[TestAuthority::root(dns, bank.clone()).bundle()]).expect("DNS constraints do no harm");
     for noise in [vec![], vec![0x30], vec![0x30; 400], vec![0; 20_000]] {
-        let bundle = TrustBundle { trust_domain: bank.clone(), authorities: vec![noise] };
+        let bundle = TrustBundle::x509(bank.clone(), vec![noise]);
         assert!(matches!(TrustBundles::from_model(&[bundle]), Err(BundleError::Authority { index: 1, .. })));
     }
 }

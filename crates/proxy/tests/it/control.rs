@@ -122,7 +122,7 @@ impl Control {
 
 fn bundle(authority: &Authority, hostile: &TestAuthority) -> TrustBundle {
     let authorities = vec![authority.certificate_der().to_vec(), hostile.certificate_der().to_vec()];
-    TrustBundle { trust_domain: TrustDomain::parse(DOMAIN).unwrap(), authorities }
+    TrustBundle::x509(TrustDomain::parse(DOMAIN).unwrap(), authorities)
 }
 
 fn serve(listener: TcpListener, control: &Arc<Control>) {

@@ -2,15 +2,17 @@
 
 use super::*;
 use crate::fixture::snapshot;
+use crate::operator::OperatorClient;
+use crate::rehearsal::{Handshake, Phase, Step};
 use crate::{Publication, Subscription};
-use model::{Effect, Reason, ServiceName};
+use model::{DecisionId, Effect, Reason, ServiceName, SpiffeId};
 use proto::config_request::Message;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::transport::Server;
+use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Response};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -43,6 +45,11 @@ impl proto::identity_server::Identity for Plane {
             Some(answer) => answer.map(Response::new),
             None => std::future::pending().await,
         }
+    }
+
+    async fn issue_jwt(&self, request: Request<proto::IssueJwtRequest>) -> Result<Response<proto::IssueJwtResponse>, Status> {
+        let token = request.into_inner().audiences.join("+");
+        Ok(Response::new(proto::IssueJwtResponse { token, expires_at_ms: 12 }))
     }
 }
 
@@ -108,6 +115,32 @@ impl proto::operator_server::Operator for Plane {
         self.heard.lock().await.decisions = Some(request.into_inner());
         Ok(Response::new(proto::DecisionsResponse { records: self.records.clone() }))
     }
+
+    async fn authority_status(
+        &self,
+        _: Request<proto::AuthorityStatusRequest>,
+    ) -> Result<Response<proto::AuthorityStatusResponse>, Status> {
+        Ok(Response::new(authorities("")))
+    }
+
+    async fn rotate_authority(
+        &self,
+        _: Request<proto::RotateAuthorityRequest>,
+    ) -> Result<Response<proto::AuthorityStatusResponse>, Status> {
+        Ok(Response::new(authorities("activate")))
+    }
+
+    async fn rehearse(&self, _: Request<proto::RehearseRequest>) -> Result<Response<proto::RehearseResponse>, Status> {
+        let call = proto::RehearsedCall { phase: "retire".into(), failure: "no".into(), ..Default::default() };
+        let proxy = proto::RehearsedProxy { workload: "shop/web".into(), handshakes: vec![call], ..Default::default() };
+        Ok(Response::new(proto::RehearseResponse { proxies: vec![proxy], issued: 3, took_ms: 4 }))
+    }
+
+    async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
+        let proto::RevokeRequest { what, reason } = request.into_inner();
+        let revoked = proto::RevokedRecord { serial: what, reason, until_ms: 5, ..Default::default() };
+        Ok(Response::new(proto::RevokeResponse { revoked: vec![revoked], revision: 6 }))
+    }
 }
 
 async fn control(plane: &Plane) -> ControlClient {
@@ -132,20 +165,39 @@ async fn operator(plane: &Plane) -> (OperatorClient, tempfile::TempDir) {
 }
 
 fn bundle(trust_domain: &str) -> proto::TrustBundle {
-    proto::TrustBundle { trust_domain: trust_domain.into(), authorities: vec![vec![9]] }
+    proto::TrustBundle { trust_domain: trust_domain.into(), authorities: vec![vec![9]], ..Default::default() }
+}
+
+fn issue_call(join_token: Option<&str>) -> IssueCall {
+    let workload = "shop/web".to_owned();
+    IssueCall { csr: vec![7], join_token: join_token.map(str::to_owned), workload, ..IssueCall::default() }
+}
+
+fn authorities(next_step: &str) -> proto::AuthorityStatusResponse {
+    let active = proto::AuthorityRecord { id: "0a".into(), state: "active".into(), alive: 2, ..Default::default() };
+    proto::AuthorityStatusResponse {
+        trust_domain: "shop.example".into(),
+        authorities: vec![active],
+        next_step: next_step.into(),
+        held_up_by: vec![proto::HoldUp { who: "shop/web".into(), why: "away".into() }],
+        federated: vec![proto::FederatedBundle { trust_domain: "other.example".into(), ..Default::default() }],
+        revoked: Vec::new(),
+    }
 }
 
 #[tokio::test]
 async fn an_svid_comes_with_its_bundles_and_the_token_travels_only_if_there_is_one() {
-    let answer = proto::IssueResponse { chain: vec![vec![1], vec![2]], bundles: vec![bundle("shop.example")] };
+    let answer =
+        proto::IssueResponse { chain: vec![vec![1], vec![2]], bundles: vec![bundle("shop.example")], revision: 4, now_ms: 5 };
     let plane = Plane { issued: Some(Ok(answer)), ..Plane::default() };
     let client = control(&plane).await;
-    let issued = client.issue(vec![7], Some("join".into()), SOON).await.expect("issued");
+    let issued = client.issue(issue_call(Some("join")), SOON).await.expect("issued");
     assert_eq!(issued.chain, [vec![1], vec![2]]);
+    assert_eq!((issued.revision, issued.now), (Revision(4), Timestamp::from_millis(5)));
     assert_eq!(issued.bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect::<Vec<_>>(), ["shop.example"]);
     let heard = plane.heard.lock().await.issue.take().expect("a request");
-    assert_eq!((heard.csr, heard.join_token.as_str()), (vec![7], "join"));
-    client.issue(vec![7], None, SOON).await.expect("issued");
+    assert_eq!((heard.csr, heard.join_token.as_str(), heard.workload.as_str()), (vec![7], "join", "shop/web"));
+    client.issue(issue_call(None), SOON).await.expect("issued");
     assert_eq!(plane.heard.lock().await.issue.take().expect("a request").join_token, "");
 }
 
@@ -153,13 +205,19 @@ async fn an_svid_comes_with_its_bundles_and_the_token_travels_only_if_there_is_o
 async fn an_answer_that_breaks_the_contract_is_refused_with_its_path() {
     let sound = bundle("shop.example");
     for (answer, told) in [
-        (proto::IssueResponse { chain: Vec::new(), bundles: vec![sound.clone()] }, "`chain`: empty"),
-        (proto::IssueResponse { chain: vec![vec![1], Vec::new()], bundles: vec![sound.clone()] }, "`chain[1]`: empty"),
-        (proto::IssueResponse { chain: vec![vec![1]], bundles: Vec::new() }, "`bundles`: empty"),
-        (proto::IssueResponse { chain: vec![vec![1]], bundles: vec![sound, bundle("A")] }, "`bundles[1].trust_domain`"),
+        (proto::IssueResponse { chain: Vec::new(), bundles: vec![sound.clone()], ..Default::default() }, "`chain`: empty"),
+        (
+            proto::IssueResponse { chain: vec![vec![1], Vec::new()], bundles: vec![sound.clone()], ..Default::default() },
+            "`chain[1]`: empty",
+        ),
+        (proto::IssueResponse { chain: vec![vec![1]], bundles: Vec::new(), ..Default::default() }, "`bundles`: empty"),
+        (
+            proto::IssueResponse { chain: vec![vec![1]], bundles: vec![sound, bundle("A")], ..Default::default() },
+            "`bundles[1].trust_domain`",
+        ),
     ] {
         let plane = Plane { issued: Some(Ok(answer)), ..Plane::default() };
-        let failure = control(&plane).await.issue(vec![7], None, SOON).await.expect_err(told);
+        let failure = control(&plane).await.issue(issue_call(None), SOON).await.expect_err(told);
         assert!(matches!(&failure, CallFailure::Convert(_)) && failure.to_string().contains(told), "{failure}");
     }
 }
@@ -167,12 +225,83 @@ async fn an_answer_that_breaks_the_contract_is_refused_with_its_path() {
 #[tokio::test]
 async fn a_refusal_keeps_its_code_and_silence_ends_at_the_deadline() {
     let plane = Plane { issued: Some(Err(Status::permission_denied("the token was used"))), ..Plane::default() };
-    let failure = control(&plane).await.issue(vec![7], None, SOON).await.expect_err("refused");
+    let failure = control(&plane).await.issue(issue_call(None), SOON).await.expect_err("refused");
     assert!(
         matches!(&failure, CallFailure::Refused { code: Code::PermissionDenied, message } if message == "the token was used")
     );
-    let failure = control(&Plane::default()).await.issue(vec![7], None, NEVER).await.expect_err("silence");
+    let failure = control(&Plane::default()).await.issue(issue_call(None), NEVER).await.expect_err("silence");
     assert_eq!(failure.to_string(), "no answer within 80 ms");
+}
+
+async fn update(updates: &mut Updates) -> Update {
+    match updates.next().await.expect("stream").expect("message") {
+        Received::Update(update) => *update,
+        Received::Rehearsal(order) => panic!("{order:?}"),
+    }
+}
+
+#[tokio::test]
+async fn orders_of_a_rehearsal_are_read_and_reported() {
+    let bundle = convert::bundle_from_wire(&bundle("shop.example")).expect("bundle");
+    let orders = [Step::Prepare(bundle), Step::Shake, Step::End].map(|step| Order { id: "r-1".into(), step });
+    let broken = proto::ConfigUpdate {
+        rehearsal: Some(proto::Rehearsal { id: "r-1".into(), step: 1, bundle: None }),
+        ..Default::default()
+    };
+    let updates = orders.iter().map(rehearsal::order_to_wire).chain([broken]).collect();
+    let plane = Plane { updates, ..Plane::default() };
+    let hello = Hello { workload: snapshot().workload, version: "1".into(), revision: Revision(3) };
+    let (answers, mut received) = control(&plane).await.config(hello, 65_536, SOON).await.expect("open");
+    let identity = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/ledger").expect("id");
+    let handshake = |phase, failure| Handshake {
+        address: "127.0.0.1:9".parse().expect("address"),
+        identity: identity.clone(),
+        phase,
+        failure,
+    };
+    let handshakes = vec![handshake(Phase::Activate, None), handshake(Phase::Retire, Some("é".repeat(2000)))];
+    let report = Report { id: "r-1".into(), failure: None, handshakes };
+    for order in orders {
+        let Ok(Some(Received::Rehearsal(got))) = received.next().await else { panic!("an order") };
+        assert_eq!(got, order);
+        answers.report(report.clone()).await.expect("sent");
+    }
+    let failure = received.next().await.expect_err("no bundle").to_string();
+    assert!(failure.contains("`rehearsal.bundle`: missing"), "{failure}");
+    let heard = plane.heard.lock().await;
+    let Some(Message::Rehearsed(told)) = heard.config.last() else { panic!("a report") };
+    let told = rehearsal::report_from_wire(told.clone()).expect("readable");
+    assert_eq!(told.handshakes[0], report.handshakes[0]);
+    assert_eq!(told.handshakes[1].failure.as_ref().map(String::len), Some(1024), "cut to its bound");
+    let many = vec![proto::RehearsedHandshake::default(); rehearsal::HANDSHAKES_MAX + 1];
+    let flood = proto::RehearsalReport { id: "r-1".into(), handshakes: many, ..Default::default() };
+    assert!(rehearsal::report_from_wire(flood).is_err());
+}
+
+#[tokio::test]
+async fn the_authorities_a_rehearsal_and_a_revocation_are_told_as_they_are() {
+    let plane = Plane::default();
+    let (mut client, _dir) = operator(&plane).await;
+    let status = client.authority_status(SOON).await.expect("status");
+    assert_eq!((status.trust_domain.as_str(), status.next_step.as_deref()), ("shop.example", None));
+    assert_eq!((status.authorities[0].id.as_str(), status.authorities[0].alive), ("0a", 2));
+    assert_eq!(status.held_up_by, [("shop/web".to_owned(), "away".to_owned())]);
+    assert_eq!((status.federated[0].trust_domain.as_str(), status.federated[0].fetched_at), ("other.example", None));
+    assert_eq!(client.rotate_authority(SOON).await.expect("status").next_step.as_deref(), Some("activate"));
+    let rehearsed = client.rehearse(SOON).await.expect("rehearsed");
+    assert_eq!((rehearsed.issued, rehearsed.took, &rehearsed.proxies[0].failure), (3, Duration::from_millis(4), &None));
+    assert_eq!(rehearsed.proxies[0].handshakes[0].failure.as_deref(), Some("no"));
+    let revocation = client.revoke("0b", "stolen", SOON).await.expect("revoked");
+    assert_eq!((revocation.revision, revocation.revoked[0].serial.as_str()), (Revision(6), "0b"));
+    assert_eq!((revocation.revoked[0].reason.as_str(), revocation.revoked[0].until.millis()), ("stolen", 5));
+}
+
+#[tokio::test]
+async fn a_jwt_svid_comes_with_its_end() {
+    let client = control(&Plane::default()).await;
+    let jwt = client.issue_jwt(vec!["a".into(), "b".into()], SOON).await.expect("signed");
+    assert_eq!((jwt.token.as_str(), jwt.expires_at), ("a+b", Timestamp::from_millis(12)));
+    assert!(client.issue_jwt(vec![String::new()], SOON).await.is_err(), "an empty token");
 }
 
 #[tokio::test]
@@ -184,10 +313,10 @@ async fn the_stream_begins_with_hello_and_every_update_gets_its_answer() {
     let (answers, mut updates) = control(&plane).await.config(hello, 65_536, SOON).await.expect("open");
 
     let mut subscription = Subscription::new();
-    let candidate = subscription.receive(updates.next().await.expect("stream").expect("update")).expect("readable");
+    let candidate = subscription.receive(update(&mut updates).await).expect("readable");
     assert_eq!((&candidate.snapshot, candidate.signature.as_slice()), (&snapshot(), [5].as_slice()));
     answers.send(subscription.accept(candidate)).await.expect("sent");
-    let nack = subscription.receive(updates.next().await.expect("stream").expect("update")).expect_err("revision 0");
+    let nack = subscription.receive(update(&mut updates).await).expect_err("revision 0");
     answers.send(nack.into()).await.expect("sent");
     assert!(updates.next().await.expect("a clean end").is_none());
 
@@ -244,6 +373,9 @@ fn workload(name: &str, identity: &str) -> proto::WorkloadStatus {
         svid_expires_at_ms: Some(77),
         serial: Some("0a".into()),
         rotations: 2,
+        authority: Some("0b".into()),
+        key_exchange: Some("X25519".into()),
+        application_svids: 1,
     }
 }
 

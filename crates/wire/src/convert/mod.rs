@@ -51,6 +51,7 @@ pub fn encode_snapshot(snapshot: &Snapshot) -> Vec<u8> {
         changed,
         removed: Vec::new(),
         signature: Vec::new(),
+        rehearsal: None,
     };
     whole.encode_to_vec()
 }

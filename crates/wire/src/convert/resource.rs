@@ -4,10 +4,10 @@ use super::{ConvertError, Parts};
 use crate::proto;
 use model::authz::AttributeType;
 use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
-    TrustBundle, Upstream,
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
+    TokenIssuer, TrustBundle, Upstream,
 };
-use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
+use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proto::resource::Body;
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -18,6 +18,14 @@ type Result<T> = std::result::Result<T, ConvertError>;
 
 /// The key of the one workload resource.
 const WORKLOAD: &str = "workload/self";
+/// The key of the one list of revoked SVIDs.
+const REVOCATIONS: &str = "revocations/self";
+/// LIMIT: revoked SVIDs in one snapshot; each is remembered only until it ends.
+const REVOKED_MAX: usize = 10_000;
+/// LIMIT: digits of a serial number (RFC 5280 §4.1.2.2: 20 bytes).
+const SERIAL_DIGITS_MAX: usize = 40;
+/// LIMIT: JWT authorities, and tainted authorities, of one bundle.
+const BUNDLE_KEYS_MAX: usize = 64;
 /// What is said of a resource without a body that this version can read.
 const UNKNOWN_KIND: &str = "a resource of a kind that this version does not know";
 
@@ -29,6 +37,7 @@ pub(super) fn key(resource: &proto::Resource) -> Result<String> {
         Some(Body::Issuer(_)) => "issuer",
         Some(Body::Policy(_)) => "policy",
         Some(Body::Bundle(_)) => "bundle",
+        Some(Body::Revocations(_)) => "revocations",
         None => return Err(ConvertError::new(model::ids::printable(&resource.name), UNKNOWN_KIND)),
     };
     Ok(format!("{kind}/{}", resource.name))
@@ -60,6 +69,9 @@ pub fn resources(snapshot: &Snapshot) -> Parts {
     }
     for bundle in &snapshot.bundles {
         put("bundle", bundle.trust_domain.to_string(), Body::Bundle(bundle_to_wire(bundle)));
+    }
+    if !snapshot.revoked.is_empty() {
+        put("revocations", "self".to_owned(), Body::Revocations(revocations_to_wire(&snapshot.revoked)));
     }
     parts
 }
@@ -101,6 +113,10 @@ pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
             Some(Body::Bundle(wire)) => {
                 snapshot.bundles.push(bundle_from_wire(wire).map_err(within)?);
                 format!("bundle/{}", wire.trust_domain)
+            }
+            Some(Body::Revocations(wire)) => {
+                snapshot.revoked = revocations_from_wire(wire).map_err(within)?;
+                REVOCATIONS.to_owned()
             }
             Some(Body::Policy(wire)) => {
                 policies.insert(key.clone(), policy_from_wire(wire).map_err(within)?);
@@ -166,6 +182,7 @@ fn workload_to_wire(snapshot: &Snapshot) -> proto::Workload {
         forwarders: snapshot.forwarders.iter().map(ToString::to_string).collect(),
         captured: snapshot.captured,
         egress_refused: snapshot.egress == Egress::Refuse,
+        post_quantum_required: snapshot.post_quantum_required,
     }
 }
 
@@ -208,6 +225,8 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         egress: if wire.egress_refused { Egress::Refuse } else { Egress::Allow },
         connection_age_max: Duration::from_millis(wire.connection_age_max_ms),
         limits,
+        revoked: Vec::new(),
+        post_quantum_required: wire.post_quantum_required,
     })
 }
 
@@ -399,7 +418,12 @@ fn policy_from_wire(wire: &proto::AuthorizationPolicy) -> Result<AuthorizationPo
 
 /// A trust bundle as it travels.
 pub fn bundle_to_wire(bundle: &TrustBundle) -> proto::TrustBundle {
-    proto::TrustBundle { trust_domain: bundle.trust_domain.to_string(), authorities: bundle.authorities.clone() }
+    proto::TrustBundle {
+        trust_domain: bundle.trust_domain.to_string(),
+        authorities: bundle.authorities.clone(),
+        jwt_authorities: bundle.jwt_authorities.clone(),
+        tainted: bundle.tainted.clone(),
+    }
 }
 
 /// A trust bundle that was received.
@@ -407,8 +431,35 @@ pub fn bundle_to_wire(bundle: &TrustBundle) -> proto::TrustBundle {
 /// # Errors
 /// - [`ConvertError`] naming the field.
 pub fn bundle_from_wire(wire: &proto::TrustBundle) -> Result<TrustBundle> {
+    for (path, length) in [("jwt_authorities", wire.jwt_authorities.len()), ("tainted", wire.tainted.len())] {
+        if length > BUNDLE_KEYS_MAX {
+            return Err(ConvertError::new(path, format!("{length} entries, {BUNDLE_KEYS_MAX} at most")));
+        }
+    }
     Ok(TrustBundle {
         trust_domain: parsed("trust_domain", TrustDomain::parse(&wire.trust_domain))?,
         authorities: filled("authorities", wire.authorities.clone())?,
+        jwt_authorities: wire.jwt_authorities.clone(),
+        tainted: wire.tainted.clone(),
     })
+}
+
+fn revocations_to_wire(revoked: &[RevokedSvid]) -> proto::Revocations {
+    let svid = |each: &RevokedSvid| proto::RevokedSvid { serial: each.serial.clone(), until_ms: each.until.millis() };
+    proto::Revocations { svids: revoked.iter().map(svid).collect() }
+}
+
+fn revocations_from_wire(wire: &proto::Revocations) -> Result<Vec<RevokedSvid>> {
+    if wire.svids.len() > REVOKED_MAX {
+        return Err(ConvertError::new("svids", format!("{} entries, {REVOKED_MAX} at most", wire.svids.len())));
+    }
+    let svid = |(index, each): (usize, &proto::RevokedSvid)| {
+        let is_digit = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+        let is_serial = (1..=SERIAL_DIGITS_MAX).contains(&each.serial.len()) && each.serial.bytes().all(is_digit);
+        if !is_serial {
+            return Err(ConvertError::new(format!("svids[{index}].serial"), "not a serial number in lower-case hexadecimal"));
+        }
+        Ok(RevokedSvid { serial: each.serial.clone(), until: Timestamp::from_millis(each.until_ms) })
+    };
+    filled("svids", wire.svids.iter().enumerate().map(svid).collect::<Result<Vec<_>>>()?)
 }
