@@ -1,5 +1,6 @@
 //! Trust bundles (SPIFFE Trust Domain and Bundle §4): which authorities may vouch for which trust domain.
 
+use crate::credentials::Link;
 use crate::svid::{self, PeerRefusal};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,7 +8,7 @@ use model::snapshot::TrustBundle;
 use model::{Timestamp, TrustDomain};
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -65,10 +66,12 @@ pub enum BundleError {
     Pem,
 }
 
-/// The authorities by trust domain. Immutable; a change is a new value.
+/// The authorities by trust domain, and what is refused in spite of them. Immutable; a change is a new value.
 #[derive(Clone)]
 pub struct TrustBundles {
     domains: BTreeMap<TrustDomain, Vec<Anchor>>,
+    revoked: HashSet<String>,
+    post_quantum_required: bool,
 }
 
 #[derive(Clone)]
@@ -131,7 +134,7 @@ impl TrustBundles {
         if domains.len() > TRUST_DOMAINS_MAX {
             return Err(BundleError::TooMany { what: "trust domains", max: TRUST_DOMAINS_MAX });
         }
-        Ok(Self { domains })
+        Ok(Self { domains, revoked: HashSet::new(), post_quantum_required: false })
     }
 
     /// Every authority as a PEM `CERTIFICATE` section (RFC 7468 §5), by trust domain.
@@ -160,9 +163,37 @@ impl TrustBundles {
         self.domains.iter().map(one).collect()
     }
 
+    /// The same authorities, where peers with an SVID of these serial numbers (lower-case hexadecimal) are refused, and, if
+    /// `post_quantum_required`, so are handshakes without a post-quantum key exchange.
+    #[must_use]
+    pub fn restricted(self, revoked: impl IntoIterator<Item = String>, post_quantum_required: bool) -> Self {
+        Self { revoked: revoked.into_iter().collect(), post_quantum_required, ..self }
+    }
+
+    /// Whether an SVID of this serial number is refused.
+    pub fn is_revoked(&self, serial: &str) -> bool {
+        !self.revoked.is_empty() && self.revoked.contains(serial)
+    }
+
+    /// Whether handshakes without a post-quantum key exchange are refused.
+    pub fn is_post_quantum_required(&self) -> bool {
+        self.post_quantum_required
+    }
+
     /// Whether anybody vouches for this trust domain.
     pub fn contains(&self, trust_domain: &TrustDomain) -> bool {
         self.domains.contains_key(trust_domain)
+    }
+
+    /// Every authority, as a link that can end.
+    pub(crate) fn links(&self) -> impl Iterator<Item = Link> {
+        let link = |domain: &TrustDomain, anchor: &Anchor| Link {
+            kind: "authority",
+            trust_domain: domain.to_string(),
+            id: svid::read_certificate(&anchor.der).ok().and_then(|read| svid::subject_key_id(&read)).unwrap_or_default(),
+            not_after: anchor.not_after,
+        };
+        self.domains.iter().flat_map(move |(domain, anchors)| anchors.iter().map(move |anchor| link(domain, anchor)))
     }
 
     /// The authorities of a trust domain that are valid at a moment. webpki does not look at an authority's dates itself.
@@ -176,6 +207,8 @@ impl TrustBundles {
 impl PartialEq for TrustBundles {
     fn eq(&self, other: &Self) -> bool {
         self.to_model() == other.to_model()
+            && self.revoked == other.revoked
+            && self.post_quantum_required == other.post_quantum_required
     }
 }
 
@@ -221,7 +254,9 @@ pub(crate) struct AuthorityFacts {
 pub(crate) fn authority_facts(der: &[u8]) -> Result<AuthorityFacts, &'static str> {
     let rule = |refusal| match refusal {
         PeerRefusal::Profile { rule } => rule,
-        PeerRefusal::Untrusted | PeerRefusal::Expired { .. } | PeerRefusal::NotYetValid { .. } => "it cannot be read",
+        PeerRefusal::Untrusted | PeerRefusal::Revoked | PeerRefusal::Expired { .. } | PeerRefusal::NotYetValid { .. } => {
+            "it cannot be read"
+        }
     };
     let certificate = svid::read_certificate(der).map_err(rule)?;
     if !svid::is_ca(&certificate).map_err(rule)? {

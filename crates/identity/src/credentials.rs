@@ -6,7 +6,7 @@ use crate::bundle::TrustBundles;
 use crate::handshake::Alpn;
 use crate::key::{KeyFailure, PrivateKey, Signer};
 use crate::provider;
-use crate::svid::{PeerRefusal, X509Svid};
+use crate::svid::{self, PeerRefusal, X509Svid};
 use crate::verify::{ClientSvid, ClientVerifier, ServerVerifier};
 use model::{SpiffeId, Timestamp};
 use rustls::client::{ClientConfig, Resumption};
@@ -50,6 +50,19 @@ pub struct Credentials {
     tcp: Arc<ServerConfig>,
     any: Arc<ServerConfig>,
     control: Arc<ServerConfig>,
+}
+
+/// One certificate whose end matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// `svid`, `intermediate` or `authority`.
+    pub kind: &'static str,
+    /// Whose it is.
+    pub trust_domain: String,
+    /// Its subject key id, lower-case hexadecimal; empty for the SVID, which changes all the time.
+    pub id: String,
+    /// Its `notAfter`.
+    pub not_after: Timestamp,
 }
 
 impl Credentials {
@@ -104,6 +117,23 @@ impl Credentials {
         &self.svid
     }
 
+    /// Every certificate whose end matters: the own chain's, and the authorities that are trusted.
+    pub fn links(&self) -> Vec<Link> {
+        let own = self.svid.id().trust_domain().to_string();
+        let mut links =
+            vec![Link { kind: "svid", trust_domain: own.clone(), id: String::new(), not_after: self.svid.not_after() }];
+        for der in self.svid.chain().iter().skip(1) {
+            links.extend(svid::read_certificate(der).ok().map(|certificate| Link {
+                kind: "intermediate",
+                trust_domain: own.clone(),
+                id: svid::subject_key_id(&certificate).unwrap_or_default(),
+                not_after: svid::timestamp(certificate.validity().not_after),
+            }));
+        }
+        links.extend(self.bundles.links());
+        links
+    }
+
     /// The bundles that peers are checked with.
     pub fn bundles(&self) -> &Arc<TrustBundles> {
         &self.bundles
@@ -111,6 +141,10 @@ impl Credentials {
 
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyFailure> {
         self.signer.sign(message)
+    }
+
+    pub(crate) fn certified(&self) -> Arc<SingleCertAndKey> {
+        Arc::clone(&self.certified)
     }
 
     pub(crate) fn http(&self) -> Arc<ServerConfig> {
@@ -146,13 +180,13 @@ impl fmt::Debug for Credentials {
     }
 }
 
-fn server_config(
+pub(crate) fn server_config(
     certified: Arc<SingleCertAndKey>,
     bundles: Arc<TrustBundles>,
     alpn: &[Alpn],
     svid: ClientSvid,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let builder = ServerConfig::builder_with_provider(provider::provider());
+    let builder = ServerConfig::builder_with_provider(provider::provider(&bundles));
     // The guarantee is this call: a feature of the library may be switched on by any other crate of the build.
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?;
     let verifier = Arc::new(ClientVerifier { bundles, svid });
@@ -171,7 +205,7 @@ pub(crate) fn client_config(
     expected: &[SpiffeId],
     alpn: &[Alpn],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(provider::provider());
+    let builder = ClientConfig::builder_with_provider(provider::provider(&bundles));
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?;
     let verifier = Arc::new(ServerVerifier { bundles, expected: expected.to_vec() });
     let builder = builder.dangerous().with_custom_certificate_verifier(verifier);

@@ -2,6 +2,7 @@
 
 use crate::bundle::TrustBundles;
 use crate::credentials::{self, Credentials};
+use crate::rehearsal::Shadow;
 use crate::svid::{self, PeerRefusal};
 use crate::{hex, verify};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -35,16 +36,22 @@ pub enum Alpn {
     Mux,
     /// Opaque bytes: `rondel-tcp`.
     Tcp,
+    /// Nothing: the handshake itself is the rehearsal of a rotation, `rondel-rehearse-activated`.
+    RehearseActivated,
+    /// Nothing: the handshake itself is the rehearsal of a rotation, `rondel-rehearse-retired`.
+    RehearseRetired,
 }
 
 impl Alpn {
-    /// The name: `http/1.1`, `h2`, `rondel-mux`, `rondel-tcp`.
+    /// The name: `http/1.1`, `h2`, `rondel-mux`, `rondel-tcp`, `rondel-rehearse-…`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Http1 => "http/1.1",
             Self::Http2 => "h2",
             Self::Mux => "rondel-mux",
             Self::Tcp => "rondel-tcp",
+            Self::RehearseActivated => "rondel-rehearse-activated",
+            Self::RehearseRetired => "rondel-rehearse-retired",
         }
     }
 
@@ -53,7 +60,8 @@ impl Alpn {
     }
 
     fn from_wire(name: &[u8]) -> Option<Self> {
-        [Self::Http1, Self::Http2, Self::Mux, Self::Tcp].into_iter().find(|alpn| alpn.wire() == name)
+        const ALL: [Alpn; 6] = [Alpn::Http1, Alpn::Http2, Alpn::Mux, Alpn::Tcp, Alpn::RehearseActivated, Alpn::RehearseRetired];
+        ALL.into_iter().find(|alpn| alpn.wire() == name)
     }
 }
 
@@ -87,6 +95,7 @@ pub struct VerifiedPeer {
     serial: Arc<str>,
     fingerprint: Arc<str>,
     group: &'static str,
+    authority: Option<Arc<str>>,
 }
 
 impl VerifiedPeer {
@@ -103,6 +112,11 @@ impl VerifiedPeer {
     /// The serial number of its certificate, lower-case hexadecimal.
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// The subject key id of the authority that issued its certificate, lower-case hexadecimal; `None` if it does not say.
+    pub fn authority_key_id(&self) -> Option<&str> {
+        self.authority.as_deref()
     }
 
     /// SHA-256 over its certificate (DER), lower-case hexadecimal.
@@ -123,6 +137,7 @@ impl VerifiedPeer {
             id: leaf.id,
             not_after: leaf.not_after,
             serial: leaf.serial.into(),
+            authority: leaf.authority_key_id.map(Into::into),
             fingerprint: hex(digest(&SHA256, first).as_ref()).into(),
             group: connection.negotiated_key_exchange_group().map_or("unknown", |group| group_name(group.name())),
         })
@@ -198,12 +213,29 @@ pub async fn accept<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    accept_or_rehearse(stream, credentials, None, serves, deadline).await
+}
+
+/// As [`accept`]; while a rehearsal is under way (`shadow`), a peer that asks for it by ALPN gets its handshake, and nothing more.
+///
+/// # Errors
+/// - As [`accept`].
+pub async fn accept_or_rehearse<S>(
+    stream: S,
+    credentials: &Credentials,
+    shadow: Option<&Shadow>,
+    serves: Serves,
+    deadline: Duration,
+) -> Result<(ServerStream<S>, VerifiedPeer, Option<Alpn>), HandshakeRefusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let config = match serves {
         Serves::Http => credentials.http(),
         Serves::Tcp => credentials.tcp(),
         Serves::Any => credentials.any(),
     };
-    let stream = within(deadline, accept_with(stream, config)).await?;
+    let stream = within(deadline, accept_with(stream, shadow, config)).await?;
     let connection = stream.get_ref().1;
     let peer = VerifiedPeer::of(connection, connection.peer_certificates().unwrap_or_default())?;
     let alpn = connection.alpn_protocol().and_then(Alpn::from_wire);
@@ -223,7 +255,7 @@ pub async fn accept_optional<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = within(deadline, accept_with(stream, credentials.control())).await?;
+    let stream = within(deadline, accept_with(stream, None, credentials.control())).await?;
     let connection = stream.get_ref().1;
     let peer = match connection.peer_certificates() {
         None | Some([]) => None,
@@ -282,17 +314,22 @@ pub fn refused_by_peer(error: &(dyn Error + 'static)) -> Option<HandshakeRefusal
     matches!(alert, rustls::Error::AlertReceived(_)).then(|| refusal_of(alert))
 }
 
-async fn accept_with<S>(stream: S, config: Arc<ServerConfig>) -> Result<ServerStream<S>, HandshakeRefusal>
+async fn accept_with<S>(
+    stream: S,
+    shadow: Option<&Shadow>,
+    config: Arc<ServerConfig>,
+) -> Result<ServerStream<S>, HandshakeRefusal>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Two steps, so that "not TLS" can be told from a broken record later on: only the first message can be plaintext.
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
     let start = start.map_err(|error| first_message(&error))?;
-    start.into_stream(config).await.map_err(|error| refusal(&error))
+    let rehearsed = shadow.zip(start.client_hello().alpn()).and_then(|(shadow, offered)| shadow.answering(offered));
+    start.into_stream(rehearsed.unwrap_or(config)).await.map_err(|error| refusal(&error))
 }
 
-async fn connect_with<S>(
+pub(crate) async fn connect_with<S>(
     stream: S,
     config: Arc<ClientConfig>,
     alpn: &[Alpn],
@@ -330,7 +367,7 @@ fn first_message(error: &io::Error) -> HandshakeRefusal {
     }
 }
 
-fn refusal(error: &io::Error) -> HandshakeRefusal {
+pub(crate) fn refusal(error: &io::Error) -> HandshakeRefusal {
     match find_tls_error(error) {
         Some(error) => refusal_of(error),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -340,12 +377,15 @@ fn refusal(error: &io::Error) -> HandshakeRefusal {
     }
 }
 
-fn refusal_of(error: &rustls::Error) -> HandshakeRefusal {
+pub(crate) fn refusal_of(error: &rustls::Error) -> HandshakeRefusal {
     if let Some(refusal) = verify::from_rustls(error) {
         return refusal;
     }
     match error {
         rustls::Error::NoCertificatesPresented => HandshakeRefusal::CertificateMissing,
+        rustls::Error::PeerIncompatible(rustls::PeerIncompatible::NoKxGroupsInCommon) => HandshakeRefusal::failed(
+            "the two sides share no key exchange; where `postQuantum` is `required`, the peer lacks X25519MLKEM768",
+        ),
         rustls::Error::AlertReceived(alert) => {
             HandshakeRefusal::failed(format!("the peer refused with the alert `{}`", alert_name(*alert)))
         }
@@ -370,6 +410,7 @@ fn find_tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Er
 fn alert_name(alert: AlertDescription) -> String {
     let name = match alert {
         AlertDescription::CertificateExpired => "certificate_expired",
+        AlertDescription::CertificateRevoked => "certificate_revoked",
         AlertDescription::CertificateUnknown => "certificate_unknown",
         AlertDescription::CertificateRequired => "certificate_required",
         AlertDescription::BadCertificate => "bad_certificate",

@@ -12,6 +12,7 @@ pub mod csr;
 pub mod handshake;
 pub mod key;
 mod provider;
+pub mod rehearsal;
 pub mod rotation;
 pub mod signed;
 pub mod svid;

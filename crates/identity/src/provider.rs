@@ -1,8 +1,13 @@
 //! The one set of cryptographic choices: TLS 1.3 suites and key exchange groups, in our order.
 
+use crate::bundle::TrustBundles;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use std::sync::{Arc, LazyLock};
+
+/// The hybrid group alone: a peer without it gets no connection.
+static POST_QUANTUM: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(CryptoProvider { kx_groups: vec![kx_group::X25519MLKEM768], ..CryptoProvider::clone(&PROVIDER) }));
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     Arc::new(CryptoProvider {
@@ -18,9 +23,9 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
-/// The provider of every handshake.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
-    Arc::clone(&PROVIDER)
+/// The provider of every handshake under these bundles.
+pub(crate) fn provider(bundles: &TrustBundles) -> Arc<CryptoProvider> {
+    Arc::clone(if bundles.is_post_quantum_required() { &POST_QUANTUM } else { &PROVIDER })
 }
 
 /// The signature algorithms that a chain or a handshake may use.

@@ -9,6 +9,8 @@ const BACK_OFF_FIRST: Duration = Duration::from_secs(1);
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 /// The shortest pause: a tenth of very little time left must not become a busy loop.
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
+/// The longest spread of replacements before their time.
+const URGENT_MAX: Duration = Duration::from_secs(60);
 /// The share of its life at whose end an SVID no longer counts as healthy.
 const LAST_SHARE: f64 = 0.2;
 
@@ -57,7 +59,12 @@ pub enum Step {
 pub fn next(now: Timestamp, state: Option<&RotationState>, jitter: f64) -> Step {
     let Some(state) = state else { return Step::Issue };
     let due = state.begins().plus(state.life().mul_f64(0.45 + 0.1 * share(jitter)));
-    let allowed = match state.last_attempt.filter(|attempt| *attempt <= now) {
+    wait_or_issue(now, due.max(allowed(now, state, jitter)))
+}
+
+/// The moment before which nothing is tried again.
+fn allowed(now: Timestamp, state: &RotationState, jitter: f64) -> Timestamp {
+    match state.last_attempt.filter(|attempt| *attempt <= now) {
         // A last attempt in the future means that the clock was set back: it says nothing.
         None => now,
         Some(attempt) if state.failures == 0 => attempt.plus(BACK_OFF_FIRST),
@@ -66,8 +73,19 @@ pub fn next(now: Timestamp, state: Option<&RotationState>, jitter: f64) -> Step 
             let pause = pause(state.failures, jitter);
             attempt.plus(if left.is_zero() { pause } else { pause.min(left / 10).max(BACK_OFF_MIN) })
         }
-    };
-    wait_or_issue(now, due.max(allowed))
+    }
+}
+
+/// As [`next`] for an SVID that must be replaced before its time (`urgent`: since when that is known), because its authority is
+/// about to be retired or it is revoked: within a tenth of its life and at most a minute, spread by `jitter`.
+pub fn next_of(now: Timestamp, state: &RotationState, urgent: Option<Timestamp>, jitter: f64) -> Step {
+    let planned = next(now, Some(state), jitter);
+    let (Step::WaitUntil(_), Some(since)) = (planned, urgent) else { return planned };
+    let due = since.plus((state.life() / 10).min(URGENT_MAX).mul_f64(share(jitter)));
+    match planned {
+        Step::WaitUntil(at) => wait_or_issue(now, at.min(due.max(allowed(now, state, jitter)))),
+        Step::Issue => Step::Issue,
+    }
 }
 
 /// Says when to try again where there is no SVID at all: `failures` attempts failed, the last began at `last_attempt`.

@@ -29,6 +29,9 @@ pub enum PeerRefusal {
     /// No authority in the bundle of its own trust domain vouches for it, or there is no such bundle.
     #[error("no authority in the trust bundle of its trust domain vouches for the certificate")]
     Untrusted,
+    /// The operator has revoked it.
+    #[error("the certificate is revoked")]
+    Revoked,
     /// It has expired.
     #[error("the certificate expired at {not_after}, it is {now}")]
     Expired {
@@ -58,6 +61,7 @@ impl PeerRefusal {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Untrusted => Reason::PeerUntrusted,
+            Self::Revoked => Reason::PeerRevoked,
             Self::Expired { .. } => Reason::PeerExpired,
             Self::NotYetValid { .. } => Reason::PeerNotYetValid,
             Self::Profile { .. } => Reason::PeerProfile,
@@ -118,6 +122,11 @@ impl X509Svid {
         &self.chain
     }
 
+    /// The subject key id of the authority that issued the leaf, lower-case hexadecimal; `None` if the leaf does not say.
+    pub fn authority_key_id(&self) -> Option<&str> {
+        self.leaf.authority_key_id.as_deref()
+    }
+
     pub(crate) fn public_key_info(&self) -> &[u8] {
         &self.leaf.public_key_info
     }
@@ -131,6 +140,7 @@ pub(crate) struct Leaf {
     pub(crate) not_after: Timestamp,
     pub(crate) serial: String,
     pub(crate) public_key_info: Vec<u8>,
+    pub(crate) authority_key_id: Option<String>,
 }
 
 /// The whole check of a chain, leaf first.
@@ -172,7 +182,9 @@ pub(crate) fn read_leaf(der: &[u8]) -> Result<Leaf, PeerRefusal> {
     if not_before > not_after {
         return Err(profile("its validity ends before it begins"));
     }
-    Ok(Leaf { id, not_before, not_after, serial: serial(&certificate)?, public_key_info: certificate.public_key().raw.to_vec() })
+    let public_key_info = certificate.public_key().raw.to_vec();
+    let authority_key_id = authority_key_id(&certificate);
+    Ok(Leaf { id, not_before, not_after, serial: serial(&certificate)?, public_key_info, authority_key_id })
 }
 
 /// SPIFFE X509-SVID §4.3 and §4.4. The standard lets a leaf go without an extended key usage; every issuer sets it, so we ask.
@@ -291,6 +303,22 @@ pub(crate) fn is_ca(certificate: &X509Certificate<'_>) -> Result<bool, PeerRefus
 pub(crate) fn signs_certificates(certificate: &X509Certificate<'_>) -> Result<bool, PeerRefusal> {
     let usage = certificate.key_usage().map_err(|_| profile("its keyUsage cannot be read"))?;
     Ok(usage.is_some_and(|usage| usage.value.key_cert_sign()))
+}
+
+/// The key identifier of the issuer (RFC 5280 §4.2.1.1), lower-case hexadecimal.
+fn authority_key_id(certificate: &X509Certificate<'_>) -> Option<String> {
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(found) => found.key_identifier.as_ref().map(|id| hex(id.0)),
+        _ => None,
+    })
+}
+
+/// The key identifier of an authority (RFC 5280 §4.2.1.2), lower-case hexadecimal.
+pub(crate) fn subject_key_id(certificate: &X509Certificate<'_>) -> Option<String> {
+    certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(found) => Some(hex(found.0)),
+        _ => None,
+    })
 }
 
 /// The serial number, lower-case hexadecimal without a sign byte.

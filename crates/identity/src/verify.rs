@@ -129,7 +129,12 @@ fn check(
     now: UnixTime,
 ) -> Result<Leaf, rustls::Error> {
     let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
-    svid::check(&chain, bundles, Timestamp::from_seconds(now.as_secs())).map_err(to_rustls)
+    let leaf = svid::check(&chain, bundles, Timestamp::from_seconds(now.as_secs())).map_err(to_rustls)?;
+    // Last, so that nobody but its holder learns that an SVID is revoked.
+    if bundles.is_revoked(&leaf.serial) {
+        return Err(to_rustls(PeerRefusal::Revoked));
+    }
+    Ok(leaf)
 }
 
 /// TLS 1.2 is not in our configurations. Should a build ever bring it back, it still does not pass here.
@@ -141,6 +146,7 @@ fn to_rustls(refusal: PeerRefusal) -> rustls::Error {
     let time = |at: Timestamp| UnixTime::since_unix_epoch(Duration::from_secs(at.seconds()));
     let error = match refusal {
         PeerRefusal::Untrusted => CertificateError::UnknownIssuer,
+        PeerRefusal::Revoked => CertificateError::Revoked,
         PeerRefusal::Expired { not_after, now } => {
             CertificateError::ExpiredContext { time: time(now), not_after: time(not_after) }
         }
@@ -158,6 +164,7 @@ pub(crate) fn from_rustls(error: &rustls::Error) -> Option<HandshakeRefusal> {
     let moment = |time: &UnixTime| Timestamp::from_seconds(time.as_secs());
     match error {
         CertificateError::UnknownIssuer => Some(PeerRefusal::Untrusted.into()),
+        CertificateError::Revoked => Some(PeerRefusal::Revoked.into()),
         CertificateError::ExpiredContext { time, not_after } => {
             Some(PeerRefusal::Expired { not_after: moment(not_after), now: moment(time) }.into())
         }

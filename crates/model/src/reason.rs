@@ -44,6 +44,8 @@ pub enum Reason {
     PeerCertificateMissing,
     /// The peer's chain does not lead to an authority of its trust domain.
     PeerUntrusted,
+    /// The operator has revoked the peer's certificate.
+    PeerRevoked,
     /// The peer's certificate has expired.
     PeerExpired,
     /// The peer's certificate is not valid yet.
@@ -142,12 +144,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 53] = [
         Self::PlaintextRefused,
         Self::PortUnknown,
         Self::RedirectLoop,
         Self::PeerCertificateMissing,
         Self::PeerUntrusted,
+        Self::PeerRevoked,
         Self::PeerExpired,
         Self::PeerNotYetValid,
         Self::PeerProfile,
@@ -251,6 +254,12 @@ impl Reason {
                 Caller,
                 "the peer's certificate is not trusted",
                 "use an SVID issued by an authority in the trust bundle of its own trust domain",
+            ),
+            Self::PeerRevoked => (
+                "peer_revoked",
+                Caller,
+                "the peer's certificate is revoked",
+                "`rondel ca status` shows who revoked it and why; a new join token gets its workload another",
             ),
             Self::PeerExpired => (
                 "peer_expired",

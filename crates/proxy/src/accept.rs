@@ -8,6 +8,7 @@ use crate::connection::{Caller, Connection, serve_http1, serve_http2, serve_mux}
 use crate::detect::Guess;
 use crate::io::Io;
 use crate::prefixed::{self, Prefixed, last_words};
+use crate::rehearsal::Rehearsal;
 use crate::reply;
 use crate::state::{Active, Shared};
 use crate::telemetry::access_log::{Direction, Entry};
@@ -20,7 +21,7 @@ use model::{Limit, Reason};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -91,17 +92,24 @@ async fn handshake(
     // One deadline from the first word on, or from accept where the first word must be the handshake's.
     let deadline = active.snapshot.limits.duration(Limit::HandshakeMs);
     let left = deadline.saturating_sub(begun.elapsed());
+    let shadow = shared.rehearsal.read().as_ref().and_then(Rehearsal::shadow);
     // The stream is boxed at once: it is large, and the connection would have room for it wherever it is handed on.
     let shaken = async {
-        let (stream, peer, alpn) = handshake::accept(stream, credentials, Serves::from(protocol), left).await?;
+        let (stream, peer, alpn) =
+            handshake::accept_or_rehearse(stream, credentials, shadow.as_deref(), Serves::from(protocol), left).await?;
         Ok((Box::new(stream), peer, alpn))
     };
     let shaken = Box::pin(shaken).await.map_err(|refusal| match refusal {
         HandshakeRefusal::Timeout { .. } => HandshakeRefusal::Timeout { deadline },
         other => other,
     });
-    shared.metrics.handshake("inbound", shaken.as_ref().err().map(HandshakeRefusal::reason));
+    shared.metrics.handshake("inbound", shaken.as_ref().map(|(_, peer, _)| peer).map_err(HandshakeRefusal::reason));
     let (stream, peer, alpn) = match shaken {
+        // The rehearsal of a rotation ends with its handshake.
+        Ok((mut stream, _, Some(Alpn::RehearseActivated | Alpn::RehearseRetired))) => {
+            let _ended = timeout(LAST_WORDS_DEADLINE, stream.shutdown()).await;
+            return;
+        }
         Ok(shaken) => shaken,
         Err(refusal) => {
             return refuse_connection(&shared, remote, Direction::Inbound, refusal.reason(), refusal.to_string());
@@ -120,7 +128,7 @@ async fn handshake(
             serve_http1(Io::Accepted(stream), nothing, connection, active).await;
         }
         (Protocol::Tcp, _) => Box::pin(tunnel::inbound(*stream, &connection, active)).await,
-        (Protocol::Detect, Some(Alpn::Tcp) | None) => Box::pin(opaque(*stream, connection, active)).await,
+        (Protocol::Detect, _) => Box::pin(opaque(*stream, connection, active)).await,
     }
 }
 

@@ -88,6 +88,7 @@ enum Ending {
     Draining,
     Age,
     Idle,
+    Revoked,
 }
 
 impl Ending {
@@ -96,6 +97,7 @@ impl Ending {
             Self::Draining => Reason::Draining,
             Self::Age => Reason::ConnectionAge,
             Self::Idle => Reason::IdleTimeout,
+            Self::Revoked => Reason::PeerRevoked,
         }
     }
 }
@@ -112,7 +114,7 @@ enum Asked {
 }
 
 impl Asked {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::No,
         Self::ToEnd(Ending::Draining),
         Self::ToEnd(Ending::Age),
@@ -120,6 +122,7 @@ impl Asked {
         Self::AtOnce(Ending::Draining),
         Self::AtOnce(Ending::Age),
         Self::AtOnce(Ending::Idle),
+        Self::AtOnce(Ending::Revoked),
     ];
 
     const fn why(self) -> Option<Ending> {
@@ -200,6 +203,9 @@ impl Connection {
     /// Looks whether it should end: called once a second, and when the process drains.
     pub fn look(&self) {
         let Some(active) = self.shared.active() else { return };
+        if self.is_revoked() {
+            return self.ask(Asked::AtOnce(Ending::Revoked));
+        }
         match self.asked() {
             Asked::No => {
                 if let Some(why) = self.due(&active) {
@@ -217,6 +223,12 @@ impl Connection {
             }
             Asked::AtOnce(_) => {}
         }
+    }
+
+    /// Whether the peer's SVID is refused since the handshake.
+    fn is_revoked(&self) -> bool {
+        let Some(peer) = self.peer() else { return false };
+        self.shared.credentials.borrow().as_ref().is_some_and(|own| own.bundles().is_revoked(peer.serial()))
     }
 
     /// Why it should end by itself: drain, maximum age (between sidecars only), or idleness.
@@ -305,6 +317,7 @@ impl Connection {
         let after = self.activity.started.elapsed().as_secs();
         let detail = match why {
             Ending::Draining | Ending::Age => format!("open for {after} s"),
+            Ending::Revoked => format!("the SVID {} is revoked", self.peer().map_or("", VerifiedPeer::serial)),
             Ending::Idle => format!("no request for limit `idleMs` ({} ms)", limits.of(Limit::IdleMs)),
         };
         entry.reason = Some(why.reason());

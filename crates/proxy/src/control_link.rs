@@ -1,13 +1,12 @@
 //! The connection to the control plane: server-authenticated for the first issue call, mutual TLS ever after.
 
+use crate::anchor::Anchor;
 use crate::clock;
+use crate::rotate;
 use crate::state::Shared;
 use hyper_util::rt::TokioIo;
-use identity::bundle::TrustBundles;
 use identity::handshake::{self, Alpn, HandshakeRefusal};
-use model::SpiffeId;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -33,16 +32,7 @@ pub enum LinkFailure {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// What the first call is checked against: the bundle of the join file, and the one control plane that it names.
-#[derive(Clone, Debug)]
-pub struct Anchor {
-    /// The bundle from disk.
-    pub bundles: Arc<TrustBundles>,
-    /// The control plane of its trust domain.
-    pub control_plane: SpiffeId,
-}
-
-/// Opens a channel with the SVID if there is one that is still valid, else without.
+/// Opens a channel with the SVID if there is one that is still good, else without.
 ///
 /// # Errors
 /// - [`LinkFailure`] naming the step.
@@ -50,14 +40,14 @@ pub async fn channel(shared: &Shared, anchor: &Anchor) -> Result<Channel, LinkFa
     let stream =
         timeout(STEP_DEADLINE, TcpStream::connect(shared.settings.control)).await.map_err(|_| LinkFailure::Timeout)??;
     stream.set_nodelay(true)?;
-    let credentials = shared.credentials().filter(|credentials| clock::now() < credentials.svid().not_after());
+    let credentials = shared.credentials().filter(|credentials| rotate::is_good(credentials, clock::now()));
     let (stream, _peer) = match credentials {
         Some(credentials) => {
             let expected = std::slice::from_ref(&anchor.control_plane);
             let (stream, peer, _) = handshake::connect(stream, &credentials, expected, &[Alpn::Http2], STEP_DEADLINE).await?;
             (stream, peer)
         }
-        None => handshake::connect_without_identity(stream, &anchor.bundles, &anchor.control_plane, STEP_DEADLINE).await?,
+        None => handshake::connect_without_identity(stream, &anchor.bundles(), &anchor.control_plane, STEP_DEADLINE).await?,
     };
     let mut once = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_uri: http::Uri| {

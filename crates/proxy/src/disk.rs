@@ -1,6 +1,6 @@
 //! The last good snapshot on disk: owner-only, signed by the control plane, without a private key (decision 0003).
 
-use crate::control_link::Anchor;
+use crate::anchor::Anchor;
 use crate::state::Shared;
 use crate::sync::{self, Applier};
 use anyhow::Context;
@@ -53,7 +53,7 @@ pub fn prepare(dir: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// - [`DiskFailure::Signature`] or [`DiskFailure::Digest`].
 pub fn check(snapshot: &Snapshot, signature: &[u8], anchor: &Anchor) -> Result<(), DiskFailure> {
-    let digest = signed::verify(signature, &anchor.bundles, &anchor.control_plane, SIGNATURE_PURPOSE)?;
+    let digest = signed::verify(signature, &anchor.bundles(), &anchor.control_plane, SIGNATURE_PURPOSE)?;
     let own = identity::sha256(&wire::encode_snapshot(snapshot));
     if digest == own { Ok(()) } else { Err(DiskFailure::Digest) }
 }
@@ -63,15 +63,22 @@ pub fn check(snapshot: &Snapshot, signature: &[u8], anchor: &Anchor) -> Result<(
 /// # Errors
 /// - [`DiskFailure::Io`].
 pub fn save(dir: &Path, snapshot: &Snapshot, signature: &[u8]) -> Result<(), DiskFailure> {
-    let fresh = dir.join("snapshot.new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     let length = u32::try_from(signature.len()).map_err(|_| DiskFailure::Format)?;
-    file.write_all(MAGIC)?;
-    file.write_all(&length.to_be_bytes())?;
-    file.write_all(signature)?;
-    file.write_all(&wire::encode_snapshot(snapshot))?;
+    write(&dir.join(FILE), &[MAGIC, &length.to_be_bytes(), signature, &wire::encode_snapshot(snapshot)])
+}
+
+/// Writes a file that only its owner reads, whole or not at all.
+///
+/// # Errors
+/// - [`DiskFailure::Io`].
+pub fn write(path: &Path, parts: &[&[u8]]) -> Result<(), DiskFailure> {
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
     file.sync_all()?;
-    Ok(std::fs::rename(fresh, dir.join(FILE))?)
+    Ok(std::fs::rename(fresh, path)?)
 }
 
 /// Puts the last good snapshot in force, if there is one that is ours. Whatever is wrong with it is logged and it is not used.

@@ -1,6 +1,7 @@
 //! What a message travels on: one type for every kind of connection, so that the data path is written once.
 
 use crate::mux;
+use crate::revocable::Revocable;
 use identity::{ClientStream, ServerStream};
 use socket2::SockRef;
 use std::io;
@@ -18,7 +19,7 @@ pub enum Io {
     /// A mutual TLS connection that a peer opened.
     Accepted(Box<ServerStream<TcpStream>>),
     /// A mutual TLS connection that we opened.
-    Opened(Box<ClientStream<TcpStream>>),
+    Opened(Box<ClientStream<Revocable>>),
     /// One of many streams on a mutual TLS connection between sidecars.
     Shared(mux::Stream),
 }
@@ -29,8 +30,8 @@ impl From<TcpStream> for Io {
     }
 }
 
-impl From<ClientStream<TcpStream>> for Io {
-    fn from(stream: ClientStream<TcpStream>) -> Self {
+impl From<ClientStream<Revocable>> for Io {
+    fn from(stream: ClientStream<Revocable>) -> Self {
         Self::Opened(Box::new(stream))
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod admin;
+pub mod anchor;
 pub mod application;
 pub mod authenticate;
 pub mod body;
@@ -27,9 +28,11 @@ pub mod mux;
 pub mod prefixed;
 pub mod probe;
 pub mod proof;
+pub mod rehearsal;
 pub mod reply;
 pub mod request;
 pub mod response;
+pub mod revocable;
 pub mod rotate;
 pub mod settings;
 #[cfg(test)]

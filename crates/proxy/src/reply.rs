@@ -118,6 +118,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         Reason::DeniedByPolicy | Reason::NotPermitted | Reason::PolicyError | Reason::EgressRefused => StatusCode::FORBIDDEN,
         Reason::PeerCertificateMissing
         | Reason::PeerUntrusted
+        | Reason::PeerRevoked
         | Reason::PeerExpired
         | Reason::PeerNotYetValid
         | Reason::PeerProfile

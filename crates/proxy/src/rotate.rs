@@ -1,8 +1,10 @@
 //! Keeps this workload's SVID fresh. When is `identity::rotation`'s rule; here is the loop that sleeps or acts.
 
+use crate::anchor::{Anchor, AnchorFailure};
 use crate::clock;
-use crate::control_link::{self, Anchor, LinkFailure};
+use crate::control_link::{self, LinkFailure};
 use crate::state::Shared;
+use crate::sync;
 use identity::credentials::{Credentials, CredentialsError};
 use identity::key::{KeyFailure, PrivateKey};
 use identity::rotation::{self, Step};
@@ -10,13 +12,16 @@ use identity::{bundle::BundleError, bundle::TrustBundles, csr};
 use model::{SpiffeId, Timestamp};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use wire::client::{CallFailure, ControlClient};
+use wire::client::{CallFailure, ControlClient, IssueCall};
 
 /// The longest sleep, so that a machine that was suspended, or a clock that was set, is noticed.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 /// For one issue call.
 const ISSUE_DEADLINE: Duration = Duration::from_secs(10);
+/// Clocks that differ by more than this are warned of; certificates bear about five minutes.
+pub const CLOCK_OFF_MS: u64 = 60_000;
 /// Join tokens are short; a larger file is not one.
 const JOIN_TOKEN_BYTES_MAX: u64 = 4096;
 
@@ -34,6 +39,9 @@ pub enum IssueFailure {
         /// The operating system's word.
         error: io::Error,
     },
+    /// There is nothing to check the control plane against.
+    #[error("{0}")]
+    Anchor(#[from] AnchorFailure),
     /// The control plane cannot be reached.
     #[error("{0}")]
     Link(#[from] LinkFailure),
@@ -60,17 +68,32 @@ pub enum IssueFailure {
 pub async fn run(shared: Arc<Shared>, anchor: Anchor) {
     let mut failures = 0;
     let mut last_attempt = None;
+    let mut configured = shared.config.subscribe();
     let mut jitter = jitter();
+    // An SVID that must be replaced before its time, and since when.
+    let mut urgent: Option<(String, Timestamp)> = None;
     loop {
         let now = clock::now();
         let state = shared.rotation_state(failures, last_attempt);
+        urgent = overtaken(&shared).map(|serial| match urgent.take() {
+            Some((known, since)) if known == serial && since <= now => (known, since),
+            Some(_) | None => (serial, now),
+        });
         let step = match (&state, last_attempt) {
             // Without any SVID the plan knows nothing to wait for; the back-off still holds.
             (None, Some(attempt)) if failures > 0 => rotation::retry(now, attempt, failures, jitter),
+            (Some(state), _) => rotation::next_of(now, state, urgent.as_ref().map(|(_, since)| *since), jitter),
             _ => rotation::next(now, state.as_ref(), jitter),
         };
         match step {
-            Step::WaitUntil(at) => tokio::time::sleep(at.since(now).clamp(Duration::from_millis(20), SLEEP_MAX)).await,
+            // A configuration may taint or revoke the SVID meanwhile.
+            Step::WaitUntil(at) => {
+                let sleep = tokio::time::sleep(at.since(now).clamp(Duration::from_millis(20), SLEEP_MAX));
+                tokio::select! {
+                    () = sleep => {}
+                    Ok(()) = configured.changed() => {}
+                }
+            }
             Step::Issue => {
                 last_attempt = Some(now);
                 match issue(&shared, &anchor).await {
@@ -109,12 +132,21 @@ async fn issue(shared: &Shared, anchor: &Anchor) -> Result<(), IssueFailure> {
     // The name in a CSR is a courtesy: the control plane takes the identity from the attestation and only the key from here.
     let named = wanted.clone().unwrap_or_else(|| anchor.control_plane.clone());
     let request = csr::build(&key, &named)?;
-    let join_token = join_token(shared).await?;
+    let join_token = join_token(shared, anchor).await?;
     let channel = control_link::channel(shared, anchor).await?;
-    let issued = ControlClient::new(channel).issue(request, join_token, ISSUE_DEADLINE).await?;
-    let bundles = Arc::new(TrustBundles::from_model(&issued.bundles)?);
+    let asked_at = clock::now();
+    let workload = shared.settings.workload.to_string();
+    let call = IssueCall { csr: request, join_token, workload, ..IssueCall::default() };
+    let issued = ControlClient::new(channel).issue(call, ISSUE_DEADLINE).await?;
     let now = clock::now();
-    let credentials = Credentials::build(&key, issued.chain, bundles, now)?;
+    compare_clocks(shared, issued.now, asked_at, now);
+    // What the configuration in force says is kept if it is later: an answer may have been overtaken on its way.
+    let active = shared.active().filter(|active| active.snapshot.revision >= issued.revision);
+    let bundles = match &active {
+        Some(active) => sync::bundles_of(&active.snapshot)?,
+        None => TrustBundles::from_model(&issued.bundles)?,
+    };
+    let credentials = Credentials::build(&key, issued.chain, Arc::new(bundles), now)?;
     let got = credentials.svid().id().clone();
     if let Some(wanted) = wanted.filter(|wanted| *wanted != got) {
         return Err(IssueFailure::Foreign { wanted, got });
@@ -124,11 +156,39 @@ async fn issue(shared: &Shared, anchor: &Anchor) -> Result<(), IssueFailure> {
     Ok(())
 }
 
-/// The join token, where there is no SVID that could speak for us. Read anew each time: a supervisor may have replaced it.
-async fn join_token(shared: &Shared) -> Result<Option<String>, IssueFailure> {
-    if shared.credentials().is_some_and(|credentials| valid(&credentials, clock::now())) {
+/// The serial of the SVID in use, if it must be replaced before its time: it is revoked, or its authority is about to be retired.
+fn overtaken(shared: &Shared) -> Option<String> {
+    let own = shared.credentials()?;
+    let is_tainted = || {
+        let bundle = shared.own_bundle()?;
+        own.svid().authority_key_id().filter(|id| bundle.tainted.iter().any(|tainted| tainted == id)).map(drop)
+    };
+    (shared.is_revoked() || is_tainted().is_some()).then(|| own.svid().serial().to_owned())
+}
+
+/// Notes how far the two clocks are apart: the control plane's answer was made between the two moments of ours.
+fn compare_clocks(shared: &Shared, theirs: Timestamp, asked_at: Timestamp, answered_at: Timestamp) {
+    if theirs.millis() == 0 {
+        return;
+    }
+    let ours = asked_at.plus(answered_at.since(asked_at) / 2);
+    let signed = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let ahead = if ours >= theirs { signed(ours.since(theirs)) } else { -signed(theirs.since(ours)) };
+    let before = shared.clock_ahead_ms.swap(ahead, Ordering::Relaxed);
+    shared.metrics.clock_ahead_ms.set(ahead);
+    let is_off = |ahead: i64| ahead.unsigned_abs() > CLOCK_OFF_MS;
+    if is_off(ahead) && !is_off(before) {
+        tracing::warn!(ahead_ms = ahead, "this machine's clock and the control plane's differ; set them by NTP");
+    }
+}
+
+/// The join token, where there is no SVID that could speak for us. Read anew each time: a supervisor may have replaced it, and
+/// the trust bundle beside it.
+async fn join_token(shared: &Shared, anchor: &Anchor) -> Result<Option<String>, IssueFailure> {
+    if shared.credentials().is_some_and(|credentials| is_good(&credentials, clock::now())) {
         return Ok(None);
     }
+    anchor.reread()?;
     let path = &shared.settings.join_token_file;
     let failed = |error| IssueFailure::JoinToken { path: path.display().to_string(), error };
     let size = tokio::fs::metadata(path).await.map_err(failed)?.len();
@@ -139,6 +199,7 @@ async fn join_token(shared: &Shared) -> Result<Option<String>, IssueFailure> {
     Ok(Some(text.trim().to_owned()))
 }
 
-fn valid(credentials: &Credentials, now: Timestamp) -> bool {
-    now < credentials.svid().not_after()
+/// Whether an SVID speaks for its workload: it has not ended and is not revoked.
+pub fn is_good(credentials: &Credentials, now: Timestamp) -> bool {
+    now < credentials.svid().not_after() && !credentials.bundles().is_revoked(credentials.svid().serial())
 }

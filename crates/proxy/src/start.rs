@@ -1,7 +1,7 @@
 //! Start-up as one readable function, and the list of every task of the process.
 
+use crate::anchor::Anchor;
 use crate::application::Application;
-use crate::control_link::Anchor;
 use crate::settings::Settings;
 use crate::state::Shared;
 use crate::sync::{self, Applier};
@@ -11,7 +11,6 @@ use crate::telemetry::metrics::Metrics;
 use crate::workers::Workers;
 use crate::{admin, disk, fetch, probe, proof, rotate};
 use anyhow::{Context, bail};
-use identity::bundle::TrustBundles;
 use model::Limit;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +32,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// - a setting that cannot be used, an address that cannot be bound, or a task that ended by itself.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     identity::install_provider();
-    let anchor = anchor(&settings)?;
     disk::prepare(&settings.state)?;
+    let anchor = Anchor::open(&settings.trust_bundle, &settings.state)?;
 
     let (decisions, told) = Decisions::queue(Limit::DecisionQueue.default_value().try_into().unwrap_or(1024));
     let (key_requests, wanted_keys) = mpsc::channel(KEY_REQUESTS_MAX);
@@ -80,19 +79,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     workers.stop().await;
     shared.access_log.finish();
     Ok(())
-}
-
-/// Reads the trust bundle that the first call is checked against.
-fn anchor(settings: &Settings) -> anyhow::Result<Anchor> {
-    let path = &settings.trust_bundle;
-    let text = std::fs::read_to_string(path).with_context(|| format!("read the trust bundle `{}`", path.display()))?;
-    let bundles = TrustBundles::from_pem(&text).with_context(|| format!("trust bundle `{}`", path.display()))?;
-    let known = bundles.to_model();
-    let [bundle] = known.as_slice() else {
-        bail!("trust bundle `{}` holds {} trust domains; it must hold that of the mesh alone", path.display(), known.len());
-    };
-    let control_plane = bundle.trust_domain.control_plane();
-    Ok(Anchor { bundles: Arc::new(bundles), control_plane })
 }
 
 /// Tells inbound connections to end gracefully, and goes on serving the application until it is gone, all up to `drainMs`.

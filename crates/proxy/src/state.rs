@@ -2,6 +2,8 @@
 
 use crate::clock;
 use crate::gate::Gate;
+use crate::rehearsal::Rehearsal;
+use crate::revocable::Opened;
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
@@ -9,13 +11,15 @@ use crate::telemetry::metrics::Metrics;
 use futures_util::FutureExt;
 use identity::credentials::Credentials;
 use identity::rotation;
+use model::snapshot::TrustBundle;
 use model::snapshot::{Endpoint, Inbound, Upstream};
 use model::{Principal, Revision, Snapshot, Timestamp};
+use parking_lot::RwLock;
 use policy::Policies;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use token::{KeySets, TokenCache};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -91,6 +95,10 @@ pub struct Shared {
     pub generation: AtomicU64,
     /// Verified tokens.
     pub tokens: TokenCache,
+    /// Connections to peers, to be cut off when an SVID is revoked.
+    pub opened: Opened,
+    /// The rehearsal of a rotation, while one is under way.
+    pub rehearsal: RwLock<Option<Rehearsal>>,
     /// To the task that fetches keys.
     pub key_requests: mpsc::Sender<KeyRequest>,
     /// To the task that tells the control plane of decisions.
@@ -115,6 +123,8 @@ pub struct Shared {
     pub control_connected: AtomicBool,
     /// When the SVID in use was issued, in milliseconds; 0 before the first.
     pub issued_at: AtomicU64,
+    /// How far this machine's clock is ahead of the control plane's, in milliseconds; negative if it is behind.
+    pub clock_ahead_ms: AtomicI64,
 }
 
 impl Shared {
@@ -133,6 +143,8 @@ impl Shared {
             keys: watch::Sender::new(Arc::new(KeySets::default())),
             generation: AtomicU64::new(0),
             tokens: TokenCache::new(TOKENS_REMEMBERED),
+            opened: Opened::default(),
+            rehearsal: RwLock::new(None),
             key_requests,
             decisions,
             access_log,
@@ -145,6 +157,7 @@ impl Shared {
             draining: watch::Sender::new(false),
             control_connected: AtomicBool::new(false),
             issued_at: AtomicU64::new(0),
+            clock_ahead_ms: AtomicI64::new(0),
         }
     }
 
@@ -184,9 +197,20 @@ impl Shared {
     /// Puts credentials in force, whole: the next handshake takes them.
     pub fn replace_credentials(&self, credentials: Arc<Credentials>, issued_at: Timestamp) {
         self.issued_at.store(issued_at.millis(), Ordering::Release);
-        let expires = credentials.svid().not_after().seconds();
-        self.metrics.svid_expires_at_seconds.set(i64::try_from(expires).unwrap_or(i64::MAX));
+        self.metrics.certificates(&credentials);
         self.credentials.send_replace(Some(credentials));
+    }
+
+    /// Whether the SVID in use is revoked.
+    pub fn is_revoked(&self) -> bool {
+        self.credentials.borrow().as_ref().is_some_and(|own| own.bundles().is_revoked(own.svid().serial()))
+    }
+
+    /// The bundle of the own trust domain that is in force.
+    pub fn own_bundle(&self) -> Option<TrustBundle> {
+        let active = self.active()?;
+        let own = active.snapshot.identity.trust_domain();
+        active.snapshot.bundles.iter().find(|bundle| bundle.trust_domain == *own).cloned()
     }
 
     /// The life of the SVID in use, as the rotation plan wants it.
@@ -232,6 +256,7 @@ impl Shared {
             Some(state) if !rotation::ready(clock::now(), &state) => {
                 missing.push("identity: the SVID is near its end and was not rotated");
             }
+            Some(_) if self.is_revoked() => missing.push("identity: the SVID is revoked; a new join token gets another"),
             Some(_) => {}
         }
         if self.capture_loops.load(Ordering::Acquire) {

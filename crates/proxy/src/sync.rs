@@ -1,9 +1,11 @@
 //! The configuration stream: receive, apply whole or refuse whole, then say so.
 
+use crate::anchor::Anchor;
 use crate::clock;
-use crate::control_link::{self, Anchor};
+use crate::control_link;
 use crate::disk::{self, DiskFailure};
 use crate::listener::{BindFailure, Listeners};
+use crate::rehearsal;
 use crate::state::{Active, Shared};
 use crate::telemetry::decisions::{Explainer, Told};
 use crate::workers::Workers;
@@ -17,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use wire::client::{Answers, ControlClient, Hello, Updates};
+use wire::client::{Answers, ControlClient, Hello, Received, Updates};
 use wire::{Candidate, Subscription};
 
 /// First pause after a lost stream; it doubles up to the maximum.
@@ -108,7 +110,7 @@ impl Applier {
         if snapshot.revision < running {
             return Err(ApplyFailure::Older { running, got: snapshot.revision });
         }
-        let bundles = Arc::new(TrustBundles::from_model(&snapshot.bundles)?);
+        let bundles = Arc::new(bundles_of(&snapshot)?);
         let credentials = credentials.map(|own| own.with_bundles(bundles, clock::now())).transpose()?;
         let principal = snapshot.identity.clone().into();
         let active = Arc::new(Active { snapshot, policies, principal });
@@ -118,9 +120,24 @@ impl Applier {
             let issued_at = model::Timestamp::from_millis(self.shared.issued_at.load(Ordering::Acquire));
             self.shared.replace_credentials(Arc::new(credentials), issued_at);
         }
+        let is_revoking = self.shared.active().is_none_or(|before| before.snapshot.revoked != active.snapshot.revoked);
         self.shared.replace_config(active);
+        if is_revoking {
+            self.end_revoked();
+        }
         self.listeners.switch(bound, &self.shared, &self.workers);
         Ok(())
+    }
+
+    /// Ends what is open with peers whose SVID is refused from now on.
+    fn end_revoked(&self) {
+        if let Some(own) = self.shared.credentials() {
+            self.shared.opened.cut(|serial| own.bundles().is_revoked(serial));
+        }
+        for worker in self.workers.each() {
+            worker.pool.leave_peers();
+            worker.connections.look();
+        }
     }
 
     /// Opens the ports to which traffic is redirected, before any configuration: until one is applied they refuse.
@@ -136,6 +153,15 @@ impl Applier {
     pub fn close_inbound(&mut self) {
         self.listeners.close_inbound();
     }
+}
+
+/// What peers are checked with under a snapshot.
+///
+/// # Errors
+/// - [`BundleError`] naming the authority that cannot be one.
+pub fn bundles_of(snapshot: &Snapshot) -> Result<TrustBundles, BundleError> {
+    let revoked = snapshot.revoked.iter().map(|svid| svid.serial.clone());
+    Ok(TrustBundles::from_model(&snapshot.bundles)?.restricted(revoked, snapshot.post_quantum_required))
 }
 
 /// Compiles a snapshot's policies. Costs up to seconds for the largest texts: not for an async task.
@@ -232,7 +258,17 @@ async fn follow(applier: &mut Applier, anchor: &Anchor, (sender, receiver): &mut
     let mut subscription = Subscription::new();
     loop {
         let update = match receiver.next().await {
-            Ok(Some(update)) => update,
+            Ok(Some(Received::Update(update))) => *update,
+            Ok(Some(Received::Rehearsal(order))) => {
+                // Beside the stream: what it takes must not hold up a configuration.
+                let (shared, anchor, sender) = (Arc::clone(&shared), anchor.clone(), sender.clone());
+                tokio::spawn(async move {
+                    let report = rehearsal::take(&shared, &anchor, order).await;
+                    // The control plane may be gone: then nobody waits for it.
+                    let _told = sender.report(report).await;
+                });
+                continue;
+            }
             Ok(None) => return "the control plane ended the stream".to_owned(),
             Err(failure) => return failure.to_string(),
         };
@@ -271,6 +307,9 @@ async fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anc
     applier.apply(snapshot, policies)?;
     if let Err(failure) = disk::save(&applier.shared.settings.state, &candidate.snapshot, &candidate.signature) {
         tracing::warn!(%failure, "the configuration in force could not be kept on disk");
+    }
+    if let Err(failure) = anchor.learn(&candidate.snapshot.bundles) {
+        tracing::warn!(%failure, "the trust bundle in force could not be kept on disk");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::connection::Connection;
 use crate::prefixed::Prefixed;
 use crate::reply::Refusal;
+use crate::revocable::Revocable;
 use crate::state::{Active, Called};
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::upstream::{self, Failed, Failure};
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 const COPY_BYTES: usize = 16 * 1024;
 
 /// A connection to a peer's sidecar.
-type PeerStream = identity::ClientStream<TcpStream>;
+type PeerStream = identity::ClientStream<Revocable>;
 
 /// The far end of a tunnel, and what of it was read already.
 pub type Far<S> = Prefixed<S>;

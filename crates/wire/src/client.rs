@@ -135,8 +135,8 @@ pub struct ControlClient {
 #[derive(Debug)]
 pub struct Updates(Streaming<proto::ConfigUpdate>);
 
-/// Sends answers.
-#[derive(Debug)]
+/// Sends answers. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Answers(mpsc::Sender<proto::ConfigRequest>);
 
 impl ControlClient {

@@ -1,7 +1,8 @@
 //! Prometheus metrics. Every label is from a closed set or from the configuration, so that the number of series is bounded.
 
 use crate::telemetry::requests::{RequestMetrics, Requests};
-use model::Reason;
+use identity::{Credentials, VerifiedPeer};
+use model::{Reason, Timestamp};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -17,6 +18,21 @@ use std::sync::Arc;
 pub struct OutcomeLabels {
     direction: &'static str,
     reason: &'static str,
+}
+
+/// Labels of `rondel_certificate_expires_at_seconds`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LinkLabels {
+    link: &'static str,
+    trust_domain: String,
+    id: String,
+}
+
+/// Labels of `rondel_key_exchanges_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GroupLabels {
+    direction: &'static str,
+    group: &'static str,
 }
 
 /// LIMIT: source addresses that are told apart.
@@ -45,8 +61,11 @@ pub struct Metrics {
     connections: Family<OutcomeLabels, Counter>,
     plaintext: Family<SourceLabels, Counter>,
     plaintext_sources: Mutex<BTreeSet<IpAddr>>,
-    /// Seconds since the epoch at which the SVID in use ends.
-    pub svid_expires_at_seconds: Gauge,
+    svid_expires_at_seconds: Gauge,
+    certificate_expires_at_seconds: Family<LinkLabels, Gauge>,
+    key_exchanges: Family<GroupLabels, Counter>,
+    /// How far this machine's clock is ahead of the control plane's, in milliseconds.
+    pub clock_ahead_ms: Gauge,
     /// SVIDs obtained since the start.
     pub svid_rotations: Counter,
     /// Failed attempts to obtain one.
@@ -86,6 +105,9 @@ impl Default for Metrics {
             connection_panics: Counter::default(),
             worker_restarts: Counter::default(),
             svid_expires_at_seconds: Gauge::default(),
+            certificate_expires_at_seconds: Family::default(),
+            key_exchanges: Family::default(),
+            clock_ahead_ms: Gauge::default(),
             svid_rotations: Counter::default(),
             svid_failures: Counter::default(),
             config_revision: Gauge::default(),
@@ -124,6 +146,21 @@ impl Metrics {
             "When the SVID in use ends, seconds since the epoch",
             self.svid_expires_at_seconds.clone(),
         );
+        registry.register(
+            "certificate_expires_at_seconds",
+            "When each link of the own chain, and each authority that is trusted, ends, seconds since the epoch",
+            self.certificate_expires_at_seconds.clone(),
+        );
+        registry.register(
+            "key_exchanges",
+            "TLS handshakes that succeeded, by direction and key exchange group",
+            self.key_exchanges.clone(),
+        );
+        registry.register(
+            "clock_ahead_ms",
+            "How far this machine's clock is ahead of the control plane's, in milliseconds",
+            self.clock_ahead_ms.clone(),
+        );
         registry.register("svid_rotations", "SVIDs obtained since the start", self.svid_rotations.clone());
         registry.register("svid_failures", "Failed attempts to obtain an SVID", self.svid_failures.clone());
         registry.register("config_revision", "Revision of the configuration in force", self.config_revision.clone());
@@ -139,9 +176,26 @@ impl Metrics {
         registry.register("issuer_keys_fetch_failures", "Failed fetches of an issuer's keys", self.keys_fetch_failures.clone());
     }
 
-    /// Counts one handshake.
-    pub fn handshake(&self, direction: &'static str, refused: Option<Reason>) {
-        let reason = refused.map_or("ok", Reason::as_str);
+    /// Notes when each link of the chain in use ends, and each authority that is trusted.
+    pub fn certificates(&self, own: &Credentials) {
+        let seconds = |at: Timestamp| i64::try_from(at.seconds()).unwrap_or(i64::MAX);
+        self.svid_expires_at_seconds.set(seconds(own.svid().not_after()));
+        self.certificate_expires_at_seconds.clear();
+        for link in own.links() {
+            let labels = LinkLabels { link: link.kind, trust_domain: link.trust_domain, id: link.id };
+            self.certificate_expires_at_seconds.get_or_create(&labels).set(seconds(link.not_after));
+        }
+    }
+
+    /// Counts one handshake: with whom, or why not.
+    pub fn handshake(&self, direction: &'static str, shaken: Result<&VerifiedPeer, Reason>) {
+        let reason = match shaken {
+            Ok(peer) => {
+                self.key_exchanges.get_or_create(&GroupLabels { direction, group: peer.key_exchange_group() }).inc();
+                "ok"
+            }
+            Err(reason) => reason.as_str(),
+        };
         self.handshakes.get_or_create(&OutcomeLabels { direction, reason }).inc();
     }
 

@@ -9,6 +9,7 @@ use crate::http1::{BodyFault, Client, ClientFault, Length};
 use crate::http2;
 use crate::io::Io;
 use crate::mux::{self, Side};
+use crate::revocable::Revocable;
 use crate::state::{Active, Called, Shared};
 use crate::workers::Worker;
 use identity::handshake::{self, Alpn, HandshakeRefusal};
@@ -521,14 +522,19 @@ pub async fn connect_peer(
     alpn: &[Alpn],
     active: &Active,
     shared: &Shared,
-) -> Result<(identity::ClientStream<TcpStream>, Alpn), Failure> {
+) -> Result<(identity::ClientStream<Revocable>, Alpn), Failure> {
     let limits = &active.snapshot.limits;
     let credentials = shared.credentials().ok_or(Failure::NoIdentity)?;
     let address = endpoint.address;
-    let stream = connect_tcp(address, limits).await?;
+    let stream = Revocable::new(connect_tcp(address, limits).await?);
     let expected = std::slice::from_ref(&endpoint.identity);
     let shaken = handshake::connect(stream, &credentials, expected, alpn, limits.duration(Limit::HandshakeMs)).await;
-    shared.metrics.handshake("outbound", shaken.as_ref().err().map(HandshakeRefusal::reason));
-    let (stream, _peer, alpn) = shaken.map_err(|refusal| Failure::Handshake { address, refusal })?;
+    shared.metrics.handshake("outbound", shaken.as_ref().map(|(_, peer, _)| peer).map_err(HandshakeRefusal::reason));
+    let (stream, peer, alpn) = shaken.map_err(|refusal| Failure::Handshake { address, refusal })?;
+    shared.opened.note(stream.get_ref().0, peer.serial());
+    // Revoked while the handshake was under way: whoever cuts may have looked before it was noted.
+    if shared.credentials().is_some_and(|own| own.bundles().is_revoked(peer.serial())) {
+        return Err(Failure::Handshake { address, refusal: identity::PeerRefusal::Revoked.into() });
+    }
     Ok((stream, alpn))
 }

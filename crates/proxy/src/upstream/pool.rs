@@ -128,6 +128,17 @@ impl Pool {
         }
     }
 
+    /// Closes every connection to a peer, at once or when the requests on it have ended; the next request makes a new handshake.
+    pub fn leave_peers(&self) {
+        self.hosts.lock().retain(|_, host| {
+            let is_peer = matches!(host.target, Known::Peer(_));
+            if is_peer {
+                host.leave();
+            }
+            !is_peer
+        });
+    }
+
     /// Closes what is too old, closed by the peer, or idle for longer than `idle`.
     pub fn sweep(&self, now: Instant, idle: Duration) {
         let mut hosts = self.hosts.lock();

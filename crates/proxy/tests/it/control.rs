@@ -112,7 +112,7 @@ impl Control {
             let mut answers = self.answers.lock().await;
             let next = tokio::time::timeout(Duration::from_secs(20), answers.recv()).await.expect("an answer in time").unwrap();
             match next.message.unwrap() {
-                proto::config_request::Message::Hello(_) => {}
+                proto::config_request::Message::Hello(_) | proto::config_request::Message::Rehearsed(_) => {}
                 proto::config_request::Message::Ack(ack) => return Ok(ack.nonce),
                 proto::config_request::Message::Nack(nack) => return Err(nack.reason),
             }
@@ -157,7 +157,12 @@ impl proto::identity_server::Identity for Served {
         let key = csr::prove(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let issued = self.0.authority.issue(&key, &id, self.0.lifetime, pki::now()).unwrap();
         let bundles = vec![wire::convert::bundle_to_wire(&self.0.bundle())];
-        Ok(Response::new(proto::IssueResponse { chain: issued.chain, bundles }))
+        let now_ms = pki::now().millis();
+        Ok(Response::new(proto::IssueResponse { chain: issued.chain, bundles, revision: 0, now_ms }))
+    }
+
+    async fn issue_jwt(&self, _: Request<proto::IssueJwtRequest>) -> Result<Response<proto::IssueJwtResponse>, Status> {
+        Err(Status::unimplemented("this control plane signs no JWT-SVIDs"))
     }
 }
 

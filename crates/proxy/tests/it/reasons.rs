@@ -193,6 +193,7 @@ const fn produced(reason: Reason) -> Option<&'static str> {
         Reason::PortUnknown => "plaintext_around_the_sidecar_does_not_get_in",
         Reason::RedirectLoop => "a_redirect_loop_is_refused",
         Reason::EgressRefused => "a_mesh_may_refuse_calls_to_the_outside",
+        Reason::PeerRevoked => "a_revoked_svid_gets_no_connection_and_loses_those_it_has",
         Reason::PeerUntrusted | Reason::PeerExpired | Reason::PeerNotYetValid | Reason::PeerProfile => {
             "every_flawed_certificate_is_refused_with_its_reason"
         }
