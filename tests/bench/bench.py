@@ -270,7 +270,7 @@ class Pair:
         """A second SVID of the client, issued by the control plane for a join token, for handshakes without its sidecar."""
         folder = f"{self.folder}/{self.name}-join"
         peers.run(f"{ROOT}/target/release/rondel", "join-token", "shop/client", "--out", folder, env={**os.environ, "RONDEL_STATE": f"{mesh}/.rondel"})
-        self.inside("outside", LOAD, "identity", CONTROL, folder)
+        self.inside("outside", LOAD, "identity", CONTROL, folder, "shop/client")
         with open(f"/proc/{self.pids['client']}/status") as status:
             # The group by which the capture knows the sidecar's own connections and lets them pass.
             group = next(line.split()[1] for line in status if line.startswith("Gid:"))

@@ -1,8 +1,11 @@
 //! `rondel`: what a person types.
 
 mod authz;
+mod ca;
+mod certs;
 mod check;
 mod exec_child;
+mod identity;
 mod join_token;
 mod operator;
 mod output;
@@ -39,6 +42,14 @@ enum Verb {
     },
     /// Show every workload: identity, certificate, connection, revision
     Status(operator::Where),
+    /// Show every workload's certificate: chain, authority, serial, time left, key exchange
+    Certs(certs::Arguments),
+    /// Show and rotate the authority that signs certificates
+    #[command(subcommand)]
+    Ca(Ca),
+    /// Revoke certificates
+    #[command(subcommand)]
+    Identity(Identity),
     /// Ask about decisions
     #[command(subcommand)]
     Authz(Authz),
@@ -56,6 +67,20 @@ enum Verb {
     /// (internal) Bind a process to the life of its parent, then become it
     #[command(hide = true)]
     ExecChild(exec_child::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Ca {
+    /// Show the authorities, how far a rotation is and what holds it up, foreign bundles and revoked certificates
+    Status(operator::Where),
+    /// Replace the authority: prepare, activate, taint, retire, each step when nothing holds it up
+    Rotate(ca::Rotate),
+}
+
+#[derive(Debug, Subcommand)]
+enum Identity {
+    /// Refuse certificates everywhere from now on, and end the connections that they opened
+    Revoke(identity::Revoke),
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +134,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Up(arguments) => up::run(arguments, output).await,
         Verb::Check { dir } => check::run(&dir, output),
         Verb::Status(at) => status::run(&at, output).await,
+        Verb::Certs(arguments) => certs::run(&arguments, output).await,
+        Verb::Ca(Ca::Status(at)) => ca::status(&at, output).await,
+        Verb::Ca(Ca::Rotate(arguments)) => ca::rotate(&arguments, output).await,
+        Verb::Identity(Identity::Revoke(arguments)) => identity::revoke(&arguments, output).await,
         Verb::Authz(Authz::Explain { id, at }) => authz::explain(id, &at, output).await,
         Verb::Authz(Authz::Decisions { denied, limit, at }) => authz::decisions(denied, limit, &at, output).await,
         Verb::JoinToken { workload, out, at } => join_token::run(&workload, &out, &at, output).await,

@@ -377,17 +377,34 @@ async fn watch(running: &mut Running, mesh: &Mesh, interrupt: &mut Signal, termi
     }
 }
 
-/// A sidecar whose SVID ended while the control plane was away needs a new join token: its first one was spent.
+/// A sidecar whose SVID ended while the control plane was away, or was revoked, needs a new join token: its first one was spent.
 async fn attest_the_expired(running: &Running, mesh: &Mesh, status: Option<&MeshStatus>) {
     let Some(status) = status else { return };
     let now = operator::now();
-    for seen in status.workloads.iter().filter(|seen| !seen.connected && seen.svid_expires_at.is_some_and(|end| end <= now)) {
+    let mut revoked = None;
+    for seen in status.workloads.iter().filter(|seen| !seen.connected) {
+        let has_ended = seen.svid_expires_at.is_some_and(|end| end <= now);
+        if !has_ended {
+            if revoked.is_none() {
+                revoked = revoked_serials(running).await;
+            }
+            let is_revoked = |serials: &Vec<String>| seen.serial.as_ref().is_some_and(|serial| serials.contains(serial));
+            if !revoked.as_ref().is_some_and(is_revoked) {
+                continue;
+            }
+        }
         if let Some(workload) = mesh.workloads.iter().find(|workload| workload.name == seen.name)
             && let Err(error) = attest(&running.places, workload).await
         {
             running.view.say(&format!("{} cannot attest again yet: {error:#}", seen.name));
         }
     }
+}
+
+async fn revoked_serials(running: &Running) -> Option<Vec<String>> {
+    let mut client = running.places.operator.connect().await.ok()?;
+    let status = client.authority_status(DEADLINE).await.ok()?;
+    Some(status.revoked.into_iter().map(|revoked| revoked.serial).collect())
 }
 
 /// Starts again what ended, each with its back-off; true if something was.

@@ -30,7 +30,7 @@ pub(crate) struct Seen {
     pub(crate) rollout: Arc<Rollout>,
     pub(crate) records: Arc<Records>,
     pub(crate) ca: Arc<Ca>,
-    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
+    pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
 }
 
 /// Serves for as long as the process lives.
@@ -71,7 +71,13 @@ fn respond(request: &Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
 
 /// Not ready in the last fifth of the own SVID's life: it should have been renewed long before.
 fn ready(seen: &Seen) -> Response<Full<Bytes>> {
-    let (now, svid) = (clock::now(), Arc::clone(&seen.credentials.borrow()));
+    let now = clock::now();
+    let Some(svid) = seen.credentials.borrow().clone() else {
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no own SVID: the authority has ended; `rondel ca rotate` makes another\n".to_owned(),
+        );
+    };
     let (begin, end) = (svid.svid().not_before(), svid.svid().not_after());
     if now >= begin && end.since(now) > end.since(begin) / 20 {
         text(StatusCode::OK, "ready\n".to_owned())
@@ -84,6 +90,7 @@ fn ready(seen: &Seen) -> Response<Full<Bytes>> {
 fn metrics(seen: &Seen) -> String {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let publish_ms = seen.rollout.last().map_or(0, |(_, took)| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    let authorities = seen.ca.authorities();
     let mut registry = Registry::with_prefix("rondel_control");
     for (name, help, value) in [
         ("revision", "Revision in force", seen.board.current().revision.0),
@@ -95,11 +102,21 @@ fn metrics(seen: &Seen) -> String {
         ("proxies_connected", "Sidecars whose configuration stream is up", seen.rollout.connections() as u64),
         ("publish_to_last_ack_ms", "From the last publication to the last connected sidecar's ack", publish_ms),
         ("decision_records", "Decision records that are kept", seen.records.len() as u64),
-        ("authority_expires_at_seconds", "When the authority ends, seconds since the epoch", seen.ca.not_after().seconds()),
+        (
+            "authority_expires_at_seconds",
+            "When the authority that signs ends, seconds since the epoch",
+            authorities.active.not_after().seconds(),
+        ),
+        (
+            "authorities",
+            "Authorities that are believed; more than one during a rotation",
+            authorities.stored.authorities.len() as u64,
+        ),
+        ("svids_revoked", "SVIDs that are refused although they have not ended", seen.ca.revoked(clock::now()).len() as u64),
         (
             "svid_expires_at_seconds",
             "When the own SVID ends, seconds since the epoch",
-            seen.credentials.borrow().svid().not_after().seconds(),
+            seen.credentials.borrow().as_ref().map_or(0, |own| own.svid().not_after().seconds()),
         ),
     ] {
         let gauge: Gauge = Gauge::default();

@@ -1,17 +1,30 @@
 //! The certificate authority: who is asking, and what they get.
 
-use crate::store::{Store, StoreFailure, StoredAuthority};
-use identity::authority::{Authority, AuthorityError, IssueRefusal, IssuedSvid};
+use crate::authorities::{Authorities, AuthorityFailure};
+use crate::desired::Board;
+use crate::keys::Keys;
+use crate::rotation::{self, Step};
+use crate::store::{Issued, Revoked, Store, StoreFailure};
+use config::{Settings, Trust};
+use identity::authority::{Authority, IssueRefusal, IssuedSvid};
 use identity::csr::{self, CsrRefusal};
 use identity::handshake::VerifiedPeer;
-use identity::key::{KeyFailure, PrivateKey};
+use identity::jwt_svid::{self, IssuedJwt, JwtIssueRefusal};
+use identity::key::KeyFailure;
 use model::ids::IdError;
-use model::snapshot::TrustBundle;
-use model::{SpiffeId, Timestamp, TrustDomain};
+use model::snapshot::{RevokedSvid, TrustBundle};
+use model::{SpiffeId, Timestamp};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use zeroize::Zeroizing;
+use tokio::sync::watch;
 
+/// Issued SVIDs in memory after which those that have ended are forgotten.
+const ISSUED_SWEEP_AT: usize = 10_000;
+/// The longest life of a JWT-SVID.
+const JWT_LIFETIME_MAX: Duration = Duration::from_secs(300);
 /// How long a join token may be used.
 pub(crate) const JOIN_TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 /// Longer texts are not join tokens.
@@ -38,6 +51,32 @@ pub(crate) enum IssueFailure {
         /// When.
         at: Timestamp,
     },
+    /// The SVID that the connection was opened with is revoked.
+    #[error("the SVID {serial} is revoked; a new join token gets its workload another")]
+    PeerRevoked {
+        /// Its serial.
+        serial: String,
+    },
+    /// The authority has ended, and signs nothing that anybody would believe.
+    #[error("the authority ended at {at}; `rondel ca rotate` makes another")]
+    AuthorityEnded {
+        /// When.
+        at: Timestamp,
+    },
+    /// The caller says that it stands beside another workload than its own.
+    #[error("`{id}` has no workload `{workload}`")]
+    OtherWorkload {
+        /// Who asks.
+        id: SpiffeId,
+        /// What it says.
+        workload: String,
+    },
+    /// No such rehearsal is under way.
+    #[error("no rehearsal of this id is under way")]
+    NoRehearsal,
+    /// No JWT-SVID can be signed.
+    #[error("{0}")]
+    Jwt(#[from] JwtIssueRefusal),
     /// Its workload is gone from the configuration.
     #[error("no workload with the identity `{id}` is configured")]
     NotConfigured {
@@ -70,83 +109,229 @@ impl IssueFailure {
                 | Self::JoinTokenUnknown
                 | Self::JoinTokenExpired { .. }
                 | Self::PeerExpired { .. }
+                | Self::PeerRevoked { .. }
+                | Self::OtherWorkload { .. }
+                | Self::NoRehearsal
+                | Self::Jwt(_)
                 | Self::NotConfigured { .. }
                 | Self::Csr(_)
         )
     }
 }
 
-/// Why there is no authority to begin with.
+/// Why the authorities, or who is revoked, could not be changed. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AuthorityFailure {
-    /// The store belongs to another trust domain.
-    #[error(
-        "the store's authority is that of trust domain `{stored}`, the configuration says `{wanted}`; use another --state, or the old name"
-    )]
-    Foreign {
-        /// The store's.
-        stored: String,
-        /// The configuration's.
-        wanted: TrustDomain,
-    },
-    /// It cannot be made or read.
-    #[error("authority: {0}")]
-    Authority(#[from] AuthorityError),
-    /// Its key cannot be read.
-    #[error("authority's key: {0}")]
-    Key(#[from] KeyFailure),
+pub(crate) enum ChangeFailure {
+    /// No authority could be made, kept or changed.
+    #[error("{0}")]
+    Authority(#[from] AuthorityFailure),
     /// The store does not work.
     #[error("{0}")]
     Store(#[from] StoreFailure),
+    /// There is nothing to revoke.
+    #[error("{0}")]
+    Nothing(String),
+    /// A rotation is under way already.
+    #[error("a rotation is under way: `{next}` comes next; `rondel ca status` shows what it waits for")]
+    UnderWay {
+        /// The step that comes next.
+        next: &'static str,
+    },
 }
 
-/// The mesh's authority and its records. Calls block on the store: use it from a blocking thread.
+/// The mesh's authorities and their records. Calls block on the store: use it from a blocking thread.
 #[derive(Debug)]
 pub(crate) struct Ca {
-    authority: Authority,
     store: Arc<Store>,
+    keys: Keys,
+    authorities: watch::Sender<Arc<Authorities>>,
+    /// Held by whoever changes something, from reading to telling.
+    changing: Mutex<()>,
+    issued: Mutex<HashMap<String, Issued>>,
+    revoked: RwLock<BTreeMap<String, Revoked>>,
+    federated: RwLock<Vec<TrustBundle>>,
+    /// The shadow authority of the rehearsal that is under way, and its id.
+    shadow: Mutex<Option<(String, Authority)>>,
+    /// When the last JWT-SVID ends that the active authority signed.
+    jwt_until: Mutex<Timestamp>,
 }
 
 impl Ca {
-    /// Loads the authority from the store, or makes it at the first start.
-    pub(crate) fn open(
-        store: Arc<Store>,
-        domain: &TrustDomain,
-        lifetime: Duration,
-        now: Timestamp,
-    ) -> Result<Self, AuthorityFailure> {
-        let authority = match store.authority()? {
-            Some(stored) if stored.trust_domain != domain.as_str() => {
-                return Err(AuthorityFailure::Foreign { stored: stored.trust_domain, wanted: domain.clone() });
-            }
-            Some(stored) => {
-                let key = Zeroizing::new(stored.key);
-                Authority::load(stored.certificate, PrivateKey::from_pkcs8_der(&key)?)?
-            }
-            None => {
-                let authority = Authority::generate(domain, now, lifetime)?;
-                store.keep_authority(&StoredAuthority {
-                    trust_domain: domain.to_string(),
-                    certificate: authority.certificate_der().to_vec(),
-                    key: authority.key().to_pkcs8_der().to_vec(),
-                })?;
-                authority
-            }
-        };
-        Ok(Self { authority, store })
+    /// Loads everything from the store, or makes the first authority.
+    pub(crate) fn open(store: Arc<Store>, state: &Path, settings: &Settings, now: Timestamp) -> Result<Self, ChangeFailure> {
+        let keys = Keys::open(state).map_err(AuthorityFailure::from)?;
+        let is_first = store.authorities()?.is_none();
+        let authorities = Authorities::open(&store, &keys, settings, now)?;
+        let issued = store.issued(now)?.into_iter().collect();
+        let revoked = store.revoked(now)?.into_iter().collect();
+        Ok(Self {
+            keys,
+            authorities: watch::Sender::new(Arc::new(authorities)),
+            changing: Mutex::new(()),
+            issued: Mutex::new(issued),
+            revoked: RwLock::new(revoked),
+            federated: RwLock::new(Vec::new()),
+            shadow: Mutex::new(None),
+            // An earlier process may have signed some a moment ago.
+            jwt_until: Mutex::new(if is_first { now } else { now.plus(jwt_lifetime(settings)) }),
+            store,
+        })
+    }
+
+    /// The authorities at this moment.
+    pub(crate) fn authorities(&self) -> Arc<Authorities> {
+        Arc::clone(&self.authorities.borrow())
+    }
+
+    /// Told of every change of the authorities.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Authorities>> {
+        self.authorities.subscribe()
     }
 
     /// The bundle of this trust domain.
     pub(crate) fn bundle(&self) -> TrustBundle {
-        TrustBundle {
-            trust_domain: self.authority.trust_domain().clone(),
-            authorities: vec![self.authority.certificate_der().to_vec()],
-        }
+        self.authorities().bundle()
     }
 
-    /// When the authority itself ends.
-    pub(crate) fn not_after(&self) -> Timestamp {
-        self.authority.not_after()
+    /// Who is believed, and who is not in spite of that.
+    pub(crate) fn trust(&self, now: Timestamp) -> Trust {
+        let mut bundles = vec![self.bundle()];
+        bundles.extend(self.federated.read().iter().cloned());
+        let revoked = self.revoked.read();
+        let revoked = revoked.iter().filter(|(_, revoked)| now < revoked.until);
+        let revoked = revoked.map(|(serial, revoked)| RevokedSvid { serial: serial.clone(), until: revoked.until });
+        Trust { bundles, revoked: revoked.collect() }
+    }
+
+    /// Tells the sidecars who is believed, if that has changed.
+    pub(crate) fn publish(&self, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
+        let _changing = self.changing.lock();
+        Ok(board.set_trust(self.trust(now))?)
+    }
+
+    /// Begins a rotation: another authority is believed from now on.
+    pub(crate) fn prepare(&self, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
+        let _changing = self.changing.lock();
+        let before = self.authorities();
+        if let Some(step) = rotation::next(&before) {
+            return Err(ChangeFailure::UnderWay { next: step.as_str() });
+        }
+        let desired = board.current();
+        let next = before.prepared(&self.store, &self.keys, &desired.mesh.settings, now)?;
+        self.replace(next, board, now)
+    }
+
+    /// Takes a step of the rotation. Whoever calls has the evidence for it.
+    pub(crate) fn take(&self, step: Step, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
+        let _changing = self.changing.lock();
+        let before = self.authorities();
+        if rotation::next(&before) != Some(step) {
+            return Ok(());
+        }
+        let next = match step {
+            Step::Activate => {
+                // Whoever signs one meanwhile waits, and signs with the new key.
+                let until = self.jwt_until.lock();
+                let next = before.activated(&self.store, &self.keys, *until, now)?;
+                self.authorities.send_replace(Arc::new(next));
+                drop(until);
+                return Ok(board.set_trust(self.trust(now))?);
+            }
+            Step::Taint => before.tainted(&self.store, &self.keys, now)?,
+            Step::Retire => before.retired(&self.store, &self.keys, now)?,
+        };
+        self.replace(next, board, now)
+    }
+
+    fn replace(&self, next: Authorities, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
+        self.authorities.send_replace(Arc::new(next));
+        Ok(board.set_trust(self.trust(now))?)
+    }
+
+    /// Takes the bundles of other trust domains, before anybody is told.
+    pub(crate) fn set_federated(&self, bundles: Vec<TrustBundle>) {
+        *self.federated.write() = bundles;
+    }
+
+    /// Takes the bundles of other trust domains as they are now.
+    pub(crate) fn federate(&self, bundles: Vec<TrustBundle>, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
+        let _changing = self.changing.lock();
+        *self.federated.write() = bundles;
+        Ok(board.set_trust(self.trust(now))?)
+    }
+
+    /// Revokes one SVID by its serial, or every one of an identity that has not ended. Gives all that are revoked by it.
+    pub(crate) fn revoke(
+        &self,
+        what: &Revocable,
+        reason: &str,
+        board: &Board,
+        now: Timestamp,
+    ) -> Result<Vec<(String, Revoked)>, ChangeFailure> {
+        let _changing = self.changing.lock();
+        let alive = self.alive(now);
+        let meant = alive.into_iter().filter(|(serial, issued)| match what {
+            Revocable::Id(id) => issued.id == id.as_str(),
+            Revocable::Serial(wanted) => serial == wanted,
+        });
+        let before = self.revoked.read().clone();
+        let revoked: Vec<(String, Revoked)> = meant
+            .map(|(serial, issued)| {
+                let fresh = Revoked { id: issued.id, until: issued.not_after, at: now, reason: reason.to_owned() };
+                // Who was first said why.
+                let revoked = before.get(&serial).cloned().unwrap_or(fresh);
+                (serial, revoked)
+            })
+            .collect();
+        if revoked.is_empty() {
+            return Err(ChangeFailure::Nothing(match what {
+                Revocable::Id(id) => {
+                    format!("`{id}` has no SVID of this mesh that has not ended; `rondel certs` shows those there are")
+                }
+                Revocable::Serial(serial) => {
+                    format!("no SVID of the serial `{serial}` that has not ended; `rondel certs` shows those there are")
+                }
+            }));
+        }
+        if revoked.iter().any(|(_, each)| each.id == self.authorities().active.trust_domain().control_plane().as_str()) {
+            return Err(ChangeFailure::Nothing(
+                "that is the control plane's own SVID; without it nobody would hear of the revocation: rotate the authority, or restart the control plane"
+                    .into(),
+            ));
+        }
+        let rows: Vec<(&str, &Revoked)> = revoked.iter().map(|(serial, revoked)| (serial.as_str(), revoked)).collect();
+        self.store.revoke(&rows, now)?;
+        let mut all = self.revoked.write();
+        all.retain(|_, revoked| now < revoked.until);
+        all.extend(revoked.iter().cloned());
+        drop(all);
+        board.set_trust(self.trust(now))?;
+        Ok(revoked)
+    }
+
+    /// Whether an SVID of this serial is revoked.
+    pub(crate) fn is_revoked(&self, serial: &str) -> bool {
+        self.revoked.read().contains_key(serial)
+    }
+
+    /// Every revoked SVID that has not ended, with its serial.
+    pub(crate) fn revoked(&self, now: Timestamp) -> Vec<(String, Revoked)> {
+        let revoked = self.revoked.read();
+        revoked
+            .iter()
+            .filter(|(_, revoked)| now < revoked.until)
+            .map(|(serial, revoked)| (serial.clone(), revoked.clone()))
+            .collect()
+    }
+
+    /// Every issued SVID that has not ended, with its serial.
+    pub(crate) fn alive(&self, now: Timestamp) -> Vec<(String, Issued)> {
+        let issued = self.issued.lock();
+        issued
+            .iter()
+            .filter(|(_, issued)| now < issued.not_after)
+            .map(|(serial, issued)| (serial.clone(), issued.clone()))
+            .collect()
     }
 
     /// A fresh join token for one identity. Only its digest is stored.
@@ -170,6 +355,9 @@ impl Ca {
             if now >= peer.not_after() {
                 return Err(IssueFailure::PeerExpired { at: peer.not_after() });
             }
+            if self.is_revoked(peer.serial()) {
+                return Err(IssueFailure::PeerRevoked { serial: peer.serial().to_owned() });
+            }
             return Ok(peer.id().clone());
         }
         let token = join_token.ok_or(IssueFailure::NoAttestation)?;
@@ -186,30 +374,109 @@ impl Ca {
     }
 
     /// Issues an SVID for an attested identity. Of the CSR only the public key is used; the record is on disk before the answer.
+    ///
+    /// It ends with the authority at the latest.
     pub(crate) fn issue(
         &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        workload: &str,
+        application: bool,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<(IssuedSvid, String), IssueFailure> {
+        let key = csr::prove(csr)?;
+        let authorities = self.authorities();
+        let end = authorities.active.not_after();
+        if end.since(now) < Duration::from_secs(2) {
+            return Err(IssueFailure::AuthorityEnded { at: end });
+        }
+        let left = Duration::from_secs(end.since(now).as_secs().saturating_sub(1));
+        let issued = authorities.active.issue(&key, id, lifetime.min(left), now)?;
+        let authority = authorities.active().map_or_else(String::new, |active| active.id.clone());
+        let row = Issued {
+            id: id.to_string(),
+            not_after: issued.not_after,
+            authority: authority.clone(),
+            workload: workload.to_owned(),
+            application,
+        };
+        self.store.record_issue(&issued.serial, &row, now)?;
+        let mut all = self.issued.lock();
+        if all.len() >= ISSUED_SWEEP_AT {
+            all.retain(|_, issued| now < issued.not_after);
+        }
+        all.insert(issued.serial.clone(), row);
+        Ok((issued, authority))
+    }
+
+    /// Signs a JWT-SVID for a proven identity.
+    pub(crate) fn issue_jwt(
+        &self,
+        id: &SpiffeId,
+        audiences: &[String],
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<IssuedJwt, IssueFailure> {
+        // Held while it is signed, so that an activation in between counts it as the old authority's.
+        let mut until = self.jwt_until.lock();
+        let issued = jwt_svid::issue(&self.authorities().jwt, id, audiences, jwt_lifetime(settings), now)?;
+        *until = (*until).max(issued.expires_at);
+        Ok(issued)
+    }
+
+    /// Takes the shadow authority of a rehearsal, or forgets it.
+    pub(crate) fn set_shadow(&self, shadow: Option<(String, Authority)>) {
+        *self.shadow.lock() = shadow;
+    }
+
+    /// Issues an SVID of the shadow authority, which no workload trusts. It is on no record.
+    pub(crate) fn issue_shadow(
+        &self,
+        rehearsal: &str,
         csr: &[u8],
         id: &SpiffeId,
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<IssuedSvid, IssueFailure> {
         let key = csr::prove(csr)?;
-        let issued = self.authority.issue(&key, id, lifetime, now)?;
-        self.store.record_issue(&issued.serial, id, issued.not_after, now)?;
-        Ok(issued)
+        let shadow = self.shadow.lock();
+        let shadow = shadow.as_ref().filter(|(known, _)| known == rehearsal).ok_or(IssueFailure::NoRehearsal)?;
+        Ok(shadow.1.issue(&key, id, lifetime, now)?)
     }
+}
+
+/// What can be revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Revocable {
+    /// Every SVID of an identity.
+    Id(SpiffeId),
+    /// One SVID, lower-case hexadecimal.
+    Serial(String),
+}
+
+/// Life of a JWT-SVID: it cannot be revoked, so it is short.
+fn jwt_lifetime(settings: &Settings) -> Duration {
+    JWT_LIFETIME_MAX.min(settings.svid_lifetime)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+    fn settings(domain: &str) -> Settings {
+        let text = format!(
+            "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{ name: a }}\nspec:\n  trustDomain: {domain}\n"
+        );
+        config::parse(&[config::Source { file: "a.yaml".into(), text }]).expect("mesh").settings
+    }
+
     fn ca() -> (tempfile::TempDir, Ca) {
         let dir = tempfile::tempdir().expect("directory");
         let store = Arc::new(Store::open(&dir.path().join("control.redb")).expect("open"));
-        let domain = TrustDomain::parse("a.example").expect("domain");
-        let ca =
-            Ca::open(store, &domain, Duration::from_secs(1_000_000), Timestamp::from_seconds(1_800_000_000)).expect("authority");
+        let ca = Ca::open(store, dir.path(), &settings("a.example"), NOW).expect("authority");
         (dir, ca)
     }
 
@@ -232,21 +499,89 @@ mod tests {
 
     #[test]
     fn a_store_of_another_trust_domain_is_refused() {
-        let (_dir, ca) = ca();
-        let other = TrustDomain::parse("b.example").expect("domain");
-        let reopened = Ca::open(Arc::clone(&ca.store), &other, Duration::from_secs(1), Timestamp::from_seconds(1_800_000_000));
-        assert!(matches!(reopened, Err(AuthorityFailure::Foreign { .. })));
+        let (dir, ca) = ca();
+        let reopened = Ca::open(Arc::clone(&ca.store), dir.path(), &settings("b.example"), NOW);
+        assert!(matches!(reopened, Err(ChangeFailure::Authority(AuthorityFailure::Foreign { .. }))));
     }
 
     #[test]
-    fn every_issued_svid_is_on_record() {
+    fn every_issued_svid_is_on_record_and_ends_with_the_authority() {
         let (_dir, ca) = ca();
-        let now = Timestamp::from_seconds(1_800_000_000);
         let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
-        let request = csr::build(&PrivateKey::generate().expect("key"), &id).expect("csr");
-        let issued = ca.issue(&request, &id, Duration::from_secs(60), now).expect("issue");
-        let on_record = ca.store.issued(now).expect("records");
-        assert_eq!(on_record, [(issued.serial, id.to_string(), issued.not_after)]);
-        assert!(ca.issue(b"garbage", &id, Duration::from_secs(60), now).is_err());
+        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        let (issued, authority) = ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), NOW).expect("issue");
+        let row =
+            Issued { id: id.to_string(), not_after: issued.not_after, authority, workload: "b/c".into(), application: false };
+        assert_eq!(ca.store.issued(NOW).expect("records"), [(issued.serial.clone(), row.clone())]);
+        assert_eq!(ca.alive(NOW), [(issued.serial, row)]);
+        assert!(ca.issue(b"garbage", &id, "b/c", false, Duration::from_secs(60), NOW).is_err());
+        let end = ca.authorities().active.not_after();
+        let late = end.minus(Duration::from_secs(30));
+        let (short, _) = ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), late).expect("issue");
+        assert!(short.not_after < end, "what outlives its authority nobody believes");
+        let ended = ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), end);
+        assert!(matches!(ended, Err(IssueFailure::AuthorityEnded { .. })));
+    }
+
+    /// A board that begins with what the authority says.
+    fn board(ca: &Ca) -> Board {
+        let text = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n";
+        let sources = vec![config::Source { file: "a.yaml".into(), text: text.into() }];
+        let begun = crate::desired::Begun::read(&ca.store, Ok(sources)).expect("begun");
+        Board::begin(Arc::clone(&ca.store), begun, ca.trust(NOW)).expect("board")
+    }
+
+    #[test]
+    fn each_step_of_a_rotation_is_on_disk_and_goes_on_after_a_restart() {
+        let (dir, ca) = ca();
+        let board = board(&ca);
+        let first = ca.authorities().active().expect("active").id.clone();
+        ca.prepare(&board, NOW).expect("prepare");
+        assert!(matches!(ca.prepare(&board, NOW), Err(ChangeFailure::UnderWay { next: "activate" })));
+        let mut ca = ca;
+        let keys = |dir: &tempfile::TempDir| std::fs::read_dir(dir.path().join("keys")).expect("keys").count();
+        for (step, roots, key_files) in [(Step::Activate, 2, 4), (Step::Taint, 2, 4), (Step::Retire, 1, 2)] {
+            // As after a crash: nothing is known but what is on disk.
+            let store = Arc::clone(&ca.store);
+            ca = Ca::open(store, dir.path(), &settings("a.example"), NOW).expect("restart");
+            assert_eq!(rotation::next(&ca.authorities()), Some(step));
+            let before = board.current().revision;
+            ca.take(step, &board, NOW).expect("step");
+            ca.take(step, &board, NOW).expect("twice is once");
+            assert_eq!(ca.bundle().authorities.len(), roots, "{step:?}");
+            assert_eq!(*board.current().trust, ca.trust(NOW), "{step:?}: what is believed is told");
+            // Who signs is nothing that a sidecar is told.
+            assert_eq!(board.current().revision.0 - before.0, u64::from(step != Step::Activate), "{step:?}");
+            assert_eq!(keys(&dir), key_files, "{step:?}");
+            let tainted = ca.bundle().tainted;
+            assert_eq!(tainted, if step == Step::Taint { vec![first.clone()] } else { Vec::new() });
+        }
+        assert_eq!(rotation::next(&ca.authorities()), None);
+        assert_ne!(ca.authorities().active().expect("active").id, first);
+    }
+
+    #[test]
+    fn what_is_revoked_stays_so_over_a_restart_until_its_end() {
+        let (dir, ca) = ca();
+        let board = board(&ca);
+        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
+        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        let issue = || ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), NOW).expect("issue").0.serial;
+        let (one, two) = (issue(), issue());
+        let revoked = ca.revoke(&Revocable::Serial(one.clone()), "lost", &board, NOW).expect("revoke");
+        assert_eq!(revoked.iter().map(|(serial, _)| serial.as_str()).collect::<Vec<_>>(), [one.as_str()]);
+        let all = ca.revoke(&Revocable::Id(id.clone()), "later", &board, NOW).expect("revoke");
+        assert_eq!(all.len(), 2);
+        let first = all.iter().find(|(serial, _)| *serial == one).expect("still");
+        assert_eq!(first.1.reason, "lost", "who was first said why");
+        assert_eq!(board.current().trust.revoked.len(), 2);
+        let again = Ca::open(Arc::clone(&ca.store), dir.path(), &settings("a.example"), NOW).expect("restart");
+        assert!(again.is_revoked(&one) && again.is_revoked(&two));
+        assert!(again.trust(NOW.plus(Duration::from_secs(61))).revoked.is_empty(), "what has ended is not remembered");
+        for nothing in
+            [Revocable::Serial("0a".into()), Revocable::Id(SpiffeId::parse("spiffe://a.example/ns/b/sa/d").expect("id"))]
+        {
+            assert!(matches!(ca.revoke(&nothing, "", &board, NOW), Err(ChangeFailure::Nothing(_))), "{nothing:?}");
+        }
     }
 }

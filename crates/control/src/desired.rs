@@ -1,8 +1,8 @@
 //! What the mesh should be: the last good configuration, its revision, and what is wrong with the one on disk.
 
 use crate::clock;
-use crate::store::{Store, StoreFailure};
-use config::{ConfigError, Mesh, Source};
+use crate::store::{Store, StoreFailure, StoredConfig};
+use config::{ConfigError, Mesh, Source, Trust};
 use model::{Revision, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -13,7 +13,11 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Desired {
     pub(crate) revision: Revision,
-    pub(crate) mesh: Mesh,
+    pub(crate) mesh: Arc<Mesh>,
+    /// Who is believed.
+    pub(crate) trust: Arc<Trust>,
+    /// The revision since which that is so.
+    pub(crate) trust_revision: Revision,
     /// When it was published, for the time to the last ack.
     pub(crate) published_at: Instant,
     sources: Vec<Source>,
@@ -31,7 +35,18 @@ pub(crate) struct Problem {
 pub(crate) struct Board {
     current: watch::Sender<Arc<Desired>>,
     problems: Mutex<Vec<Problem>>,
+    /// Held by whoever makes the next revision.
+    writing: Mutex<()>,
     store: Arc<Store>,
+}
+
+/// A good configuration to begin with, before it is known who is believed.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) mesh: Mesh,
+    sources: Vec<Source>,
+    errors: Vec<ConfigError>,
+    stored: Option<StoredConfig>,
 }
 
 /// Why there is nothing to serve at the start.
@@ -60,29 +75,46 @@ pub(crate) enum Outcome {
     Refused,
 }
 
-impl Board {
-    /// Starts from the directory, or, where that has errors, from the last good configuration of the store.
-    pub(crate) fn begin(store: Arc<Store>, read: Result<Vec<Source>, ConfigError>) -> Result<Self, BeginFailure> {
+impl Begun {
+    /// Takes the directory, or, where that has errors, the last good configuration of the store.
+    pub(crate) fn read(store: &Store, read: Result<Vec<Source>, ConfigError>) -> Result<Self, BeginFailure> {
         let stored = store.config()?;
         let fresh = read.map_err(|error| vec![error]).and_then(|sources| Ok((config::parse(&sources)?, sources)));
-        let (desired, errors) = match (fresh, stored) {
-            (Ok((mesh, sources)), stored) => {
-                let revision = match &stored {
-                    Some((revision, old)) if same(old, &sources) => *revision,
-                    Some((revision, _)) => Revision(revision.0 + 1),
-                    None => Revision(1),
-                };
-                store.keep_config(revision, &sources)?;
-                (Desired { revision, mesh, published_at: Instant::now(), sources }, Vec::new())
+        match (fresh, stored) {
+            (Ok((mesh, sources)), stored) => Ok(Self { mesh, sources, errors: Vec::new(), stored }),
+            (Err(errors), Some(stored)) => {
+                let sources = stored.sources.iter().map(|(file, text)| Source { file: file.clone(), text: text.clone() });
+                let sources: Vec<Source> = sources.collect();
+                match config::parse(&sources) {
+                    Ok(mesh) => Ok(Self { mesh, sources, errors, stored: Some(stored) }),
+                    // What an older version took may be an error to this one: then nothing is left to serve.
+                    Err(_) => Err(BeginFailure::Config(errors)),
+                }
             }
-            (Err(errors), Some((revision, sources))) => match config::parse(&sources) {
-                Ok(mesh) => (Desired { revision, mesh, published_at: Instant::now(), sources }, errors),
-                // What an older version took may be an error to this one: then nothing is left to serve.
-                Err(_) => return Err(BeginFailure::Config(errors)),
-            },
-            (Err(errors), None) => return Err(BeginFailure::Config(errors)),
+            (Err(errors), None) => Err(BeginFailure::Config(errors)),
+        }
+    }
+}
+
+impl Board {
+    /// Starts with what was begun with and who is believed. The revision is a later one if either has changed.
+    pub(crate) fn begin(store: Arc<Store>, begun: Begun, trust: Trust) -> Result<Self, StoreFailure> {
+        let Begun { mesh, sources, errors, stored } = begun;
+        let digest = digest(&trust);
+        let is_same = |stored: &StoredConfig| stored.trust == digest && stored.sources == pairs(&sources);
+        let (revision, trust_revision) = match &stored {
+            Some(stored) if is_same(stored) => (stored.revision, stored.trust_revision),
+            Some(stored) => {
+                let next = Revision(stored.revision.0 + 1);
+                (next, if stored.trust == digest { stored.trust_revision } else { next })
+            }
+            None => (Revision(1), Revision(1)),
         };
-        let board = Self { current: watch::Sender::new(Arc::new(desired)), problems: Mutex::default(), store };
+        store.keep_config(&StoredConfig { revision, sources: pairs(&sources), trust: digest, trust_revision })?;
+        let (mesh, trust) = (Arc::new(mesh), Arc::new(trust));
+        let desired = Desired { revision, mesh, trust, trust_revision, published_at: Instant::now(), sources };
+        let board =
+            Self { current: watch::Sender::new(Arc::new(desired)), problems: Mutex::default(), writing: Mutex::default(), store };
         board.note(errors);
         Ok(board)
     }
@@ -104,6 +136,7 @@ impl Board {
 
     /// Takes what was read from the directory: publishes it if it is good and new. Blocks on the store.
     pub(crate) fn update(&self, read: Result<Vec<Source>, ConfigError>) -> Result<Outcome, StoreFailure> {
+        let _writing = self.writing.lock();
         let current = self.current();
         let sources = match read {
             Ok(sources) if same(&sources, &current.sources) => {
@@ -126,10 +159,40 @@ impl Board {
             return Ok(self.refuse(vec![ConfigError { file, line: 1, column: 1, message }]));
         }
         let revision = Revision(current.revision.0 + 1);
-        self.store.keep_config(revision, &sources)?;
+        let (trust, trust_revision) = (Arc::clone(&current.trust), current.trust_revision);
+        self.publish(Desired { revision, mesh: Arc::new(mesh), trust, trust_revision, published_at: Instant::now(), sources })?;
         self.note(Vec::new());
-        self.current.send_replace(Arc::new(Desired { revision, mesh, published_at: Instant::now(), sources }));
         Ok(Outcome::Published(revision))
+    }
+
+    /// Publishes who is believed, if that has changed. Blocks on the store.
+    pub(crate) fn set_trust(&self, trust: Trust) -> Result<(), StoreFailure> {
+        let _writing = self.writing.lock();
+        let current = self.current();
+        if *current.trust == trust {
+            return Ok(());
+        }
+        let revision = Revision(current.revision.0 + 1);
+        self.publish(Desired {
+            revision,
+            mesh: Arc::clone(&current.mesh),
+            trust: Arc::new(trust),
+            trust_revision: revision,
+            published_at: Instant::now(),
+            sources: current.sources.clone(),
+        })
+    }
+
+    /// On disk first: a revision that was told must not come again with another content.
+    fn publish(&self, desired: Desired) -> Result<(), StoreFailure> {
+        self.store.keep_config(&StoredConfig {
+            revision: desired.revision,
+            sources: pairs(&desired.sources),
+            trust: digest(&desired.trust),
+            trust_revision: desired.trust_revision,
+        })?;
+        self.current.send_replace(Arc::new(desired));
+        Ok(())
     }
 
     fn refuse(&self, errors: Vec<ConfigError>) -> Outcome {
@@ -154,6 +217,14 @@ impl Board {
 }
 
 fn same(one: &[Source], other: &[Source]) -> bool {
-    let pairs = |sources: &[Source]| sources.iter().map(|source| (source.file.clone(), source.text.clone())).collect::<Vec<_>>();
     pairs(one) == pairs(other)
+}
+
+fn pairs(sources: &[Source]) -> Vec<(String, String)> {
+    sources.iter().map(|source| (source.file.clone(), source.text.clone())).collect()
+}
+
+/// SHA-256 over who is believed, hexadecimal. It tells two of them apart, nothing more.
+fn digest(trust: &Trust) -> String {
+    hex::encode(identity::sha256(format!("{trust:?}").as_bytes()))
 }

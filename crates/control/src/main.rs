@@ -2,15 +2,21 @@
 
 mod admin;
 mod api;
+mod authorities;
 mod ca;
 mod clock;
 mod desired;
+mod federation;
+mod keys;
 mod records;
+mod rehearsal;
 mod rollout;
+mod rotation;
 mod serve;
 mod settings;
 mod start;
 mod store;
+mod upstream;
 mod watch;
 
 use clap::Parser;

@@ -1,6 +1,7 @@
 //! Which proxy holds what: connections, acknowledged revisions, refusals, SVIDs.
 
 use crate::desired::Desired;
+use crate::rotation::Witness;
 use model::{Revision, Timestamp, WorkloadName};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -14,8 +15,12 @@ pub(crate) struct Seen {
     pub(crate) acked: Revision,
     pub(crate) rejected: Option<String>,
     pub(crate) serial: Option<String>,
+    pub(crate) authority: Option<String>,
     pub(crate) svid_expires_at: Option<Timestamp>,
     pub(crate) issued: u64,
+    /// The authority of the SVID that its stream was opened with, and the key exchange; as long as the stream is up.
+    proven: Option<String>,
+    pub(crate) key_exchange: Option<&'static str>,
 }
 
 impl Seen {
@@ -39,15 +44,23 @@ struct Inner {
 }
 
 impl Rollout {
-    /// A stream begins, of a sidecar that says what it runs; an earlier one of the same workload is replaced. Returns the
+    /// A stream begins, of a sidecar that says what it runs, opened with an SVID of this authority; an earlier one of the same workload is replaced. Returns the
     /// stream's number.
-    pub(crate) fn connected(&self, workload: &WorkloadName, runs: Revision) -> u64 {
+    pub(crate) fn connected(
+        &self,
+        workload: &WorkloadName,
+        runs: Revision,
+        authority: Option<&str>,
+        key_exchange: &'static str,
+    ) -> u64 {
         let mut inner = self.inner.lock();
         inner.sessions += 1;
         let session = inner.sessions;
         let seen = inner.seen.entry(workload.clone()).or_default();
         seen.session = Some(session);
         seen.acked = runs;
+        seen.proven = authority.map(str::to_owned);
+        seen.key_exchange = Some(key_exchange);
         session
     }
 
@@ -63,6 +76,8 @@ impl Rollout {
             && seen.session == Some(session)
         {
             seen.session = None;
+            seen.proven = None;
+            seen.key_exchange = None;
         }
     }
 
@@ -88,23 +103,45 @@ impl Rollout {
     }
 
     /// An SVID was issued to it.
-    pub(crate) fn issued(&self, workload: &WorkloadName, serial: String, not_after: Timestamp) {
+    pub(crate) fn issued(&self, workload: &WorkloadName, serial: String, authority: String, not_after: Timestamp) {
         let mut inner = self.inner.lock();
         let seen = inner.seen.entry(workload.clone()).or_default();
         seen.serial = Some(serial);
+        seen.authority = Some(authority);
         seen.svid_expires_at = Some(not_after);
         seen.issued += 1;
     }
 
     /// An SVID that was issued before this process started.
-    pub(crate) fn restored(&self, workload: &WorkloadName, serial: &str, not_after: Timestamp) {
+    pub(crate) fn restored(&self, workload: &WorkloadName, serial: &str, authority: &str, not_after: Timestamp) {
         let mut inner = self.inner.lock();
         let seen = inner.seen.entry(workload.clone()).or_default();
         if seen.svid_expires_at.is_none_or(|known| known < not_after) {
             seen.serial = Some(serial.to_owned());
+            seen.authority = Some(authority.to_owned());
             seen.svid_expires_at = Some(not_after);
         }
         seen.issued = 1;
+    }
+
+    /// What every sidecar's stream proves at this moment.
+    pub(crate) fn witnesses(&self) -> Vec<Witness> {
+        let inner = self.inner.lock();
+        let witness = |(workload, seen): (&WorkloadName, &Seen)| Witness {
+            workload: workload.to_string(),
+            is_connected: seen.connected(),
+            acked: seen.acked,
+            rejected: seen.rejected.clone(),
+            proven: seen.proven.clone(),
+            alive: Vec::new(),
+        };
+        inner.seen.iter().map(witness).collect()
+    }
+
+    /// The workloads whose stream is up.
+    pub(crate) fn connected_workloads(&self) -> Vec<WorkloadName> {
+        let inner = self.inner.lock();
+        inner.seen.iter().filter(|(_, seen)| seen.connected()).map(|(workload, _)| workload.clone()).collect()
     }
 
     /// What is known of one workload.
@@ -131,12 +168,15 @@ mod tests {
     fn a_later_stream_replaces_an_earlier_one_whose_end_changes_nothing() {
         let rollout = Rollout::default();
         let name = WorkloadName::parse("a/b").expect("name");
-        let first = rollout.connected(&name, Revision(0));
-        let second = rollout.connected(&name, Revision(0));
+        let first = rollout.connected(&name, Revision(0), Some("0a"), "X25519");
+        let second = rollout.connected(&name, Revision(4), Some("0b"), "X25519");
         assert!(rollout.is_replaced(&name, first) && !rollout.is_replaced(&name, second));
         rollout.disconnected(&name, first);
         assert!(rollout.of(&name).connected());
+        let witnesses = rollout.witnesses();
+        assert_eq!((witnesses[0].proven.as_deref(), witnesses[0].acked), (Some("0b"), Revision(4)));
         rollout.disconnected(&name, second);
         assert!(!rollout.of(&name).connected());
+        assert_eq!(rollout.witnesses()[0].proven, None, "what is away proves nothing");
     }
 }

@@ -2,13 +2,15 @@
 
 use crate::ca::Ca;
 use crate::clock;
-use crate::desired::Board;
+use crate::desired::{Board, Desired};
 use identity::credentials::{Credentials, CredentialsError};
 use identity::csr;
 use identity::handshake::{self, ServerStream, VerifiedPeer};
 use identity::key::PrivateKey;
 use identity::rotation::{self, RotationState, Step};
 use identity::{bundle::BundleError, bundle::TrustBundles};
+use model::Timestamp;
+use model::snapshot::TrustBundle;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -59,7 +61,7 @@ struct Anonymous {
 /// Accepts and shakes for as long as the process lives; the server takes the connections from the returned stream.
 pub(crate) fn incoming(
     listener: TcpListener,
-    credentials: watch::Receiver<Arc<Credentials>>,
+    credentials: watch::Receiver<Option<Arc<Credentials>>>,
 ) -> (impl Future<Output = ()>, ReceiverStream<io::Result<Shaken>>) {
     let (shaken, server) = mpsc::channel(SHAKEN_MAX);
     let accepting = async move {
@@ -76,7 +78,8 @@ pub(crate) fn incoming(
                 tracing::warn!(%remote, max = CONNECTIONS_MAX, "too many connections; this one is closed");
                 continue;
             };
-            let credentials = Arc::clone(&credentials.borrow());
+            // Without an SVID of our own nobody would believe us: the authority has ended.
+            let Some(credentials) = credentials.borrow().clone() else { continue };
             let (shaken, nameless) = (shaken.clone(), Arc::clone(&nameless));
             tokio::spawn(async move {
                 let _unsupported = stream.set_nodelay(true);
@@ -164,34 +167,64 @@ pub(crate) enum OwnFailure {
 
 /// Issues this process its own SVID: the same way as everybody's, with a new key each time.
 pub(crate) fn own_credentials(ca: &Ca, board: &Board) -> Result<Credentials, OwnFailure> {
-    let bundle = ca.bundle();
-    let id = bundle.trust_domain.control_plane();
+    let desired = board.current();
+    let id = desired.mesh.settings.trust_domain.control_plane();
     let key = PrivateKey::generate()?;
     let request = csr::build(&key, &id)?;
     let now = clock::now();
-    let issued = ca.issue(&request, &id, board.current().mesh.settings.svid_lifetime, now)?;
-    let bundles = Arc::new(TrustBundles::from_model(&[bundle])?);
-    Ok(Credentials::build(&key, issued.chain, bundles, now)?)
+    let (issued, _) = ca.issue(&request, &id, "", false, desired.mesh.settings.svid_lifetime, now)?;
+    Ok(Credentials::build(&key, issued.chain, Arc::new(believed(&desired)?), now)?)
 }
 
-/// Renews the own SVID for as long as the process lives, by the same plan as every sidecar.
-pub(crate) async fn renew(ca: Arc<Ca>, board: Arc<Board>, credentials: watch::Sender<Arc<Credentials>>) {
-    let mut state = life(&credentials.borrow());
+/// Whom the control plane's port believes: workloads of its own trust domain, and none that is revoked.
+fn believed(desired: &Desired) -> Result<TrustBundles, BundleError> {
+    let own = &desired.mesh.settings.trust_domain;
+    let bundles: Vec<TrustBundle> = desired.trust.bundles.iter().filter(|bundle| bundle.trust_domain == *own).cloned().collect();
+    let revoked = desired.trust.revoked.iter().map(|svid| svid.serial.clone());
+    Ok(TrustBundles::from_model(&bundles)?.restricted(revoked, desired.mesh.settings.post_quantum_required))
+}
+
+/// Renews the own SVID for as long as the process lives, by the same plan as every sidecar, and at once where another authority
+/// signs; takes over who is believed whenever that changes.
+pub(crate) async fn renew(ca: Arc<Ca>, board: Arc<Board>, credentials: watch::Sender<Option<Arc<Credentials>>>) {
+    let (mut desired, mut signers) = (board.subscribe(), ca.changes());
+    let (mut failures, mut last_attempt, mut issued_at) = (0, None, clock::now());
     loop {
         let now = clock::now();
-        match rotation::next(now, Some(&state), 0.5) {
-            Step::WaitUntil(at) => tokio::time::sleep(at.since(now).clamp(Duration::from_millis(50), SLEEP_MAX)).await,
+        let own = credentials.borrow().clone();
+        if let Some(own) = &own {
+            let board = Arc::clone(&desired.borrow_and_update());
+            believe(own, &board, now, &credentials);
+        }
+        let state = own.as_ref().map(|own| life(own, issued_at, failures, last_attempt));
+        let signer = signers.borrow_and_update().active().map(|active| active.id.clone());
+        let is_overtaken = own.as_ref().is_some_and(|own| own.svid().authority_key_id() != signer.as_deref());
+        let step = match &state {
+            Some(state) => rotation::next_of(now, state, is_overtaken.then_some(now), 0.0),
+            None => last_attempt.map_or(Step::Issue, |attempt| rotation::retry(now, attempt, failures, 0.5)),
+        };
+        match step {
+            Step::WaitUntil(at) => {
+                let sleep = tokio::time::sleep(at.since(now).clamp(Duration::from_millis(50), SLEEP_MAX));
+                tokio::select! {
+                    () = sleep => {}
+                    Ok(()) = desired.changed() => {}
+                    Ok(()) = signers.changed() => {}
+                }
+            }
             Step::Issue => {
+                last_attempt = Some(now);
                 let (ca, board) = (Arc::clone(&ca), Arc::clone(&board));
                 match tokio::task::spawn_blocking(move || own_credentials(&ca, &board)).await {
                     Ok(Ok(fresh)) => {
-                        state = life(&fresh);
-                        credentials.send_replace(Arc::new(fresh));
+                        (failures, issued_at) = (0, now);
+                        credentials.send_replace(Some(Arc::new(fresh)));
                     }
                     outcome => {
-                        tracing::error!(?outcome, "the own SVID could not be renewed");
-                        state.failures += 1;
-                        state.last_attempt = Some(now);
+                        failures += 1;
+                        if failures == 1 || failures % 10 == 0 {
+                            tracing::error!(?outcome, failures, "the own SVID could not be renewed");
+                        }
                     }
                 }
             }
@@ -199,13 +232,22 @@ pub(crate) async fn renew(ca: Arc<Ca>, board: Arc<Board>, credentials: watch::Se
     }
 }
 
-fn life(credentials: &Credentials) -> RotationState {
-    let svid = credentials.svid();
-    RotationState {
-        not_before: svid.not_before(),
-        not_after: svid.not_after(),
-        issued_at: clock::now(),
-        failures: 0,
-        last_attempt: None,
+/// The same SVID, and who is believed now.
+fn believe(own: &Credentials, desired: &Desired, now: Timestamp, credentials: &watch::Sender<Option<Arc<Credentials>>>) {
+    let Ok(bundles) = believed(desired) else { return };
+    if **own.bundles() == bundles {
+        return;
     }
+    match own.with_bundles(Arc::new(bundles), now) {
+        Ok(fresh) => {
+            credentials.send_replace(Some(Arc::new(fresh)));
+        }
+        // An SVID that nobody believes any more is renewed in the same turn of the loop.
+        Err(failure) => tracing::warn!(%failure, "the own SVID does not stand under the new bundle"),
+    }
+}
+
+fn life(own: &Credentials, issued_at: Timestamp, failures: u32, last_attempt: Option<Timestamp>) -> RotationState {
+    let svid = own.svid();
+    RotationState { not_before: svid.not_before(), not_after: svid.not_after(), issued_at, failures, last_attempt }
 }

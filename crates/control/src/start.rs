@@ -1,13 +1,16 @@
 //! Start-up as one readable function, and the list of every task of the process.
 
 use crate::api::Plane;
-use crate::ca::Ca;
-use crate::desired::Board;
+use crate::ca::{Ca, IssueFailure};
+use crate::desired::{Begun, Board};
+use crate::federation::Federation;
 use crate::records::Records;
+use crate::rehearsal::Rehearsals;
 use crate::rollout::Rollout;
+use crate::serve::OwnFailure;
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::{admin, clock, serve, watch};
+use crate::{admin, clock, rotation, serve, watch};
 use anyhow::{Context, bail};
 use identity::TrustBundles;
 use proto::config_server::ConfigServer;
@@ -16,7 +19,7 @@ use proto::operator_server::OperatorServer;
 use proto::telemetry_server::TelemetryServer;
 use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
@@ -38,17 +41,25 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     identity::install_provider();
     owner_only_dir(&settings.state)?;
     let store = Arc::new(Store::open(&settings.state.join("control.redb")).context("open the store")?);
-    let board = Arc::new(
-        Board::begin(Arc::clone(&store), config::read(&settings.config))
-            .with_context(|| format!("begin with `{}`", settings.config.display()))?,
-    );
+    let begun = Begun::read(&store, config::read(&settings.config))
+        .with_context(|| format!("begin with `{}`", settings.config.display()))?;
+    let now = clock::now();
+    let ca = Arc::new(Ca::open(Arc::clone(&store), &settings.state, &begun.mesh.settings, now)?);
+    let federation = Arc::new(Federation::open(Arc::clone(&store), Arc::clone(&ca), &begun.mesh.settings)?);
+    let trust = ca.trust(now);
+    let board = Arc::new(Board::begin(Arc::clone(&store), begun, trust)?);
     let desired = board.current();
-    let (domain, lifetime) = (&desired.mesh.settings.trust_domain, desired.mesh.settings.authority_lifetime);
-    let ca = Arc::new(Ca::open(Arc::clone(&store), domain, lifetime, clock::now())?);
-    let bundle = TrustBundles::from_model(&[ca.bundle()])?;
-    let bundle_path = settings.state.join("bundle.pem");
-    std::fs::write(&bundle_path, bundle.to_pem()).with_context(|| format!("write `{}`", bundle_path.display()))?;
-    let (credentials, own) = tokio::sync::watch::channel(Arc::new(serve::own_credentials(&ca, &board)?));
+    let domain = &desired.mesh.settings.trust_domain;
+    write_bundle(&settings.state, &ca)?;
+    // With an authority that has ended the operator is still answered, and nobody else is.
+    let own = serve::own_credentials(&ca, &board).map(|own| Some(Arc::new(own))).or_else(|failure| match failure {
+        OwnFailure::Issue(IssueFailure::AuthorityEnded { at }) => {
+            tracing::error!(%at, "the authority has ended: no workload gets an SVID until `rondel ca rotate` makes another");
+            Ok(None)
+        }
+        other => Err(other),
+    })?;
+    let (credentials, own) = tokio::sync::watch::channel(own);
 
     let listener = TcpListener::bind(settings.listen).await.with_context(|| format!("listen at {}", settings.listen))?;
     let admin_listener = TcpListener::bind(settings.admin).await.with_context(|| format!("listen at {}", settings.admin))?;
@@ -61,6 +72,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         records: Arc::clone(&records),
         ca: Arc::clone(&ca),
         credentials: own.clone(),
+        rehearsals: Arc::new(Rehearsals::default()),
+        federation: Arc::clone(&federation),
     };
     tracing::info!(%domain, revision = %desired.revision, listen = %settings.listen, "starting");
 
@@ -80,6 +93,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let operators = Server::builder().add_service(OperatorServer::new(plane).max_decoding_message_size(MESSAGE_BYTES_MAX));
     tasks.spawn(async move { told("operators", operators.serve_with_incoming(UnixListenerStream::new(operator)).await) });
     tasks.spawn(serve::renew(Arc::clone(&ca), Arc::clone(&board), credentials));
+    tasks.spawn(rotation::run(Arc::clone(&ca), Arc::clone(&board), Arc::clone(&rollout), own.clone()));
+    tasks.spawn(federation.run(Arc::clone(&board)));
+    tasks.spawn(keep_bundle(settings.state.clone(), Arc::clone(&ca), Arc::clone(&board)));
     tasks.spawn(watch::run(Arc::clone(&board), settings.config.clone()));
     tasks.spawn(admin::run(admin_listener, admin::Seen { board, rollout, records, ca, credentials: own }));
 
@@ -99,12 +115,36 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
 /// What was known of the sidecars before this process started.
 fn restored(store: &Store, board: &Board) -> anyhow::Result<Rollout> {
     let rollout = Rollout::default();
-    for (serial, id, not_after) in store.issued(clock::now())? {
-        for workload in board.current().mesh.workloads.iter().filter(|workload| workload.identity.as_str() == id) {
-            rollout.restored(&workload.name, &serial, not_after);
+    let desired = board.current();
+    for (serial, issued) in store.issued(clock::now())?.into_iter().filter(|(_, issued)| !issued.application) {
+        if let Some(workload) = desired.mesh.workloads.iter().find(|workload| workload.name.as_str() == issued.workload) {
+            rollout.restored(&workload.name, &serial, &issued.authority, issued.not_after);
         }
     }
     Ok(rollout)
+}
+
+/// Keeps the file of the trust bundle as the bundle is: sidecars that are started later are given it.
+async fn keep_bundle(state: PathBuf, ca: Arc<Ca>, board: Arc<Board>) {
+    let mut desired = board.subscribe();
+    loop {
+        if desired.changed().await.is_err() {
+            return;
+        }
+        let (state, ca) = (state.clone(), Arc::clone(&ca));
+        let written = tokio::task::spawn_blocking(move || write_bundle(&state, &ca)).await;
+        if let Ok(Err(failure)) = written {
+            tracing::error!(failure = format!("{failure:#}"), "the file of the trust bundle is out of date");
+        }
+    }
+}
+
+/// Whole or not at all.
+fn write_bundle(state: &Path, ca: &Ca) -> anyhow::Result<()> {
+    let (path, fresh) = (state.join("bundle.pem"), state.join("bundle.new"));
+    let text = TrustBundles::from_model(&[ca.bundle()])?.to_pem();
+    let written = std::fs::write(&fresh, text).and_then(|()| std::fs::rename(&fresh, &path));
+    written.with_context(|| format!("write `{}`", path.display()))
 }
 
 fn told(who: &str, outcome: Result<(), tonic::transport::Error>) {

@@ -1,6 +1,6 @@
 //! The embedded store: what must outlive the process. One writer, every commit on disk before it counts.
 
-use config::Source;
+use crate::authorities::StoredAuthorities;
 use model::{Revision, SpiffeId, Timestamp};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::{Deserialize, Serialize};
@@ -9,14 +9,17 @@ use std::path::Path;
 
 /// Join tokens that may wait to be used; beyond it the expired ones must be gone first.
 const JOIN_TOKENS_MAX: u64 = 10_000;
-/// Issued serials that are remembered; beyond it those that expired first are forgotten.
+/// Issued serials that are remembered; beyond it those that have ended must be gone first.
 const ISSUED_MAX: u64 = 200_000;
+/// Revoked serials; every sidecar holds them all, each until it ends.
+pub(crate) const REVOKED_MAX: u64 = 10_000;
 /// The layout of the store; another one is refused.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const JOIN: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("join_tokens");
 const ISSUED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("issued");
+const REVOKED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("revoked");
 
 /// What went wrong with the store. The operator must look at the disk.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +38,17 @@ pub(crate) enum StoreFailure {
         /// Why not.
         detail: String,
     },
-    /// The store was written by another version.
-    #[error("store: layout {found}, this program knows layout {SCHEMA}")]
+    /// The store was written by another version. Nothing in it is changed.
+    #[error(
+        "store: layout {found}, this program knows layout {SCHEMA}; start it with the version that wrote it, or with another --state"
+    )]
     Schema {
         /// The layout found.
         found: u64,
     },
+    /// Another control plane has it open.
+    #[error("store: another control plane has it open; two must not share one state directory")]
+    InUse,
     /// A table is full.
     #[error("store: {what} holds {max} entries, its maximum")]
     Full {
@@ -51,20 +59,26 @@ pub(crate) enum StoreFailure {
     },
 }
 
-/// The authority as it is stored.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct StoredAuthority {
-    pub(crate) trust_domain: String,
-    pub(crate) certificate: Vec<u8>,
-    /// PKCS#8, in a file that only the owner reads.
-    pub(crate) key: Vec<u8>,
+/// The last good configuration as it is stored, with the revision since which the same peers are believed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct StoredConfig {
+    pub(crate) revision: Revision,
+    pub(crate) sources: Vec<(String, String)>,
+    /// SHA-256 over whom the mesh believes, hexadecimal.
+    pub(crate) trust: String,
+    pub(crate) trust_revision: Revision,
 }
 
-/// The last good configuration as it is stored.
-#[derive(Debug, Serialize, Deserialize)]
-struct StoredConfig {
-    revision: u64,
-    sources: Vec<(String, String)>,
+/// The bundle of another trust domain as it was fetched.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredBundle {
+    pub(crate) trust_domain: String,
+    pub(crate) url: String,
+    pub(crate) authorities: Vec<Vec<u8>>,
+    pub(crate) jwt_authorities: Vec<Vec<u8>>,
+    pub(crate) sequence: Option<u64>,
+    pub(crate) refresh_hint: Option<u64>,
+    pub(crate) fetched_at: Timestamp,
 }
 
 /// A join token as it is stored, under the SHA-256 of its text.
@@ -74,11 +88,29 @@ struct StoredJoin {
     expires_at: Timestamp,
 }
 
-/// An issued SVID as it is stored, under its serial.
-#[derive(Debug, Serialize, Deserialize)]
-struct StoredIssue {
-    id: String,
-    not_after: Timestamp,
+/// An issued SVID, under its serial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Issued {
+    /// Whole SPIFFE ID.
+    pub(crate) id: String,
+    pub(crate) not_after: Timestamp,
+    /// Subject key id of the authority that signed it.
+    pub(crate) authority: String,
+    /// `namespace/name`; empty for the control plane's own.
+    pub(crate) workload: String,
+    /// Handed on to the application, which keeps it as long as it likes.
+    pub(crate) application: bool,
+}
+
+/// A revoked SVID, under its serial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Revoked {
+    /// Whole SPIFFE ID.
+    pub(crate) id: String,
+    /// The SVID's end.
+    pub(crate) until: Timestamp,
+    pub(crate) at: Timestamp,
+    pub(crate) reason: String,
 }
 
 /// The store. Every call blocks: use it from a blocking thread.
@@ -91,8 +123,16 @@ impl Store {
     /// Opens or makes the store at `path`, readable by the owner alone.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreFailure> {
         let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let backend = redb::backends::FileBackend::new(file).map_err(redb::Error::from)?;
-        let database = redb::Builder::new().create_with_backend(backend).map_err(redb::Error::from)?;
+        let backend = match redb::backends::FileBackend::new(file) {
+            Ok(backend) => backend,
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreFailure::InUse),
+            Err(error) => return Err(redb::Error::from(error).into()),
+        };
+        let database = match redb::Builder::new().create_with_backend(backend) {
+            Ok(database) => database,
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreFailure::InUse),
+            Err(error) => return Err(redb::Error::from(error).into()),
+        };
         let store = Self { database };
         match store.read::<u64>("schema")? {
             Some(SCHEMA) => {}
@@ -102,26 +142,31 @@ impl Store {
         Ok(store)
     }
 
-    pub(crate) fn authority(&self) -> Result<Option<StoredAuthority>, StoreFailure> {
-        self.read("authority")
+    /// The authorities, without their keys.
+    pub(crate) fn authorities(&self) -> Result<Option<StoredAuthorities>, StoreFailure> {
+        self.read("authorities")
     }
 
-    pub(crate) fn keep_authority(&self, authority: &StoredAuthority) -> Result<(), StoreFailure> {
-        self.write("authority", authority)
+    pub(crate) fn keep_authorities(&self, authorities: &StoredAuthorities) -> Result<(), StoreFailure> {
+        self.write("authorities", authorities)
     }
 
-    /// The last good configuration and its revision.
-    pub(crate) fn config(&self) -> Result<Option<(Revision, Vec<Source>)>, StoreFailure> {
-        let stored: Option<StoredConfig> = self.read("config")?;
-        Ok(stored.map(|stored| {
-            let sources = stored.sources.into_iter().map(|(file, text)| Source { file, text });
-            (Revision(stored.revision), sources.collect())
-        }))
+    /// The last good configuration.
+    pub(crate) fn config(&self) -> Result<Option<StoredConfig>, StoreFailure> {
+        self.read("config")
     }
 
-    pub(crate) fn keep_config(&self, revision: Revision, sources: &[Source]) -> Result<(), StoreFailure> {
-        let sources = sources.iter().map(|source| (source.file.clone(), source.text.clone())).collect();
-        self.write("config", &StoredConfig { revision: revision.0, sources })
+    pub(crate) fn keep_config(&self, config: &StoredConfig) -> Result<(), StoreFailure> {
+        self.write("config", config)
+    }
+
+    /// The bundles of other trust domains as they were fetched last, by trust domain.
+    pub(crate) fn federated(&self) -> Result<Vec<StoredBundle>, StoreFailure> {
+        Ok(self.read("federated")?.unwrap_or_default())
+    }
+
+    pub(crate) fn keep_federated(&self, bundles: &[StoredBundle]) -> Result<(), StoreFailure> {
+        self.write("federated", &bundles)
     }
 
     /// Keeps the digest of a join token; forgets those that expired.
@@ -162,54 +207,81 @@ impl Store {
         Ok(Some((join.id, join.expires_at)))
     }
 
-    /// Records an issued SVID before it is handed out; forgets those that have ended.
-    pub(crate) fn record_issue(
+    /// Records an issued SVID before it is handed out; forgets those that have ended where there is no room.
+    pub(crate) fn record_issue(&self, serial: &str, issued: &Issued, now: Timestamp) -> Result<(), StoreFailure> {
+        self.record(ISSUED, ("issued SVIDs", ISSUED_MAX), &[(serial, issued)], |issued: Issued| now < issued.not_after)
+    }
+
+    /// Every issued SVID that has not ended, with its serial.
+    pub(crate) fn issued(&self, now: Timestamp) -> Result<Vec<(String, Issued)>, StoreFailure> {
+        self.all(ISSUED, "issued SVID", |issued: &Issued| now < issued.not_after)
+    }
+
+    /// Revokes SVIDs, all or none.
+    pub(crate) fn revoke(&self, revoked: &[(&str, &Revoked)], now: Timestamp) -> Result<(), StoreFailure> {
+        self.record(REVOKED, ("revoked SVIDs", REVOKED_MAX), revoked, |revoked: Revoked| now < revoked.until)
+    }
+
+    /// Every revoked SVID that has not ended, with its serial.
+    pub(crate) fn revoked(&self, now: Timestamp) -> Result<Vec<(String, Revoked)>, StoreFailure> {
+        self.all(REVOKED, "revoked SVID", |revoked: &Revoked| now < revoked.until)
+    }
+
+    /// Adds rows to a bounded table; those that no longer count make room.
+    fn record<T: Serialize + for<'de> Deserialize<'de>>(
         &self,
-        serial: &str,
-        id: &SpiffeId,
-        not_after: Timestamp,
-        now: Timestamp,
+        table: TableDefinition<'_, &str, &[u8]>,
+        (what, max): (&'static str, u64),
+        rows: &[(&str, &T)],
+        counts: impl Fn(T) -> bool,
     ) -> Result<(), StoreFailure> {
+        let more = u64::try_from(rows.len()).unwrap_or(u64::MAX);
         let transaction = self.begin_write()?;
         {
-            let mut table = transaction.open_table(ISSUED).map_err(redb::Error::from)?;
-            if table.len().map_err(redb::Error::from)? >= ISSUED_MAX {
-                let alive =
-                    |_: &str, bytes: &[u8]| serde_json::from_slice(bytes).is_ok_and(|issue: StoredIssue| now < issue.not_after);
-                table.retain(alive).map_err(redb::Error::from)?;
-                if table.len().map_err(redb::Error::from)? >= ISSUED_MAX {
-                    return Err(StoreFailure::Full { what: "issued SVIDs", max: ISSUED_MAX });
+            let mut table = transaction.open_table(table).map_err(redb::Error::from)?;
+            let length = |table: &redb::Table<'_, &str, &[u8]>| table.len().map_err(redb::Error::from);
+            if length(&table)?.saturating_add(more) > max {
+                let keep = |_: &str, bytes: &[u8]| serde_json::from_slice(bytes).is_ok_and(&counts);
+                table.retain(keep).map_err(redb::Error::from)?;
+                if length(&table)?.saturating_add(more) > max {
+                    return Err(StoreFailure::Full { what, max });
                 }
             }
-            let issue = encode("issued SVID", &StoredIssue { id: id.to_string(), not_after })?;
-            table.insert(serial, issue.as_slice()).map_err(redb::Error::from)?;
+            for (key, row) in rows {
+                table.insert(*key, encode(what, *row)?.as_slice()).map_err(redb::Error::from)?;
+            }
         }
         transaction.commit().map_err(redb::Error::from)?;
         Ok(())
     }
 
-    /// Every issued SVID that has not ended: serial, identity, end.
-    pub(crate) fn issued(&self, now: Timestamp) -> Result<Vec<(String, String, Timestamp)>, StoreFailure> {
+    /// Every row that counts, with its key.
+    fn all<T: for<'de> Deserialize<'de>>(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+        what: &str,
+        counts: impl Fn(&T) -> bool,
+    ) -> Result<Vec<(String, T)>, StoreFailure> {
         let transaction = self.database.begin_read().map_err(redb::Error::from)?;
-        let table = match transaction.open_table(ISSUED) {
+        let table = match transaction.open_table(table) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
             Err(error) => return Err(redb::Error::from(error).into()),
         };
-        let mut issued = Vec::new();
+        let mut found = Vec::new();
         for row in table.iter().map_err(redb::Error::from)? {
-            let (serial, bytes) = row.map_err(redb::Error::from)?;
-            let issue: StoredIssue = decode("issued SVID", bytes.value())?;
-            if now < issue.not_after {
-                issued.push((serial.value().to_owned(), issue.id, issue.not_after));
+            let (key, bytes) = row.map_err(redb::Error::from)?;
+            let value = decode(what, bytes.value())?;
+            if counts(&value) {
+                found.push((key.value().to_owned(), value));
             }
         }
-        Ok(issued)
+        Ok(found)
     }
 
     fn begin_write(&self) -> Result<redb::WriteTransaction, StoreFailure> {
         let mut transaction = self.database.begin_write().map_err(redb::Error::from)?;
-        // The store holds the authority's key and what an attacker may influence: two-phase commit, and fast recovery.
+        // The store holds what an attacker may influence: two-phase commit, and fast recovery.
         transaction.set_two_phase_commit(true);
         transaction.set_quick_repair(true);
         Ok(transaction)
@@ -227,7 +299,7 @@ impl Store {
     }
 
     fn write<T: Serialize>(&self, key: &str, value: &T) -> Result<(), StoreFailure> {
-        let bytes = zeroize::Zeroizing::new(encode(key, value)?);
+        let bytes = encode(key, value)?;
         let transaction = self.begin_write()?;
         {
             let mut table = transaction.open_table(META).map_err(redb::Error::from)?;
@@ -261,12 +333,14 @@ mod tests {
     fn what_is_kept_is_there_after_reopening_and_only_the_owner_reads_it() {
         let (dir, store) = store();
         let path = dir.path().join("control.redb");
-        let sources = vec![Source { file: "a.yaml".into(), text: "x".into() }];
-        store.keep_config(Revision(7), &sources).expect("keep");
+        let sources = vec![("a.yaml".into(), "x".into())];
+        let config = StoredConfig { revision: Revision(7), sources, trust: "0a".into(), trust_revision: Revision(3) };
+        store.keep_config(&config).expect("keep");
+        assert!(matches!(Store::open(&path), Err(StoreFailure::InUse)), "two control planes on one store");
         drop(store);
         let again = Store::open(&path).expect("reopen");
-        let (revision, kept) = again.config().expect("read").expect("there");
-        assert_eq!((revision, kept.len()), (Revision(7), 1));
+        let kept = again.config().expect("read").expect("there");
+        assert_eq!((kept.revision, kept.sources.len(), kept.trust_revision), (Revision(7), 1, Revision(3)));
         assert_eq!(std::fs::metadata(path).expect("metadata").permissions().mode() & 0o777, 0o600);
     }
 
@@ -289,8 +363,34 @@ mod tests {
         store.keep_join([1; 32], &id, at(20), at(10)).expect("keep");
         store.keep_join([2; 32], &id, at(40), at(30)).expect("keep");
         assert_eq!(store.take_join([1; 32]).expect("expired"), None);
-        store.record_issue("aa", &id, at(20), at(10)).expect("record");
-        store.record_issue("bb", &id, at(50), at(10)).expect("record");
-        assert_eq!(store.issued(at(30)).expect("issued").len(), 1);
+        let issued = |end| Issued {
+            id: id.to_string(),
+            not_after: at(end),
+            authority: "0a".into(),
+            workload: "a/b".into(),
+            application: false,
+        };
+        store.record_issue("aa", &issued(20), at(10)).expect("record");
+        store.record_issue("bb", &issued(50), at(10)).expect("record");
+        assert_eq!(store.issued(at(30)).expect("issued"), [("bb".to_owned(), issued(50))]);
+        let revoked = |end| Revoked { id: id.to_string(), until: at(end), at: at(10), reason: String::new() };
+        store.revoke(&[("aa", &revoked(20)), ("bb", &revoked(50))], at(10)).expect("revoke");
+        assert_eq!(store.revoked(at(30)).expect("revoked"), [("bb".to_owned(), revoked(50))]);
+    }
+
+    #[test]
+    fn a_full_table_takes_nothing_new_and_what_has_ended_makes_room() {
+        let (_dir, store) = store();
+        let at = Timestamp::from_seconds;
+        let revoked = |end| Revoked { id: String::new(), until: at(end), at: at(1), reason: String::new() };
+        let serials: Vec<String> = (0..=REVOKED_MAX).map(|number| format!("{number:x}")).collect();
+        let (short, long) = (revoked(20), revoked(50));
+        let rows: Vec<(&str, &Revoked)> = serials.iter().map(|serial| (serial.as_str(), &short)).collect();
+        assert!(matches!(store.revoke(&rows, at(1)), Err(StoreFailure::Full { what: "revoked SVIDs", .. })), "one too many");
+        assert!(store.revoked(at(1)).expect("none").is_empty(), "all or none");
+        store.revoke(&rows[1..], at(1)).expect("as many as there is room for");
+        assert!(store.revoke(&[("new", &long)], at(1)).is_err());
+        store.revoke(&[("new", &long)], at(30)).expect("what has ended made room");
+        assert_eq!(store.revoked(at(30)).expect("one").len(), 1);
     }
 }

@@ -3,21 +3,24 @@
 //! A certificate is built from scratch out of a proven key and an identity that the program decided. Nothing that a
 //! requester wrote besides the key can reach it.
 
-use crate::bundle::{self, AuthorityFacts};
-use crate::csr::ProvenPublicKey;
+use crate::bundle::{self, AuthorityFacts, TrustBundles};
+use crate::csr::{self, ProvenPublicKey};
 use crate::key::{KeyFailure, PrivateKey, Signer};
+use crate::svid::{CHAIN_LENGTH_MAX, X509Svid};
 use crate::{hex, random_bytes};
+use model::snapshot::TrustBundle;
 use model::{SpiffeId, Timestamp, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use std::fmt;
 use std::time::Duration;
 
-/// How far `notBefore` lies before the moment of issuing, so that a peer whose clock is behind believes the certificate.
-pub const BACK_DATING: Duration = Duration::from_secs(300);
+/// How far `notBefore` lies before the moment of issuing, so that a peer whose clock is up to ten minutes behind believes the
+/// certificate.
+pub const BACK_DATING: Duration = Duration::from_secs(600);
 /// The last second that X.509 can express: 9999-12-31T23:59:59Z (RFC 5280 §4.1.2.5).
 const LAST_SECOND: u64 = 253_402_300_799;
 
@@ -33,6 +36,14 @@ pub enum AuthorityError {
     /// The key is not the certificate's.
     #[error("the authority's key does not belong to its certificate")]
     KeyMismatch,
+    /// An operator's signing certificate is not one, or nobody would believe what stands under it.
+    #[error("{what}: {problem}")]
+    Chain {
+        /// Which certificate.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// It would never be valid, or for longer than X.509 can express.
     #[error("an authority cannot live for {lifetime:?} from {now}")]
     Lifetime {
@@ -88,7 +99,7 @@ pub struct IssuedSvid {
     pub chain: Vec<Vec<u8>>,
     /// The leaf's serial number, lower-case hexadecimal.
     pub serial: String,
-    /// The leaf's `notBefore`: five minutes before it was issued, or the authority's own if that is later.
+    /// The leaf's `notBefore`: ten minutes before it was issued, or the authority's own if that is later.
     pub not_before: Timestamp,
     /// The leaf's `notAfter`.
     pub not_after: Timestamp,
@@ -97,9 +108,12 @@ pub struct IssuedSvid {
 /// An authority of one trust domain, with its key.
 pub struct Authority {
     certificate: Vec<u8>,
+    /// What a leaf is followed by: the own certificate and those above it, without the root. Empty for a root.
+    chain: Vec<Vec<u8>>,
     key: PrivateKey,
     issuer: Issuer<'static, Signer>,
     trust_domain: TrustDomain,
+    subject_key_id: String,
     not_before: Timestamp,
     not_after: Timestamp,
 }
@@ -115,16 +129,9 @@ impl Authority {
             return Err(AuthorityError::Lifetime { lifetime, now });
         }
         let key = PrivateKey::generate()?;
-        let mut params = CertificateParams::default();
+        let mut params = authority_profile(trust_domain)?;
         set_life(&mut params, not_before, not_after);
         params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "Rondel");
-        // A name of its own: two roots of one trust domain, as during rotation, can be told apart by name alone.
-        params.distinguished_name.push(DnType::CommonName, format!("authority {}", hex(&random_bytes::<6>()?)));
-        params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(key.signer()).map_err(|_| KeyFailure::Encoding)?;
         Self::load(certificate.der().to_vec(), key)
     }
@@ -136,14 +143,98 @@ impl Authority {
     /// - [`AuthorityError::KeyMismatch`] if the key is not its own.
     pub fn load(certificate: Vec<u8>, key: PrivateKey) -> Result<Self, AuthorityError> {
         let facts = bundle::authority_facts(&certificate).map_err(|rule| AuthorityError::Certificate { rule })?;
-        let AuthorityFacts { trust_domain, not_before, not_after, public_key_info } = facts;
+        let trust_domain = facts.trust_domain.clone();
         let trust_domain = trust_domain.ok_or(AuthorityError::Certificate { rule: "it has no URI SAN `spiffe://DOMAIN`" })?;
-        if public_key_info != key.signer().public_key_info() {
+        Self::assemble(certificate, Vec::new(), key, facts, trust_domain)
+    }
+
+    /// An authority that stands under an operator's root.
+    ///
+    /// `chain`: DER, its own certificate first, then those above it, without the root. `roots`: DER, what belongs into the bundle.
+    /// It is checked as every peer would check what it signs, unless it has ended.
+    ///
+    /// # Errors
+    /// - [`AuthorityError::Chain`], naming the certificate that cannot stand where it does;
+    /// - [`AuthorityError::KeyMismatch`] if the key is not the first certificate's.
+    pub fn load_chain(
+        chain: Vec<Vec<u8>>,
+        key: PrivateKey,
+        roots: &[Vec<u8>],
+        trust_domain: &TrustDomain,
+        now: Timestamp,
+    ) -> Result<Self, AuthorityError> {
+        let wrong = |what: String, problem: String| AuthorityError::Chain { what, problem };
+        if chain.is_empty() || chain.len() >= CHAIN_LENGTH_MAX {
+            let problem =
+                format!("{} certificates between a workload's and the root, 1 to {}", chain.len(), CHAIN_LENGTH_MAX - 1);
+            return Err(wrong("the chain".into(), problem));
+        }
+        let mut facts = Vec::new();
+        for (at, der) in chain.iter().chain(roots).enumerate() {
+            let name =
+                || if at < chain.len() { format!("certificate {}", at + 1) } else { format!("root {}", at + 1 - chain.len()) };
+            let read = bundle::authority_facts(der).map_err(|rule| wrong(name(), rule.to_owned()))?;
+            if let Some(other) = read.trust_domain.as_ref().filter(|named| *named != trust_domain) {
+                return Err(wrong(name(), format!("it is of the trust domain `{other}`, not of `{trust_domain}`")));
+            }
+            // The library does not look at a root's; others do (RFC 5280 §4.2.1.9).
+            let below = at.min(chain.len());
+            if read.path_length.is_some_and(|most| usize::try_from(most).is_ok_and(|most| below > most)) {
+                return Err(wrong(name(), format!("its path length does not allow {below} authorities below it")));
+            }
+            facts.push(read);
+        }
+        let ends = facts.iter().take(chain.len()).map(|facts| facts.not_after).min();
+        let root_ends = facts.iter().skip(chain.len()).map(|facts| facts.not_after).max();
+        let first = facts.into_iter().next().ok_or_else(|| wrong("the chain".into(), "empty".into()))?;
+        // What it signs is believed only as long as everything above it is.
+        let not_after = [Some(first.not_after), ends, root_ends].into_iter().flatten().min().unwrap_or(first.not_after);
+        let certificate = chain.first().cloned().unwrap_or_default();
+        let first = AuthorityFacts { not_after, ..first };
+        let authority = Self::assemble(certificate, chain, key, first, trust_domain.clone())?;
+        if now < authority.not_after {
+            authority.prove(roots, now)?;
+        }
+        Ok(authority)
+    }
+
+    /// Signs an SVID for nobody and checks it as a peer would.
+    fn prove(&self, roots: &[Vec<u8>], now: Timestamp) -> Result<(), AuthorityError> {
+        let wrong = |problem: String| AuthorityError::Chain { what: "an SVID that it signs".into(), problem };
+        let id = self.trust_domain.control_plane();
+        let request = csr::build(&PrivateKey::generate()?, &id)?;
+        let key = csr::prove(&request).map_err(|refusal| wrong(refusal.to_string()))?;
+        let issued = self.issue(&key, &id, Duration::from_secs(1), now).map_err(|refusal| wrong(refusal.to_string()))?;
+        let model = TrustBundle::x509(self.trust_domain.clone(), roots.to_vec());
+        let bundles = TrustBundles::from_model(&[model]).map_err(|error| wrong(error.to_string()))?;
+        X509Svid::parse(&issued.chain, &bundles, now).map(drop).map_err(|refusal| wrong(refusal.to_string()))
+    }
+
+    fn assemble(
+        certificate: Vec<u8>,
+        chain: Vec<Vec<u8>>,
+        key: PrivateKey,
+        facts: AuthorityFacts,
+        trust_domain: TrustDomain,
+    ) -> Result<Self, AuthorityError> {
+        if facts.public_key_info != key.signer().public_key_info() {
             return Err(AuthorityError::KeyMismatch);
         }
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.as_slice()), key.signer().clone())
             .map_err(|_| AuthorityError::Certificate { rule: "its encoding is broken" })?;
-        Ok(Self { certificate, key, issuer, trust_domain, not_before, not_after })
+        let subject_key_id =
+            facts.subject_key_id.ok_or(AuthorityError::Certificate { rule: "it has no subject key identifier" })?;
+        let (not_before, not_after) = (facts.not_before, facts.not_after);
+        Ok(Self { certificate, chain, key, issuer, trust_domain, subject_key_id, not_before, not_after })
+    }
+
+    /// A request (PKCS#10, DER) for the certificate of an authority under somebody's root.
+    ///
+    /// # Errors
+    /// - [`KeyFailure`] if it cannot be encoded or signed.
+    pub fn signing_request(key: &PrivateKey, trust_domain: &TrustDomain) -> Result<Vec<u8>, KeyFailure> {
+        let request = authority_profile(trust_domain)?.serialize_request(key.signer()).map_err(|_| KeyFailure::Sign)?;
+        Ok(request.der().to_vec())
     }
 
     /// The certificate, DER. It belongs into the trust bundle.
@@ -161,12 +252,22 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// Its key's identifier, by which the SVIDs that it signs name it (RFC 5280 §4.2.1.2), lower-case hexadecimal.
+    pub fn subject_key_id(&self) -> String {
+        self.subject_key_id.clone()
+    }
+
+    /// When it begins.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
+    }
+
     /// When it ends.
     pub fn not_after(&self) -> Timestamp {
         self.not_after
     }
 
-    /// Issues an SVID for `id` that begins five minutes ago and ends `lifetime` from now, in whole seconds.
+    /// Issues an SVID for `id` that begins ten minutes ago and ends `lifetime` from now, in whole seconds.
     ///
     /// The serial number is random, also for a key that was certified before.
     ///
@@ -199,7 +300,8 @@ impl Authority {
         let serial = random_serial()?;
         let params = leaf_profile(id, &serial, not_before, not_after)?;
         let certificate = params.signed_by(key, &self.issuer).map_err(|_| KeyFailure::Encoding)?;
-        Ok(IssuedSvid { chain: vec![certificate.der().to_vec()], serial: hex(&serial), not_before, not_after })
+        let chain = std::iter::once(certificate.der().to_vec()).chain(self.chain.iter().cloned()).collect();
+        Ok(IssuedSvid { chain, serial: hex(&serial), not_before, not_after })
     }
 }
 
@@ -210,6 +312,73 @@ impl fmt::Debug for Authority {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
+}
+
+/// An operator's certificate authority, whose key is at hand: signs the certificates of authorities that stand under it.
+pub struct UpstreamKey {
+    issuer: Issuer<'static, KeyPair>,
+    not_after: Timestamp,
+}
+
+impl UpstreamKey {
+    /// From PEM: the signing certificate first (others may follow), and its key (PKCS#8).
+    ///
+    /// # Errors
+    /// - [`AuthorityError`] if it cannot sign for an authority, or the key is not its own.
+    pub fn from_pem(certificates: &str, key: &str) -> Result<Self, AuthorityError> {
+        let wrong = |problem: &str| AuthorityError::Chain { what: "the signing certificate".into(), problem: problem.to_owned() };
+        let chain = bundle::certificates_from_pem(certificates).map_err(|error| wrong(&error.to_string()))?;
+        let first = chain.into_iter().next().ok_or_else(|| wrong("the text holds no certificate"))?;
+        let facts = bundle::authority_facts(&first).map_err(wrong)?;
+        let key = KeyPair::from_pem(key).map_err(|_| wrong("its key is not PKCS#8 in PEM of a kind that is known here"))?;
+        if key.subject_public_key_info() != facts.public_key_info {
+            return Err(AuthorityError::KeyMismatch);
+        }
+        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(first), key).map_err(|_| wrong("its encoding is broken"))?;
+        Ok(Self { issuer, not_after: facts.not_after })
+    }
+
+    /// Signs the certificate of an authority for a proven key: DER. It ends with its signer at the latest.
+    ///
+    /// # Errors
+    /// - [`AuthorityError::Lifetime`] if it would never be valid; [`AuthorityError::Key`] if it cannot be signed.
+    pub fn sign_intermediate(
+        &self,
+        key: &ProvenPublicKey,
+        trust_domain: &TrustDomain,
+        lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, AuthorityError> {
+        let not_after = whole_seconds(now.plus(lifetime)).min(self.not_after);
+        if not_after <= now {
+            return Err(AuthorityError::Lifetime { lifetime, now });
+        }
+        let mut params = authority_profile(trust_domain)?;
+        set_life(&mut params, whole_seconds(now.minus(BACK_DATING)), not_after);
+        params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(key, &self.issuer).map_err(|_| KeyFailure::Sign)?;
+        Ok(certificate.der().to_vec())
+    }
+}
+
+impl fmt::Debug for UpstreamKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamKey").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+/// SPIFFE X509-SVID §3.2 and §4: signs leaves only. Life and serial number are for the caller.
+fn authority_profile(trust_domain: &TrustDomain) -> Result<CertificateParams, KeyFailure> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "Rondel");
+    // A name of its own: two authorities of one trust domain, as during rotation, can be told apart by name alone.
+    params.distinguished_name.push(DnType::CommonName, format!("authority {}", hex(&random_bytes::<6>()?)));
+    params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
 }
 
 /// SPIFFE X509-SVID §2 to §4. The subject is empty: the identity is the SAN, which is critical therefore (RFC 5280 §4.2.1.6).

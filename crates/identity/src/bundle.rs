@@ -3,7 +3,7 @@
 use crate::credentials::Link;
 use crate::svid::{self, PeerRefusal};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use model::snapshot::TrustBundle;
 use model::{Timestamp, TrustDomain};
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::public_key::PublicKey;
 
 /// LIMIT: trust domains of one set of bundles. Each handshake looks one up; the whole set is held in memory.
 pub const TRUST_DOMAINS_MAX: usize = 256;
@@ -109,7 +110,8 @@ impl TrustBundles {
         Self::bounded(domains)
     }
 
-    /// From PEM with `CERTIFICATE` sections only. Each must name its trust domain by its URI SAN, `spiffe://DOMAIN`.
+    /// From PEM with `CERTIFICATE` sections only. Each names its trust domain by its URI SAN, `spiffe://DOMAIN`; where an operator's
+    /// root has none, the last line before it that is `spiffe://DOMAIN` counts (RFC 7468 §2 lets text stand there).
     ///
     /// # Errors
     /// - [`BundleError`], naming the first section that is not an authority.
@@ -118,11 +120,25 @@ impl TrustBundles {
             return Err(BundleError::TooMany { what: "bytes of PEM", max: PEM_BYTES_MAX });
         }
         let mut domains: BTreeMap<TrustDomain, Vec<Anchor>> = BTreeMap::new();
-        for (at, section) in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()).enumerate() {
-            let Ok((SectionKind::Certificate, der)) = section else { return Err(BundleError::Pem) };
-            let (anchor, named) = read_authority(&der, at + 1)?;
-            let named = named.ok_or(BundleError::Authority { index: at + 1, rule: "it has no URI SAN `spiffe://DOMAIN`" })?;
-            push(domains.entry(named).or_default(), anchor)?;
+        let mut index = 0;
+        for (said, part) in parts(text)? {
+            for der in certificates_from_pem(part)? {
+                index += 1;
+                let (anchor, named) = read_authority(&der, index)?;
+                let no_name = BundleError::Authority {
+                    index,
+                    rule: "it has no URI SAN `spiffe://DOMAIN`, and no such line stands before it",
+                };
+                let trust_domain = match (&said, named) {
+                    (Some(said), Some(found)) if *said != found => {
+                        return Err(BundleError::Foreign { index, trust_domain: said.clone(), found });
+                    }
+                    (_, Some(named)) => named,
+                    (Some(said), None) => said.clone(),
+                    (None, None) => return Err(no_name),
+                };
+                push(domains.entry(trust_domain).or_default(), anchor)?;
+            }
         }
         Self::bounded(domains)
     }
@@ -137,20 +153,12 @@ impl TrustBundles {
         Ok(Self { domains, revoked: HashSet::new(), post_quantum_required: false })
     }
 
-    /// Every authority as a PEM `CERTIFICATE` section (RFC 7468 §5), by trust domain.
+    /// Every authority as a PEM `CERTIFICATE` section (RFC 7468 §5), by trust domain, each under a line `spiffe://DOMAIN`.
     pub fn to_pem(&self) -> String {
         let mut out = String::new();
-        for anchor in self.domains.values().flatten() {
-            let text = STANDARD.encode(&anchor.der);
-            out.push_str("-----BEGIN CERTIFICATE-----\n");
-            let mut rest = text.as_str();
-            while !rest.is_empty() {
-                let (line, tail) = rest.split_at(rest.len().min(64));
-                out.push_str(line);
-                out.push('\n');
-                rest = tail;
-            }
-            out.push_str("-----END CERTIFICATE-----\n");
+        for (domain, anchors) in &self.domains {
+            out.push_str(&format!("spiffe://{domain}\n"));
+            out.extend(anchors.iter().map(|anchor| pem_section("CERTIFICATE", &anchor.der)));
         }
         out
     }
@@ -221,6 +229,76 @@ impl fmt::Debug for TrustBundles {
     }
 }
 
+/// One section of PEM (RFC 7468 §2).
+pub fn pem_section(kind: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut out = format!("-----BEGIN {kind}-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, tail) = rest.split_at(rest.len().min(64));
+        out.push_str(line);
+        out.push('\n');
+        rest = tail;
+    }
+    out.push_str(&format!("-----END {kind}-----\n"));
+    out
+}
+
+/// Every certificate of a PEM text, DER, in its order.
+///
+/// # Errors
+/// - [`BundleError::Pem`] if anything else stands in it; [`BundleError::TooMany`] beyond [`PEM_BYTES_MAX`].
+pub fn certificates_from_pem(text: &str) -> Result<Vec<Vec<u8>>, BundleError> {
+    if text.len() > PEM_BYTES_MAX {
+        return Err(BundleError::TooMany { what: "bytes of PEM", max: PEM_BYTES_MAX });
+    }
+    let one = |section| match section {
+        Ok((SectionKind::Certificate, der)) => Ok(der),
+        _ => Err(BundleError::Pem),
+    };
+    <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()).map(one).collect()
+}
+
+/// The text cut at each line `spiffe://DOMAIN`, with the trust domain that it names.
+fn parts(text: &str) -> Result<Vec<(Option<TrustDomain>, &str)>, BundleError> {
+    let mut parts = vec![(None, 0)];
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        if let Some(name) = line.trim_end().strip_prefix("spiffe://") {
+            parts.push((Some(TrustDomain::parse(name).map_err(|_| BundleError::Pem)?), at));
+        }
+        at += line.len();
+    }
+    let ends: Vec<usize> = parts.iter().skip(1).map(|(_, begin)| *begin).chain([text.len()]).collect();
+    let part = |((domain, begin), end): ((Option<TrustDomain>, usize), usize)| (domain, text.get(begin..end).unwrap_or_default());
+    Ok(parts.into_iter().zip(ends).map(part).collect())
+}
+
+/// The key of a certificate as the parameters of a JSON Web Key (RFC 7518 §6); `None` for a kind that has no such form here.
+pub(crate) fn public_jwk(der: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
+    let certificate = svid::read_certificate(der).ok()?;
+    let text = |bytes: &[u8]| serde_json::Value::from(URL_SAFE_NO_PAD.encode(bytes));
+    let mut jwk = serde_json::Map::new();
+    match certificate.public_key().parsed().ok()? {
+        PublicKey::EC(point) => {
+            let (curve, bytes) = match point.data().len() {
+                65 => ("P-256", 32),
+                97 => ("P-384", 48),
+                133 => ("P-521", 66),
+                _ => return None,
+            };
+            let (x, y) = point.data().get(1..)?.split_at_checked(bytes)?;
+            jwk.extend([("kty".into(), "EC".into()), ("crv".into(), curve.into()), ("x".into(), text(x)), ("y".into(), text(y))]);
+        }
+        PublicKey::RSA(key) => {
+            let modulus = key.modulus.iter().position(|byte| *byte != 0).and_then(|first| key.modulus.get(first..))?;
+            jwk.extend([("kty".into(), "RSA".into()), ("n".into(), text(modulus)), ("e".into(), text(key.exponent))]);
+        }
+        _ => return None,
+    }
+    Some(jwk)
+}
+
 fn push(anchors: &mut Vec<Anchor>, anchor: Anchor) -> Result<(), BundleError> {
     if anchors.iter().any(|known| known.der == anchor.der) {
         return Ok(());
@@ -248,6 +326,9 @@ pub(crate) struct AuthorityFacts {
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
     pub(crate) public_key_info: Vec<u8>,
+    pub(crate) subject_key_id: Option<String>,
+    /// How many authorities may stand below it; `None` for any number.
+    pub(crate) path_length: Option<u32>,
 }
 
 /// Checks the rules for signing certificates (SPIFFE X509-SVID §3.2, §4). The error is the rule that is broken.
@@ -278,6 +359,8 @@ pub(crate) fn authority_facts(der: &[u8]) -> Result<AuthorityFacts, &'static str
         not_before: svid::timestamp(validity.not_before),
         not_after: svid::timestamp(validity.not_after),
         public_key_info: certificate.public_key().raw.to_vec(),
+        subject_key_id: svid::subject_key_id(&certificate),
+        path_length: certificate.basic_constraints().ok().flatten().and_then(|constraints| constraints.value.path_len_constraint),
     })
 }
 

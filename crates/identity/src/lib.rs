@@ -7,9 +7,11 @@
 
 pub mod authority;
 pub mod bundle;
+pub mod bundle_document;
 pub mod credentials;
 pub mod csr;
 pub mod handshake;
+pub mod jwt_svid;
 pub mod key;
 mod provider;
 pub mod rehearsal;

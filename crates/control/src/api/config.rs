@@ -1,6 +1,6 @@
 //! The configuration stream: one task per sidecar, one update under way at a time.
 
-use super::{Plane, fresh, proven};
+use super::Plane;
 use crate::clock;
 use crate::desired::Desired;
 use identity::handshake::VerifiedPeer;
@@ -31,7 +31,7 @@ impl proto::config_server::Config for Plane {
     type StreamStream = ReceiverStream<Result<proto::ConfigUpdate, Status>>;
 
     async fn stream(&self, request: Request<Streaming<proto::ConfigRequest>>) -> Result<Response<Self::StreamStream>, Status> {
-        let peer = proven(&request)?;
+        let peer = self.proven(&request)?;
         let mut answers = request.into_inner();
         let first = timeout(HELLO_DEADLINE, answers.message()).await.map_err(|_| Status::deadline_exceeded("no hello"))??;
         let Some(Message::Hello(hello)) = first.and_then(|request| request.message) else {
@@ -42,7 +42,8 @@ impl proto::config_server::Config for Plane {
         // The same words for a workload that does not exist and for one of somebody else: a sidecar learns of no other.
         own(&peer, &workload, &desired)?;
         let (updates, stream) = mpsc::channel(UPDATES_MAX);
-        let session = self.rollout.connected(&workload, Revision(hello.revision.min(desired.revision.0)));
+        let runs = Revision(hello.revision.min(desired.revision.0));
+        let session = self.rollout.connected(&workload, runs, peer.authority_key_id(), peer.key_exchange_group());
         tracing::info!(%workload, version = hello.version, runs = hello.revision, "sidecar connected");
         let plane = self.clone();
         tokio::spawn(async move {
@@ -75,6 +76,7 @@ impl Plane {
         updates: &Updates,
     ) -> Status {
         let mut revisions = self.board.subscribe();
+        let mut orders = self.rehearsals.orders();
         let mut publication = Publication::new();
         // The revision that was offered last, whatever became of it.
         let mut decided = Revision(0);
@@ -109,11 +111,20 @@ impl Plane {
                         Ok(()) => continue,
                         Err(_) => return Status::unavailable("the control plane ends"),
                     },
+                    Ok(()) = orders.changed() => {
+                        let order = orders.borrow_and_update().clone();
+                        if let Some(order) = order
+                            && updates.send(Ok(wire::rehearsal::order_to_wire(&order))).await.is_err()
+                        {
+                            return Status::cancelled("the sidecar is gone");
+                        }
+                        continue;
+                    }
                     _ = look_again.tick() => {
                         if self.rollout.is_replaced(workload, session) {
                             return Status::aborted("a later stream of this workload took over");
                         }
-                        if let Err(status) = fresh(peer) {
+                        if let Err(status) = self.fresh(peer) {
                             return status;
                         }
                         continue;
@@ -121,6 +132,12 @@ impl Plane {
                 },
             };
             match answer {
+                Ok(Some(proto::ConfigRequest { message: Some(Message::Rehearsed(report)) })) => {
+                    match wire::rehearsal::report_from_wire(report) {
+                        Ok(report) => self.rehearsals.report(workload, report),
+                        Err(error) => return Status::invalid_argument(error.to_string()),
+                    }
+                }
                 Ok(Some(request)) => {
                     if let Err(status) = self.answered(workload, &mut publication, request, &desired) {
                         return status;
@@ -153,18 +170,18 @@ impl Plane {
                 self.rollout.rejected(workload, revision, &reason);
                 Ok(())
             }
-            Some(Message::Hello(_)) | None => Err(Status::invalid_argument("expected `ack` or `nack`")),
+            Some(Message::Hello(_) | Message::Rehearsed(_)) | None => Err(Status::invalid_argument("expected `ack` or `nack`")),
         }
     }
 
     fn snapshot(&self, workload: &WorkloadName, desired: &Desired) -> Option<Snapshot> {
-        desired.mesh.snapshot(workload, desired.revision, &[self.ca.bundle()])
+        desired.mesh.snapshot(workload, desired.revision, &desired.trust)
     }
 
     /// The signature over the snapshot's digest; an empty one, which every sidecar refuses, if signing fails.
     fn sign(&self, snapshot: &Snapshot) -> Vec<u8> {
         let digest = identity::sha256(&wire::encode_snapshot(snapshot));
-        let credentials = Arc::clone(&self.credentials.borrow());
+        let Some(credentials) = self.credentials.borrow().clone() else { return Vec::new() };
         signed::sign(&credentials, SIGNATURE_PURPOSE, &digest, clock::now()).unwrap_or_else(|failure| {
             tracing::error!(%failure, "a snapshot could not be signed");
             Vec::new()

@@ -8,7 +8,9 @@ pub(crate) mod telemetry;
 use crate::ca::Ca;
 use crate::clock;
 use crate::desired::Board;
+use crate::federation::Federation;
 use crate::records::Records;
+use crate::rehearsal::Rehearsals;
 use crate::rollout::Rollout;
 use crate::serve::Caller;
 use ::identity::Credentials;
@@ -24,7 +26,9 @@ pub(crate) struct Plane {
     pub(crate) rollout: Arc<Rollout>,
     pub(crate) records: Arc<Records>,
     pub(crate) ca: Arc<Ca>,
-    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
+    pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    pub(crate) rehearsals: Arc<Rehearsals>,
+    pub(crate) federation: Arc<Federation>,
 }
 
 /// Who opened the connection that a call came on.
@@ -32,20 +36,25 @@ fn caller<T>(request: &Request<T>) -> Option<VerifiedPeer> {
     request.extensions().get::<Caller>().and_then(|caller| caller.0.clone())
 }
 
-/// The same, where a call is for proven workloads only.
-fn proven<T>(request: &Request<T>) -> Result<VerifiedPeer, Status> {
-    let peer = caller(request).ok_or_else(|| Status::unauthenticated("this call needs an SVID of the mesh"))?;
-    fresh(&peer)?;
-    Ok(peer)
-}
-
-/// A connection can outlive the SVID that it was opened with; what that SVID allows cannot.
-fn fresh(peer: &VerifiedPeer) -> Result<(), Status> {
-    if clock::now() < peer.not_after() {
-        return Ok(());
+impl Plane {
+    /// The same, where a call is for proven workloads only.
+    fn proven<T>(&self, request: &Request<T>) -> Result<VerifiedPeer, Status> {
+        let peer = caller(request).ok_or_else(|| Status::unauthenticated("this call needs an SVID of the mesh"))?;
+        self.fresh(&peer)?;
+        Ok(peer)
     }
-    Err(Status::unauthenticated(format!(
-        "the SVID of this connection ended at {}; connect with the present one",
-        peer.not_after()
-    )))
+
+    /// A connection can outlive the SVID that it was opened with; what that SVID allows cannot.
+    fn fresh(&self, peer: &VerifiedPeer) -> Result<(), Status> {
+        if self.ca.is_revoked(peer.serial()) {
+            return Err(Status::unauthenticated(format!("the SVID {} of this connection is revoked", peer.serial())));
+        }
+        if clock::now() < peer.not_after() {
+            return Ok(());
+        }
+        Err(Status::unauthenticated(format!(
+            "the SVID of this connection ended at {}; connect with the present one",
+            peer.not_after()
+        )))
+    }
 }

@@ -1,13 +1,26 @@
 //! Answers the operator, on the unix socket only.
 
 use super::Plane;
+use crate::authorities::StoredAuthority;
+use crate::ca::{ChangeFailure, Revocable};
 use crate::clock;
+use crate::federation::Foreign;
+use crate::rehearsal::Part;
+use crate::rotation::{self, HoldUp, Step};
+use crate::store::{Issued, Revoked};
 use config::Workload;
 use identity::TrustBundles;
-use model::{DecisionId, Timestamp, WorkloadName};
+use model::{DecisionId, SpiffeId, Timestamp, TrustDomain, WorkloadName};
+use std::sync::Arc;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
+use wire::rehearsal::Handshake;
 use wire::{convert, proto};
 
+/// LIMIT: bytes of the reason of a revocation.
+const REASON_BYTES_MAX: usize = 256;
+/// LIMIT: digits of a serial number (RFC 5280 §4.1.2.2).
+const SERIAL_DIGITS_MAX: usize = 40;
 /// Records of one answer.
 const DECISIONS_MAX: u32 = 1000;
 
@@ -23,7 +36,7 @@ impl proto::operator_server::Operator for Plane {
         let workload = desired.mesh.workloads.iter().find(|workload| workload.name == name);
         let id = workload.map(|workload| workload.identity.clone());
         let id = id.ok_or_else(|| Status::not_found(format!("no workload `{name}` is configured")))?;
-        let ca = std::sync::Arc::clone(&self.ca);
+        let ca = Arc::clone(&self.ca);
         let made = tokio::task::spawn_blocking(move || ca.join_token(&id, clock::now()));
         let token = made
             .await
@@ -51,6 +64,61 @@ impl proto::operator_server::Operator for Plane {
         }))
     }
 
+    async fn authority_status(
+        &self,
+        _request: Request<proto::AuthorityStatusRequest>,
+    ) -> Result<Response<proto::AuthorityStatusResponse>, Status> {
+        Ok(Response::new(self.authorities()))
+    }
+
+    async fn rotate_authority(
+        &self,
+        _request: Request<proto::RotateAuthorityRequest>,
+    ) -> Result<Response<proto::AuthorityStatusResponse>, Status> {
+        let (ca, board) = (Arc::clone(&self.ca), Arc::clone(&self.board));
+        blocking(move || ca.prepare(&board, clock::now())).await?.map_err(refused)?;
+        tracing::info!("the authority's rotation begins: an operator asks for it");
+        Ok(Response::new(self.authorities()))
+    }
+
+    async fn rehearse(&self, _request: Request<proto::RehearseRequest>) -> Result<Response<proto::RehearseResponse>, Status> {
+        let begun = Instant::now();
+        let run = self.rehearsals.run(&self.ca, &self.board, &self.rollout, clock::now());
+        let (parts, issued) = run.await.map_err(|failure| Status::failed_precondition(failure.to_string()))?;
+        let call = |each: Handshake| proto::RehearsedCall {
+            address: each.address.to_string(),
+            identity: each.identity.to_string(),
+            phase: each.phase.as_str().to_owned(),
+            failure: each.failure.unwrap_or_default(),
+        };
+        let proxy = |part: Part| proto::RehearsedProxy {
+            workload: part.workload,
+            failure: part.failure.unwrap_or_default(),
+            handshakes: part.handshakes.into_iter().map(call).collect(),
+        };
+        Ok(Response::new(proto::RehearseResponse {
+            proxies: parts.into_iter().map(proxy).collect(),
+            issued,
+            took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }))
+    }
+
+    async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
+        let proto::RevokeRequest { what, reason } = request.into_inner();
+        if reason.len() > REASON_BYTES_MAX {
+            return Err(Status::invalid_argument(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
+        }
+        let own = self.board.current().mesh.settings.trust_domain.clone();
+        let what = revocable(&what, &own)?;
+        let (ca, board) = (Arc::clone(&self.ca), Arc::clone(&self.board));
+        let revoked = blocking(move || ca.revoke(&what, &reason, &board, clock::now())).await?.map_err(refused)?;
+        for (serial, each) in &revoked {
+            tracing::warn!(serial, id = each.id, reason = each.reason, "SVID revoked");
+        }
+        let revision = self.board.current().revision.0;
+        Ok(Response::new(proto::RevokeResponse { revoked: revoked.into_iter().map(revoked_record).collect(), revision }))
+    }
+
     async fn decision(&self, request: Request<proto::DecisionRequest>) -> Result<Response<proto::DecisionResponse>, Status> {
         let id = DecisionId::parse(&request.into_inner().id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let record = self.records.find(id).map(|record| convert::record_to_wire(&record));
@@ -71,6 +139,7 @@ impl proto::operator_server::Operator for Plane {
 impl Plane {
     fn workload_status(&self, workload: &Workload) -> proto::WorkloadStatus {
         let seen = self.rollout.of(&workload.name);
+        let applications = |(_, issued): &(String, Issued)| issued.application && issued.workload == workload.name.as_str();
         proto::WorkloadStatus {
             name: workload.name.to_string(),
             identity: workload.identity.to_string(),
@@ -80,6 +149,87 @@ impl Plane {
             svid_expires_at_ms: seen.svid_expires_at.map(Timestamp::millis),
             serial: seen.serial,
             rotations: seen.issued.saturating_sub(1),
+            authority: seen.authority,
+            key_exchange: seen.key_exchange.map(str::to_owned),
+            application_svids: self.ca.alive(clock::now()).iter().filter(|each| applications(each)).count() as u64,
         }
+    }
+
+    fn authorities(&self) -> proto::AuthorityStatusResponse {
+        let now = clock::now();
+        let authorities = self.ca.authorities();
+        let alive = self.ca.alive(now);
+        let next = rotation::next(&authorities);
+        let held = next.map(|step| {
+            let evidence = rotation::evidence(&self.ca, &self.board, &self.rollout, &self.credentials, now);
+            rotation::held_up(step, &authorities, &evidence)
+        });
+        let record = |authority: &StoredAuthority| proto::AuthorityRecord {
+            id: authority.id.clone(),
+            state: authority.stage.as_str().to_owned(),
+            not_before_ms: authority.not_before.millis(),
+            not_after_ms: authority.not_after.millis(),
+            source: authority.source.clone(),
+            alive: alive.iter().filter(|(_, issued)| issued.authority == authority.id).count() as u64,
+            chain: authority.chain.iter().chain(&authority.roots).cloned().collect(),
+            since_ms: authority.since.millis(),
+        };
+        let federated = |(trust_domain, foreign): (TrustDomain, Foreign)| proto::FederatedBundle {
+            trust_domain: trust_domain.to_string(),
+            url: foreign.url,
+            authorities: foreign.bundle.as_ref().map_or(0, |bundle| u32::try_from(bundle.authorities.len()).unwrap_or(u32::MAX)),
+            fetched_at_ms: foreign.bundle.map_or(0, |bundle| bundle.fetched_at.millis()),
+            next_at_ms: foreign.next_at.millis(),
+            failure: foreign.failure.unwrap_or_default(),
+        };
+        proto::AuthorityStatusResponse {
+            trust_domain: authorities.stored.trust_domain.clone(),
+            authorities: authorities.stored.authorities.iter().map(record).collect(),
+            next_step: next.map(Step::as_str).unwrap_or_default().to_owned(),
+            held_up_by: held.unwrap_or_default().into_iter().map(|HoldUp { who, why }| proto::HoldUp { who, why }).collect(),
+            federated: self.federation.each().into_iter().map(federated).collect(),
+            revoked: self.ca.revoked(now).into_iter().map(revoked_record).collect(),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(call).await.map_err(|_| Status::internal("the task ended"))
+}
+
+fn refused(failure: ChangeFailure) -> Status {
+    match failure {
+        ChangeFailure::Nothing(_) => Status::not_found(failure.to_string()),
+        _ => Status::failed_precondition(failure.to_string()),
+    }
+}
+
+/// A SPIFFE ID of the own trust domain, or a serial number.
+fn revocable(what: &str, own: &TrustDomain) -> Result<Revocable, Status> {
+    if what.starts_with("spiffe://") {
+        let id = SpiffeId::parse(what).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if id.trust_domain() != own {
+            return Err(Status::invalid_argument(format!(
+                "`{id}` is of another trust domain, whose own authority revokes its SVIDs; until it does, forbid it by a policy"
+            )));
+        }
+        return Ok(Revocable::Id(id));
+    }
+    let serial = what.replace(':', "").to_ascii_lowercase();
+    let is_serial = (1..=SERIAL_DIGITS_MAX).contains(&serial.len()) && serial.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if !is_serial {
+        let what = model::ids::printable(what);
+        return Err(Status::invalid_argument(format!("`{what}` is neither a SPIFFE ID nor a serial number in hexadecimal")));
+    }
+    Ok(Revocable::Serial(serial))
+}
+
+fn revoked_record((serial, revoked): (String, Revoked)) -> proto::RevokedRecord {
+    proto::RevokedRecord {
+        serial,
+        identity: revoked.id,
+        until_ms: revoked.until.millis(),
+        revoked_at_ms: revoked.at.millis(),
+        reason: revoked.reason,
     }
 }

@@ -1,6 +1,6 @@
 //! Takes decision records: each sidecar tells of its own workload only.
 
-use super::{Plane, fresh, proven};
+use super::Plane;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
@@ -12,13 +12,13 @@ const QUIET_MAX: Duration = Duration::from_secs(3600);
 #[tonic::async_trait]
 impl proto::telemetry_server::Telemetry for Plane {
     async fn report(&self, request: Request<Streaming<proto::DecisionRecord>>) -> Result<Response<proto::ReportSummary>, Status> {
-        let peer = proven(&request)?;
+        let peer = self.proven(&request)?;
         let mut records = request.into_inner();
         let mut kept = 0;
         loop {
             let Ok(received) = timeout(QUIET_MAX, records.message()).await else { break };
             let Some(record) = received? else { break };
-            fresh(&peer)?;
+            self.fresh(&peer)?;
             let record = match convert::record_from_wire(record) {
                 Ok(record) => record,
                 Err(error) => {

@@ -1,6 +1,6 @@
 //! What stands on disk: kept over a crash, refused when it is not what this program wrote.
 
-use crate::plane::{DEADLINE, MESH, Plane, command};
+use crate::plane::{DEADLINE, MESH, Plane, call, command};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -43,16 +43,16 @@ async fn a_crash_forgets_no_authority_no_used_join_token_and_no_svid() {
     let mut plane = Plane::start().await;
     let used = plane.join_token("shop/server").await;
     let client = wire::client::ControlClient::new(plane.anonymous().await);
-    client.issue(crate::plane::asked("server").1, Some(used.clone()), DEADLINE).await.unwrap();
+    client.issue(call("shop/server", crate::plane::asked("server").1, Some(used.clone())), DEADLINE).await.unwrap();
     let waiting = plane.join_token("shop/client").await;
     let own = plane.joined("shop/client").await;
     plane.restart().await;
     // The SVID of before still opens a connection: the authority is the same.
     let again = wire::client::ControlClient::new(plane.proven(&own).await);
-    again.issue(crate::plane::asked("client").1, None, DEADLINE).await.unwrap();
+    again.issue(call("shop/client", crate::plane::asked("client").1, None), DEADLINE).await.unwrap();
     let client = wire::client::ControlClient::new(plane.anonymous().await);
-    client.issue(crate::plane::asked("server").1, Some(used), DEADLINE).await.unwrap_err();
-    client.issue(crate::plane::asked("client").1, Some(waiting), DEADLINE).await.unwrap();
+    client.issue(call("shop/server", crate::plane::asked("server").1, Some(used)), DEADLINE).await.unwrap_err();
+    client.issue(call("shop/client", crate::plane::asked("client").1, Some(waiting)), DEADLINE).await.unwrap();
     let status = plane.until("it runs", |_| true).await;
     assert!(status.workloads.iter().all(|each| each.serial.is_some()), "{status:?}");
 }

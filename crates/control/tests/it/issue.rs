@@ -1,6 +1,6 @@
 //! Who gets an SVID, and whose.
 
-use crate::plane::{CLIENT, DEADLINE, Plane, asked, credentials, id};
+use crate::plane::{CLIENT, DEADLINE, Plane, asked, call, credentials, id};
 use testkit::pki;
 use tokio::time::sleep;
 use tonic::Code;
@@ -19,16 +19,23 @@ async fn a_join_token_gives_its_own_identity_once_whatever_the_request_says() {
     let plane = Plane::start().await;
     let client = ControlClient::new(plane.anonymous().await);
     let (key, request) = asked("server");
-    assert_eq!(code(client.issue(request.clone(), None, DEADLINE).await), Code::PermissionDenied, "no attestation");
+    assert_eq!(
+        code(client.issue(call("shop/client", request.clone(), None), DEADLINE).await),
+        Code::PermissionDenied,
+        "no attestation"
+    );
     let long = "x".repeat(100_000);
     for wrong in ["garbage", "rondel-join-", &format!("rondel-join-{}", "0".repeat(64)), &long] {
-        assert_eq!(code(client.issue(request.clone(), Some(wrong.to_owned()), DEADLINE).await), Code::PermissionDenied);
+        assert_eq!(
+            code(client.issue(call("shop/client", request.clone(), Some(wrong.to_owned())), DEADLINE).await),
+            Code::PermissionDenied
+        );
     }
     // A key for `client`, asked for in the name of `server`.
     let token = plane.join_token("shop/client").await;
-    let issued = client.issue(request.clone(), Some(token.clone()), DEADLINE).await.unwrap();
+    let issued = client.issue(call("shop/client", request.clone(), Some(token.clone())), DEADLINE).await.unwrap();
     assert_eq!(credentials(&key, issued).svid().id(), &id("client"));
-    let again = client.issue(request, Some(token), DEADLINE).await.unwrap_err();
+    let again = client.issue(call("shop/client", request, Some(token)), DEADLINE).await.unwrap_err();
     assert!(again.to_string().contains("used already"), "{again}");
     // A token is made for what is configured, and for nothing else.
     let unknown = model::WorkloadName::parse("shop/nobody").unwrap();
@@ -46,12 +53,16 @@ async fn a_request_without_a_good_proof_of_its_key_gets_nothing() {
     {
         let client = ControlClient::new(plane.anonymous().await);
         let token = plane.join_token("shop/server").await;
-        assert_eq!(code(client.issue(request, Some(token), DEADLINE).await), Code::InvalidArgument, "{name}");
+        assert_eq!(
+            code(client.issue(call("shop/server", request, Some(token)), DEADLINE).await),
+            Code::InvalidArgument,
+            "{name}"
+        );
     }
     // More than a message may have.
     let client = ControlClient::new(plane.anonymous().await);
     let token = plane.join_token("shop/server").await;
-    assert_eq!(code(client.issue(vec![0; 2 * 1024 * 1024], Some(token), DEADLINE).await), Code::OutOfRange);
+    assert_eq!(code(client.issue(call("shop/server", vec![0; 2 * 1024 * 1024], Some(token)), DEADLINE).await), Code::OutOfRange);
 }
 
 #[tokio::test]
@@ -62,7 +73,7 @@ async fn an_svid_renews_itself_and_no_other() {
     // Asked for in another's name, and with another's join token: the SVID of the connection counts.
     let (key, request) = asked("server");
     let token = plane.join_token("shop/server").await;
-    let issued = client.issue(request, Some(token), DEADLINE).await.unwrap();
+    let issued = client.issue(call("shop/client", request, Some(token)), DEADLINE).await.unwrap();
     let renewed = credentials(&key, issued);
     assert_eq!(renewed.svid().id(), &id("client"));
     assert_ne!(renewed.svid().serial(), own.svid().serial());
@@ -76,7 +87,7 @@ async fn a_connection_outlives_its_svid_and_what_that_allowed_does_not() {
     let plane = Plane::start().await;
     let own = plane.joined("shop/client").await;
     let client = ControlClient::new(plane.proven(&own).await);
-    assert_eq!(code(client.issue(asked("client").1, None, DEADLINE).await), Code::Ok);
+    assert_eq!(code(client.issue(call("shop/client", asked("client").1, None), DEADLINE).await), Code::Ok);
     let hello = || wire::client::Hello {
         workload: model::WorkloadName::parse("shop/client").unwrap(),
         version: "test".to_owned(),
@@ -89,7 +100,7 @@ async fn a_connection_outlives_its_svid_and_what_that_allowed_does_not() {
         async move { client.report(records).await }
     });
     sleep(own.svid().not_after().since(pki::now()) + std::time::Duration::from_secs(2)).await;
-    let refused = client.issue(asked("client").1, None, DEADLINE).await.unwrap_err();
+    let refused = client.issue(call("shop/client", asked("client").1, None), DEADLINE).await.unwrap_err();
     assert!(refused.to_string().contains("the SVID of this connection ended"), "{refused}");
     assert_eq!(code(client.config(hello(), 1 << 20, DEADLINE).await), Code::Unauthenticated);
     told.send(crate::stream::record("shop/client", 1)).await.unwrap();
@@ -108,12 +119,12 @@ async fn a_workload_that_is_gone_from_the_configuration_gets_no_svid() {
     std::fs::remove_file(plane.config("client.yaml")).unwrap();
     plane.until("the workload is gone", |status| status.workloads.len() == 1).await;
     for (client, token) in [(client.clone(), None), (ControlClient::new(plane.anonymous().await), Some(waiting))] {
-        let refused = client.issue(asked("client").1, token, DEADLINE).await.unwrap_err();
+        let refused = client.issue(call("shop/client", asked("client").1, token), DEADLINE).await.unwrap_err();
         assert!(refused.to_string().contains("no workload with the identity"), "{refused}");
     }
     std::fs::write(plane.config("client.yaml"), CLIENT).unwrap();
     plane.until("the workload is back", |status| status.workloads.len() == 2).await;
-    assert_eq!(code(client.issue(asked("client").1, None, DEADLINE).await), Code::Ok);
+    assert_eq!(code(client.issue(call("shop/client", asked("client").1, None), DEADLINE).await), Code::Ok);
 }
 
 #[tokio::test]
@@ -133,11 +144,11 @@ async fn callers_without_an_svid_take_no_place_of_those_who_hold_one_and_do_not_
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     }
     let client = ControlClient::new(plane.proven(&own).await);
-    assert_eq!(code(client.issue(asked("client").1, None, DEADLINE).await), Code::Ok);
+    assert_eq!(code(client.issue(call("shop/client", asked("client").1, None), DEADLINE).await), Code::Ok);
     sleep(std::time::Duration::from_secs(31)).await;
     let stale = ControlClient::new(nameless.swap_remove(0));
     let token = plane.join_token("shop/client").await;
-    assert_ne!(code(stale.issue(asked("client").1, Some(token.clone()), DEADLINE).await), Code::Ok);
+    assert_ne!(code(stale.issue(call("shop/client", asked("client").1, Some(token.clone())), DEADLINE).await), Code::Ok);
     let fresh = ControlClient::new(plane.anonymous().await);
-    assert_eq!(code(fresh.issue(asked("client").1, Some(token), DEADLINE).await), Code::Ok);
+    assert_eq!(code(fresh.issue(call("shop/client", asked("client").1, Some(token)), DEADLINE).await), Code::Ok);
 }

@@ -151,7 +151,8 @@ impl Plane {
     pub(crate) async fn joined(&self, workload: &str) -> Credentials {
         let token = self.join_token(workload).await;
         let (key, request) = asked(workload.rsplit('/').next().unwrap());
-        let issued = ControlClient::new(self.anonymous().await).issue(request, Some(token), DEADLINE).await.unwrap();
+        let issued =
+            ControlClient::new(self.anonymous().await).issue(call(workload, request, Some(token)), DEADLINE).await.unwrap();
         credentials(&key, issued)
     }
 }
@@ -180,6 +181,11 @@ pub(crate) fn asked(account: &str) -> (PrivateKey, Vec<u8>) {
     let key = PrivateKey::generate().unwrap();
     let request = csr::build(&key, &id(account)).unwrap();
     (key, request)
+}
+
+/// An issue call as a sidecar makes it.
+pub(crate) fn call(workload: &str, csr: Vec<u8>, join_token: Option<String>) -> IssueCall {
+    IssueCall { csr, join_token, workload: workload.to_owned(), ..IssueCall::default() }
 }
 
 /// What the key and the answer make together, checked as any peer would.

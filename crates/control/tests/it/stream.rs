@@ -6,7 +6,7 @@ use model::{DecisionId, DecisionRecord, Reason, Revision, ServiceName, Timestamp
 use tokio::time::timeout;
 use tonic::Code;
 use wire::Subscription;
-use wire::client::{Answers, CallFailure, ControlClient, Hello, Updates};
+use wire::client::{Answers, CallFailure, ControlClient, Hello, Received, Updates};
 use wire::proto;
 
 fn hello(workload: &str, revision: u64) -> Hello {
@@ -15,6 +15,13 @@ fn hello(workload: &str, revision: u64) -> Hello {
 
 async fn opened(plane: &Plane, own: &Credentials, workload: &str) -> Result<(Answers, Updates), CallFailure> {
     ControlClient::new(plane.proven(own).await).config(hello(workload, 0), 1 << 20, DEADLINE).await
+}
+
+async fn next(updates: &mut Updates) -> wire::Update {
+    match timeout(DEADLINE, updates.next()).await.unwrap().unwrap().unwrap() {
+        Received::Update(update) => *update,
+        Received::Rehearsal(order) => panic!("{order:?}"),
+    }
 }
 
 pub(crate) fn record(workload: &str, number: u8) -> DecisionRecord {
@@ -29,7 +36,7 @@ async fn a_workload_learns_its_own_configuration_and_of_no_other() {
     let plane = Plane::start().await;
     let own = plane.joined("shop/client").await;
     let (_answers, mut updates) = opened(&plane, &own, "shop/client").await.unwrap();
-    let update = timeout(DEADLINE, updates.next()).await.unwrap().unwrap().unwrap();
+    let update = next(&mut updates).await;
     let candidate = Subscription::new().receive(update).unwrap();
     assert_eq!(candidate.snapshot.workload.as_str(), "shop/client");
     let mut words = Vec::new();
@@ -50,7 +57,7 @@ async fn a_refused_configuration_is_shown_until_it_is_taken() {
     let own = plane.joined("shop/client").await;
     let (answers, mut updates) = opened(&plane, &own, "shop/client").await.unwrap();
     let mut subscription = Subscription::new();
-    let candidate = subscription.receive(updates.next().await.unwrap().unwrap()).unwrap();
+    let candidate = subscription.receive(next(&mut updates).await).unwrap();
     answers.send(subscription.refuse(candidate, "the port is taken")).await.unwrap();
     let of = |status: &wire::operator::MeshStatus| {
         status.workloads.iter().find(|each| each.name.as_str() == "shop/client").cloned().unwrap()
@@ -59,7 +66,7 @@ async fn a_refused_configuration_is_shown_until_it_is_taken() {
     assert_eq!(of(&status).rejected.as_deref(), Some("revision 1: the port is taken"));
     assert!(of(&status).connected && of(&status).revision == Revision(0));
     std::fs::write(plane.config("client.yaml"), CLIENT.replace("15201", "15202")).unwrap();
-    let candidate = subscription.receive(timeout(DEADLINE, updates.next()).await.unwrap().unwrap().unwrap()).unwrap();
+    let candidate = subscription.receive(next(&mut updates).await).unwrap();
     assert_eq!(candidate.snapshot.revision, Revision(2));
     answers.send(subscription.accept(candidate)).await.unwrap();
     plane.until("the ack", |status| of(status).rejected.is_none() && of(status).revision == Revision(2)).await;
@@ -71,7 +78,7 @@ async fn a_later_stream_takes_over_and_an_answer_to_nothing_ends_one() {
     let own = plane.joined("shop/client").await;
     let (answers, mut first) = opened(&plane, &own, "shop/client").await.unwrap();
     let mut subscription = Subscription::new();
-    let candidate = subscription.receive(first.next().await.unwrap().unwrap()).unwrap();
+    let candidate = subscription.receive(next(&mut first).await).unwrap();
     answers.send(subscription.accept(candidate)).await.unwrap();
     let (_answers, _second) = opened(&plane, &own, "shop/client").await.unwrap();
     let ended = timeout(DEADLINE, first.next()).await.unwrap();
@@ -103,7 +110,7 @@ async fn an_open_stream_ends_when_its_workload_becomes_somebody_elses() {
     let own = plane.joined("shop/client").await;
     let (answers, mut updates) = opened(&plane, &own, "shop/client").await.unwrap();
     let mut subscription = Subscription::new();
-    let candidate = subscription.receive(updates.next().await.unwrap().unwrap()).unwrap();
+    let candidate = subscription.receive(next(&mut updates).await).unwrap();
     answers.send(subscription.accept(candidate)).await.unwrap();
     std::fs::write(plane.config("client.yaml"), CLIENT.replace("spec:\n", "spec:\n  account: another\n")).unwrap();
     let ended = timeout(DEADLINE, updates.next()).await.unwrap();
@@ -116,7 +123,7 @@ async fn an_open_stream_ends_with_its_svid() {
     let own = plane.joined("shop/client").await;
     let (answers, mut updates) = opened(&plane, &own, "shop/client").await.unwrap();
     let mut subscription = Subscription::new();
-    let candidate = subscription.receive(updates.next().await.unwrap().unwrap()).unwrap();
+    let candidate = subscription.receive(next(&mut updates).await).unwrap();
     answers.send(subscription.accept(candidate)).await.unwrap();
     let ended = timeout(DEADLINE * 2, updates.next()).await.unwrap();
     assert!(matches!(&ended, Err(CallFailure::Refused { code: Code::Unauthenticated, .. })), "{ended:?}");

@@ -1,4 +1,4 @@
-use identity::authority::{Authority, AuthorityError, IssueRefusal};
+use identity::authority::{Authority, AuthorityError, BACK_DATING, IssueRefusal};
 use identity::csr::{self, ProvenPublicKey};
 use identity::{Credentials, PrivateKey, TrustBundles, X509Svid};
 use model::snapshot::TrustBundle;
@@ -41,7 +41,7 @@ fn proven(key: &PrivateKey) -> ProvenPublicKey {
 fn what_it_issues_is_believed_by_peers_for_exactly_its_life() {
     let (authority, key, now) = (authority(), PrivateKey::generate().expect("key"), pki::now());
     let issued = authority.issue(&proven(&key), &web(), HOUR, now).expect("issued");
-    assert_eq!(issued.not_before, now.minus(Duration::from_secs(300)));
+    assert_eq!(issued.not_before, now.minus(BACK_DATING));
     assert_eq!(issued.not_after, now.plus(HOUR));
     let credentials = Credentials::build(&key, issued.chain.clone(), bundles(&authority), now).expect("credentials");
     let svid = credentials.svid();
@@ -145,7 +145,7 @@ fn no_svid_outlives_its_authority_or_begins_before_it() {
     // A clock that went back a little since the authority was made: back-dating stops at the authority's own beginning.
     let soon = end.minus(DAY).minus(Duration::from_secs(299));
     let issued = authority.issue(&key, &web(), HOUR, soon).expect("issued");
-    assert_eq!(issued.not_before, end.minus(DAY).minus(Duration::from_secs(300)));
+    assert_eq!(issued.not_before, end.minus(DAY).minus(BACK_DATING));
 }
 
 #[test]

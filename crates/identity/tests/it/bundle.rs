@@ -33,8 +33,18 @@ fn pem_says_its_trust_domain_itself_and_holds_nothing_else() {
     unnamed.subject_alt_names = Vec::new();
     let unnamed = TestAuthority::root(unnamed, domain("bank.example"));
     assert!(unnamed.bundles().contains(&domain("bank.example")), "a snapshot's bundle names it from outside");
-    let unnamed = TrustBundles::from_pem(&unnamed.bundles().to_pem()).err();
-    assert_eq!(unnamed, Some(BundleError::Authority { index: 1, rule: "it has no URI SAN `spiffe://DOMAIN`" }));
+    // An operator's root is named by the line above it, and by nothing else.
+    let text = unnamed.bundles().to_pem();
+    assert_eq!(TrustBundles::from_pem(&text), Ok((*unnamed.bundles()).clone()));
+    let (line, section) = text.split_once('\n').expect("a line");
+    assert_eq!(line, "spiffe://bank.example");
+    let refused = TrustBundles::from_pem(section).err();
+    assert!(matches!(&refused, Some(BundleError::Authority { index: 1, rule }) if rule.contains("no URI SAN")), "{refused:?}");
+    let foreign = TrustBundles::from_pem(&pem.replace("spiffe://bank.example", "spiffe://other.example")).err();
+    assert!(matches!(foreign, Some(BundleError::Foreign { index: 1, .. })), "{foreign:?}");
+    for wrong in ["spiffe://", "spiffe://bank.example/path", "spiffe://BANK"] {
+        assert_eq!(TrustBundles::from_pem(&format!("{wrong}\n{section}")).err(), Some(BundleError::Pem), "{wrong}");
+    }
     let key = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
     let table = [
         ("a private key", format!("{pem}{key}"), BundleError::Pem),

@@ -11,5 +11,8 @@ mod bundle;
 mod credentials;
 mod csr;
 mod handshake;
+mod jwt_svid;
+mod rehearsal;
 mod signed;
 mod svid;
+mod upstream;

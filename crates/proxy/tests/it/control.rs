@@ -96,6 +96,7 @@ impl Control {
             changed: wire::convert::resources(snapshot).into_values().collect(),
             removed: Vec::new(),
             signature,
+            rehearsal: None,
         }
     }
 

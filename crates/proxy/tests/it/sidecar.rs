@@ -47,6 +47,7 @@ pub(crate) struct Setup {
     pub(crate) lifetime: Duration,
     pub(crate) age: Duration,
     pub(crate) permissive: bool,
+    pub(crate) post_quantum_required: bool,
     /// More of the command line.
     pub(crate) arguments: Vec<String>,
 }
@@ -61,6 +62,7 @@ impl Default for Setup {
             lifetime: Duration::from_secs(3600),
             age: Duration::from_secs(1800),
             permissive: false,
+            post_quantum_required: false,
             arguments: Vec::new(),
         }
     }
@@ -91,6 +93,8 @@ impl Sidecar {
             egress: Egress::Allow,
             connection_age_max: setup.age,
             limits,
+            revoked: Vec::new(),
+            post_quantum_required: setup.post_quantum_required,
         };
         control.send(control.whole(&snapshot, "first"));
         let dir = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tonic::transport::Endpoint;
-use wire::client::ControlClient;
+use wire::client::{ControlClient, IssueCall};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -22,6 +22,8 @@ pub(crate) struct Arguments {
     control: SocketAddr,
     /// The directory that `rondel join-token` wrote; `svid.pem` and `key.pem` come beside the token
     directory: PathBuf,
+    /// The workload that the token is for, `namespace/name`
+    workload: String,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -43,7 +45,8 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let key = PrivateKey::generate()?;
     let request = csr::build(&key, &control_plane)?;
     let token = read("join-token")?.trim().to_owned();
-    let issued = ControlClient::new(channel).issue(request, Some(token), DEADLINE).await.context("the issue call")?;
+    let call = IssueCall { csr: request, join_token: Some(token), workload: arguments.workload, ..IssueCall::default() };
+    let issued = ControlClient::new(channel).issue(call, DEADLINE).await.context("the issue call")?;
     let chain: String = issued.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
     for (name, text) in [("svid.pem", chain), ("key.pem", pem("PRIVATE KEY", &key.to_pkcs8_der()))] {
         let file =

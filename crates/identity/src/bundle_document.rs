@@ -1,0 +1,148 @@
+//! A trust bundle as a document (SPIFFE Trust Domain and Bundle §4): a JSON Web Key Set of the authorities of one trust domain.
+
+use crate::bundle::{self, AUTHORITIES_MAX};
+use crate::jwt_svid::JwtAuthority;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use model::TrustDomain;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// LIMIT: bytes of a document.
+pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
+/// LIMIT: keys of a document, those included that are ignored.
+const KEYS_MAX: usize = 256;
+
+/// Why a document is no bundle. Whoever serves it must mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BundleDocumentError {
+    /// It is larger than the bound.
+    #[error("the document has {bytes} bytes, more than {DOCUMENT_BYTES_MAX}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// It is no JSON Web Key Set with a `keys` array.
+    #[error("the document is not a JSON Web Key Set: {detail}")]
+    NotKeySet {
+        /// What the reader says.
+        detail: String,
+    },
+    /// Too many keys.
+    #[error("the document has more than {max} {what}")]
+    TooMany {
+        /// Which.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// An authority is not one.
+    #[error("key {index}: {rule}")]
+    Authority {
+        /// Which key, from 1.
+        index: usize,
+        /// The rule that it breaks.
+        rule: String,
+    },
+    /// An authority names another trust domain than the one whose bundle was asked for.
+    #[error("key {index} is of the trust domain `{found}`, not of `{trust_domain}`")]
+    Foreign {
+        /// Which key, from 1.
+        index: usize,
+        /// The one asked for.
+        trust_domain: TrustDomain,
+        /// The one that it names.
+        found: TrustDomain,
+    },
+}
+
+/// What a document says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BundleDocument {
+    /// X.509 authorities, DER.
+    pub x509_authorities: Vec<Vec<u8>>,
+    /// Public keys of JWT-SVIDs, each a JSON Web Key with a `kid`.
+    pub jwt_authorities: Vec<Vec<u8>>,
+    /// `spiffe_sequence`: grows with each change.
+    pub sequence: Option<u64>,
+    /// `spiffe_refresh_hint`: how often to look again.
+    pub refresh_hint: Option<Duration>,
+    /// Keys that were passed over, because their `use` is missing or unknown.
+    pub ignored: usize,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    keys: Vec<serde_json::Value>,
+    spiffe_sequence: Option<u64>,
+    spiffe_refresh_hint: Option<u64>,
+}
+
+/// Reads the document of a trust domain's bundle. One without any key is sound: it revokes what an earlier one said.
+///
+/// # Errors
+/// - [`BundleDocumentError`], naming the key.
+pub fn parse(json: &[u8], trust_domain: &TrustDomain) -> Result<BundleDocument, BundleDocumentError> {
+    if json.len() > DOCUMENT_BYTES_MAX {
+        return Err(BundleDocumentError::TooLarge { bytes: json.len() });
+    }
+    let read: Document =
+        serde_json::from_slice(json).map_err(|error| BundleDocumentError::NotKeySet { detail: error.to_string() })?;
+    if read.keys.len() > KEYS_MAX {
+        return Err(BundleDocumentError::TooMany { what: "keys", max: KEYS_MAX });
+    }
+    let mut document = BundleDocument {
+        sequence: read.spiffe_sequence,
+        // Zero says nothing about when.
+        refresh_hint: read.spiffe_refresh_hint.filter(|hint| *hint > 0).map(Duration::from_secs),
+        ..BundleDocument::default()
+    };
+    for (at, key) in read.keys.iter().enumerate() {
+        let wrong = |rule: &str| BundleDocumentError::Authority { index: at + 1, rule: rule.to_owned() };
+        match key.get("use").and_then(serde_json::Value::as_str) {
+            Some("x509-svid") => {
+                let der = first_certificate(key).ok_or_else(|| wrong("`x5c` has no certificate in base64"))?;
+                let facts = bundle::authority_facts(&der).map_err(wrong)?;
+                if let Some(found) = facts.trust_domain.filter(|named| named != trust_domain) {
+                    return Err(BundleDocumentError::Foreign { index: at + 1, trust_domain: trust_domain.clone(), found });
+                }
+                if !document.x509_authorities.contains(&der) {
+                    document.x509_authorities.push(der);
+                }
+            }
+            Some("jwt-svid") => {
+                let authority =
+                    JwtAuthority::from_jwk_json(key.to_string().as_bytes()).map_err(|error| wrong(&error.to_string()))?;
+                document.jwt_authorities.push(authority.to_jwk_json());
+            }
+            // Other uses, and none at all, are for somebody else.
+            Some(_) | None => document.ignored += 1,
+        }
+    }
+    let count = document.x509_authorities.len().max(document.jwt_authorities.len());
+    if count > AUTHORITIES_MAX {
+        return Err(BundleDocumentError::TooMany { what: "authorities of one kind", max: AUTHORITIES_MAX });
+    }
+    Ok(document)
+}
+
+/// Only the first value of `x5c` counts.
+fn first_certificate(key: &serde_json::Value) -> Option<Vec<u8>> {
+    STANDARD.decode(key.get("x5c")?.as_array()?.first()?.as_str()?).ok()
+}
+
+/// The document of a bundle. An authority that cannot be read is left out, so that the rest is served.
+pub fn write(document: &BundleDocument) -> String {
+    let x509 = document.x509_authorities.iter().filter_map(|der| {
+        let mut key = bundle::public_jwk(der)?;
+        key.insert("use".into(), "x509-svid".into());
+        key.insert("x5c".into(), vec![STANDARD.encode(der)].into());
+        Some(serde_json::Value::Object(key))
+    });
+    let jwt = document.jwt_authorities.iter().filter_map(|jwk| serde_json::from_slice(jwk).ok());
+    let keys: Vec<serde_json::Value> = x509.chain(jwt).collect();
+    let mut out = serde_json::Map::from_iter([("keys".to_owned(), keys.into())]);
+    out.extend(document.sequence.map(|sequence| ("spiffe_sequence".to_owned(), sequence.into())));
+    out.extend(document.refresh_hint.map(|hint| ("spiffe_refresh_hint".to_owned(), hint.as_secs().into())));
+    serde_json::Value::Object(out).to_string()
+}

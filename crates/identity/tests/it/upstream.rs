@@ -1,0 +1,173 @@
+//! Authorities under an operator's root.
+
+use identity::authority::{Authority, AuthorityError, UpstreamKey};
+use identity::bundle::pem_section;
+use identity::handshake::{self, Alpn, Serves};
+use identity::{Credentials, PrivateKey, TrustBundles, X509Svid, csr};
+use model::snapshot::TrustBundle;
+use model::{SpiffeId, Timestamp, TrustDomain};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use std::sync::Arc;
+use std::time::Duration;
+use testkit::pki;
+use tokio::io::duplex;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("bank.example").expect("domain")
+}
+
+fn id(account: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://bank.example/ns/bank/sa/{account}")).expect("id")
+}
+
+/// An operator's certificate and key, as they have it: no SPIFFE ID anywhere.
+struct Operator {
+    der: Vec<u8>,
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+fn params(name: &str, path: BasicConstraints, life: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(path);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.use_authority_key_identifier_extension = true;
+    pki::set_life(&mut params, pki::now().minus(HOUR), pki::now().plus(life));
+    params
+}
+
+impl Operator {
+    fn root(algorithm: &'static rcgen::SignatureAlgorithm, path: BasicConstraints) -> Self {
+        let (params, key) = (params("the bank's root", path, HOUR * 24), KeyPair::generate_for(algorithm).expect("key"));
+        Self { der: params.self_signed(&key).expect("root").der().to_vec(), params, key }
+    }
+
+    fn below(&self, life: Duration) -> Self {
+        let (params, key) = (params("the mesh's", BasicConstraints::Constrained(1), life), KeyPair::generate().expect("key"));
+        let issuer = Issuer::new(self.params.clone(), &self.key);
+        let der = params.signed_by(&key, &issuer).expect("intermediate").der().to_vec();
+        Self { der, params, key }
+    }
+
+    fn signer(&self) -> UpstreamKey {
+        UpstreamKey::from_pem(&pem_section("CERTIFICATE", &self.der), &self.key.serialize_pem()).expect("signer")
+    }
+
+    /// The certificate of a new authority that this one signed, and its key.
+    fn authority(&self, life: Duration) -> (Vec<u8>, PrivateKey) {
+        let key = PrivateKey::generate().expect("key");
+        let request = csr::prove(&Authority::signing_request(&key, &domain()).expect("request")).expect("proven");
+        (self.signer().sign_intermediate(&request, &domain(), life, pki::now()).expect("signed"), key)
+    }
+}
+
+fn issued(authority: &Authority, account: &str, now: Timestamp) -> (PrivateKey, Vec<Vec<u8>>) {
+    let key = PrivateKey::generate().expect("key");
+    let request = csr::prove(&csr::build(&key, &id(account)).expect("request")).expect("proven");
+    let chain = authority.issue(&request, &id(account), Duration::from_secs(60), now).expect("issued").chain;
+    (key, chain)
+}
+
+#[tokio::test]
+async fn sidecars_meet_under_an_operators_root_that_names_no_trust_domain() {
+    for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+        let root = Operator::root(algorithm, BasicConstraints::Unconstrained);
+        let middle = root.below(HOUR * 12);
+        let (own, key) = middle.authority(HOUR);
+        let chain = vec![own, middle.der.clone()];
+        let authority =
+            Authority::load_chain(chain, key, std::slice::from_ref(&root.der), &domain(), pki::now()).expect("authority");
+        let bundle = TrustBundle::x509(domain(), vec![root.der.clone()]);
+        let bundles = Arc::new(TrustBundles::from_model(&[bundle]).expect("bundle"));
+        let credentials = |account| {
+            let (key, chain) = issued(&authority, account, pki::now());
+            assert_eq!(chain.len(), 3, "the root is not sent");
+            Credentials::build(&key, chain, Arc::clone(&bundles), pki::now()).expect("credentials")
+        };
+        let (client, server) = (credentials("web"), credentials("ledger"));
+        assert_eq!(client.svid().authority_key_id(), Some(authority.subject_key_id().as_str()));
+        assert_eq!(
+            client.links().iter().map(|link| link.kind).collect::<Vec<_>>(),
+            ["svid", "intermediate", "intermediate", "authority"]
+        );
+        let (near, far) = duplex(64 * 1024);
+        let expected = [id("ledger")];
+        let (accepted, connected) = tokio::join!(
+            handshake::accept(near, &server, Serves::Http, Duration::from_secs(5)),
+            handshake::connect(far, &client, &expected, &[Alpn::Http2], Duration::from_secs(5)),
+        );
+        assert_eq!(accepted.expect("accepts").1.id(), &id("web"));
+        connected.expect("connects");
+        // The file that a sidecar is given names the trust domain for the root.
+        assert_eq!(TrustBundles::from_pem(&bundles.to_pem()).expect("reads"), *bundles);
+    }
+}
+
+#[test]
+fn an_authority_ends_with_what_stands_above_it() {
+    let root = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Unconstrained);
+    let middle = root.below(HOUR / 2);
+    let (own, key) = middle.authority(HOUR * 24);
+    let chain = vec![own, middle.der.clone()];
+    let authority = Authority::load_chain(chain, key, std::slice::from_ref(&root.der), &domain(), pki::now()).expect("authority");
+    let left = authority.not_after().since(pki::now());
+    assert!(left <= HOUR / 2 && left > HOUR / 3, "{left:?}");
+}
+
+#[test]
+fn a_chain_that_no_peer_would_believe_is_refused_at_once() {
+    let root = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Unconstrained);
+    let other = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Unconstrained);
+    let narrow = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Constrained(0));
+    let foreign = TrustDomain::parse("other.example").expect("domain");
+    let load = |chain: Vec<Vec<u8>>, key, root: &Operator, domain: &TrustDomain| {
+        Authority::load_chain(chain, key, std::slice::from_ref(&root.der), domain, pki::now()).map(drop)
+    };
+    let told = |outcome: Result<(), AuthorityError>| outcome.expect_err("refused").to_string();
+    let (own, key) = root.authority(HOUR);
+    assert!(
+        told(load(vec![own.clone()], key, &other, &domain())).contains("an SVID that it signs: no authority"),
+        "another root"
+    );
+    let (under_narrow, key) = narrow.authority(HOUR);
+    let refused = told(load(vec![under_narrow], key, &narrow, &domain()));
+    assert!(refused.contains("root 1: its path length"), "{refused}");
+    let (_, stranger) = root.authority(HOUR);
+    assert_eq!(load(vec![own.clone()], stranger, &root, &domain()), Err(AuthorityError::KeyMismatch));
+    let (named, key) = root.authority(HOUR);
+    assert!(told(load(vec![named], key, &root, &foreign)).contains("of the trust domain `bank.example`"));
+    for chain in [Vec::new(), vec![own.clone(); 4]] {
+        assert!(told(load(chain, PrivateKey::generate().expect("key"), &root, &domain())).contains("1 to 3"));
+    }
+    assert!(told(load(vec![vec![7; 90]], PrivateKey::generate().expect("key"), &root, &domain())).contains("certificate 1"));
+    // One that has ended is loaded: its operator must be able to replace it.
+    let late = pki::now().plus(HOUR * 2);
+    let (ended, key) = root.authority(HOUR);
+    Authority::load_chain(vec![ended], key, std::slice::from_ref(&root.der), &domain(), late).expect("ended");
+}
+
+#[test]
+fn a_signer_needs_its_own_key_and_the_right_to_sign() {
+    let root = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Unconstrained);
+    let pem = pem_section("CERTIFICATE", &root.der);
+    let other = KeyPair::generate().expect("key").serialize_pem();
+    assert_eq!(UpstreamKey::from_pem(&pem, &other).err(), Some(AuthorityError::KeyMismatch));
+    let authority = Authority::generate(&domain(), pki::now(), HOUR).expect("authority");
+    let (_, chain) = issued(&authority, "web", pki::now());
+    let leaf = pem_section("CERTIFICATE", &chain[0]);
+    for (name, certificate, key) in
+        [("a leaf", leaf.as_str(), other.as_str()), ("nothing", "", &other), ("no key", &pem, "nothing")]
+    {
+        assert!(matches!(UpstreamKey::from_pem(certificate, key), Err(AuthorityError::Chain { .. })), "{name}");
+    }
+    let (signed, key) = root.authority(HOUR * 9999);
+    let authority =
+        Authority::load_chain(vec![signed], key, std::slice::from_ref(&root.der), &domain(), pki::now()).expect("authority");
+    assert!(authority.not_after() <= pki::now().plus(HOUR * 24), "no longer than its signer");
+    let (_, chain) = issued(&authority, "web", pki::now());
+    let bundle = TrustBundle::x509(domain(), vec![root.der.clone()]);
+    X509Svid::parse(&chain, &TrustBundles::from_model(&[bundle]).expect("bundle"), pki::now()).expect("believed");
+}
