@@ -1,12 +1,11 @@
 //! From documents to a mesh: every reference resolved, every value in range, every policy compiled. Reports all errors at once.
 
+use crate::certificates;
 use crate::error::{ConfigError, suggestion};
-use crate::mesh::{Federation, Mesh, Process, SelectedPolicy, Settings, UpstreamAuthority, Workload};
+use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
 use crate::source::{Document, Source, documents};
 use crate::workload;
-use crate::yaml::{
-    self, FederationSpec, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, UpstreamAuthoritySpec, Written, at,
-};
+use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, Written, at};
 use model::authz::AttributeType;
 use model::ids;
 use model::snapshot::{
@@ -158,18 +157,18 @@ type Unresolved<'a, 'b> = (Document<'a>, &'b MeshSpec);
 fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) -> Option<(Settings, Unresolved<'a, 'b>)> {
     let (document, spec) = (written.document, &written.spec);
     let trust_domain = errors.take(document, spec.trust_domain.defined, TrustDomain::parse(&spec.trust_domain.value));
-    let certificates = &spec.certificates;
-    let svid = ranged(document, certificates.lifetime.as_ref(), HOUR, (Duration::from_secs(10), 24 * HOUR), errors);
+    let written_certificates = &spec.certificates;
+    let svid = ranged(document, written_certificates.lifetime.as_ref(), HOUR, (Duration::from_secs(10), 24 * HOUR), errors);
     let authority = ranged(
         document,
-        certificates.authority_lifetime.as_ref(),
+        written_certificates.authority_lifetime.as_ref(),
         87_600 * HOUR,
         (Duration::from_secs(20), 30 * 8766 * HOUR),
         errors,
     );
-    let age = ranged(document, certificates.connection_age.as_ref(), svid / 2, (Duration::from_secs(1), svid), errors);
+    let age = ranged(document, written_certificates.connection_age.as_ref(), svid / 2, (Duration::from_secs(1), svid), errors);
     if authority < svid * 2 {
-        let place = certificates.authority_lifetime.as_ref().map_or(spec.trust_domain.defined, |written| written.defined);
+        let place = written_certificates.authority_lifetime.as_ref().map_or(spec.trust_domain.defined, |written| written.defined);
         errors.at(document, place, "the authority must live at least twice as long as the certificates that it issues");
     }
     let mut limits = Limits::default();
@@ -185,15 +184,15 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
         }
     }
     let egress = egress(document, spec.egress.as_ref(), errors);
-    let federation = federation(document, &spec.federation, trust_domain.as_ref(), errors);
+    let federation = certificates::federation(document, &spec.federation, trust_domain.as_ref(), errors);
     let processes = spec.processes.iter().filter_map(|each| process(document, each, errors)).collect();
     let settings = Settings {
         name: written.metadata.name.value.clone(),
         trust_domain: trust_domain?,
         svid_lifetime: svid,
         authority_lifetime: authority,
-        upstream: upstream_authority(document, certificates.upstream.as_ref(), errors),
-        post_quantum_required: post_quantum(document, certificates.post_quantum.as_ref(), errors),
+        upstream: certificates::upstream_authority(document, written_certificates.upstream.as_ref(), errors),
+        post_quantum_required: certificates::post_quantum(document, written_certificates.post_quantum.as_ref(), errors),
         federation,
         connection_age_max: age,
         country: None,
@@ -203,76 +202,6 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
         processes,
     };
     Some((settings, (document, spec)))
-}
-
-/// Exactly one way to have the authority's certificate signed, or none, and it signs itself.
-fn upstream_authority(
-    document: Document<'_>,
-    written: Option<&Spanned<UpstreamAuthoritySpec>>,
-    errors: &mut Errors,
-) -> UpstreamAuthority {
-    let Some(written) = written else { return UpstreamAuthority::SelfSigned };
-    match (&written.value.files, &written.value.command) {
-        (Some(files), None) => {
-            for path in [&files.certificate, &files.key] {
-                if !path.value.starts_with('/') {
-                    let message =
-                        format!("`{}` must be an absolute path of the control plane's machine", ids::printable(&path.value));
-                    errors.at(document, path.defined, message);
-                }
-            }
-            UpstreamAuthority::Files { certificate: files.certificate.value.clone().into(), key: files.key.value.clone().into() }
-        }
-        (None, Some(program)) => {
-            command(document, program, errors);
-            UpstreamAuthority::Command(program.value.clone())
-        }
-        (Some(_), Some(_)) | (None, None) => {
-            errors.at(document, written.defined, "`upstream` needs exactly one of `files` and `command`");
-            UpstreamAuthority::SelfSigned
-        }
-    }
-}
-
-fn post_quantum(document: Document<'_>, written: Option<&Spanned<String>>, errors: &mut Errors) -> bool {
-    match written.map(|written| (written, written.value.as_str())) {
-        None | Some((_, "preferred")) => false,
-        Some((_, "required")) => true,
-        Some((written, other)) => {
-            let message = format!("postQuantum `{}` is not one of `preferred` and `required`", ids::printable(other));
-            errors.at(document, written.defined, message);
-            true
-        }
-    }
-}
-
-fn federation(
-    document: Document<'_>,
-    specs: &[FederationSpec],
-    own: Option<&TrustDomain>,
-    errors: &mut Errors,
-) -> Vec<Federation> {
-    let mut found: BTreeMap<TrustDomain, Federation> = BTreeMap::new();
-    for spec in specs {
-        let Some(trust_domain) = errors.take(document, spec.trust_domain.defined, TrustDomain::parse(&spec.trust_domain.value))
-        else {
-            continue;
-        };
-        if own == Some(&trust_domain) {
-            errors.at(document, spec.trust_domain.defined, "a mesh cannot federate with its own trust domain");
-        }
-        if let Err(refused) = token::jwks::fetchable(&spec.bundle_endpoint.value) {
-            errors.at(document, spec.bundle_endpoint.defined, format!("bundleEndpoint: {refused}"));
-        } else if !spec.bundle_endpoint.value.starts_with("https://") {
-            errors.at(document, spec.bundle_endpoint.defined, "bundleEndpoint: a bundle is fetched by `https://` only");
-        }
-        let bundle_endpoint = spec.bundle_endpoint.value.clone();
-        let each = Federation { trust_domain: trust_domain.clone(), bundle_endpoint };
-        if found.insert(trust_domain, each).is_some() {
-            errors.at(document, spec.trust_domain.defined, "this trust domain is federated with twice");
-        }
-    }
-    found.into_values().collect()
 }
 
 fn process(document: Document<'_>, spec: &ProcessSpec, errors: &mut Errors) -> Option<Process> {

@@ -4,6 +4,7 @@
 //! and what to write instead; nothing is accepted and ignored. Alone in this workspace, this crate names the YAML parser.
 
 mod build;
+mod certificates;
 mod error;
 mod mesh;
 mod source;
@@ -16,3 +17,5 @@ pub use build::parse;
 pub use error::ConfigError;
 pub use mesh::{Call, Federation, Mesh, Process, SelectedPolicy, Settings, Trust, UpstreamAuthority, Workload};
 pub use source::{Source, read};
+/// Whether a resolved address may be fetched from.
+pub use token::jwks::fetchable_address;

@@ -218,7 +218,7 @@ async fn get(url: &str) -> Result<Bytes, FetchFailure> {
     let uri: Uri = url.parse().map_err(|error| failed(&error))?;
     let host = uri.host().ok_or_else(|| failed(&"the address has no host"))?.trim_matches(['[', ']']).to_owned();
     let found = tokio::net::lookup_host((host.as_str(), uri.port_u16().unwrap_or(443))).await.map_err(|error| failed(&error))?;
-    let may = |address: &SocketAddr| token::jwks::fetchable_address(address.ip());
+    let may = |address: &SocketAddr| config::fetchable_address(address.ip());
     let address =
         found.into_iter().find(may).ok_or_else(|| failed(&format!("`{host}` has no address that may be fetched from")))?;
     let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;

@@ -89,58 +89,62 @@ impl From<Protocol> for Serves {
 /// The workload at the other end of a connection. Evidence: its chain was verified and it proved to hold the key, in the
 /// handshake of this very connection. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct VerifiedPeer {
+pub struct VerifiedPeer(Arc<Shown>);
+
+/// What a peer showed. Behind one pointer: a connection keeps it for as long as it lives.
+#[derive(Debug)]
+struct Shown {
     id: SpiffeId,
     not_after: Timestamp,
-    serial: Arc<str>,
-    fingerprint: Arc<str>,
+    serial: String,
+    fingerprint: String,
     group: &'static str,
-    authority: Option<Arc<str>>,
+    authority: Option<String>,
 }
 
 impl VerifiedPeer {
     /// Who it is.
     pub fn id(&self) -> &SpiffeId {
-        &self.id
+        &self.0.id
     }
 
     /// When its certificate ends. A connection may outlive it, up to its maximum age.
     pub fn not_after(&self) -> Timestamp {
-        self.not_after
+        self.0.not_after
     }
 
     /// The serial number of its certificate, lower-case hexadecimal.
     pub fn serial(&self) -> &str {
-        &self.serial
+        &self.0.serial
     }
 
     /// The subject key id of the authority that issued its certificate, lower-case hexadecimal; `None` if it does not say.
     pub fn authority_key_id(&self) -> Option<&str> {
-        self.authority.as_deref()
+        self.0.authority.as_deref()
     }
 
     /// SHA-256 over its certificate (DER), lower-case hexadecimal.
     pub fn fingerprint_sha256(&self) -> &str {
-        &self.fingerprint
+        &self.0.fingerprint
     }
 
     /// The negotiated key exchange: `X25519MLKEM768` between sidecars.
     pub fn key_exchange_group(&self) -> &'static str {
-        self.group
+        self.0.group
     }
 
     /// From a handshake that has ended: the verifier has passed the chain, and its leaf is read once more for what it says.
     fn of(connection: &CommonState, chain: &[CertificateDer<'_>]) -> Result<Self, HandshakeRefusal> {
         let first = chain.first().ok_or(HandshakeRefusal::CertificateMissing)?;
         let leaf = svid::read_leaf(first)?;
-        Ok(Self {
+        Ok(Self(Arc::new(Shown {
             id: leaf.id,
             not_after: leaf.not_after,
-            serial: leaf.serial.into(),
-            authority: leaf.authority_key_id.map(Into::into),
-            fingerprint: hex(digest(&SHA256, first).as_ref()).into(),
+            serial: leaf.serial,
+            authority: leaf.authority_key_id,
+            fingerprint: hex(digest(&SHA256, first).as_ref()),
             group: connection.negotiated_key_exchange_group().map_or("unknown", |group| group_name(group.name())),
-        })
+        })))
     }
 }
 

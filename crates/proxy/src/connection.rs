@@ -3,6 +3,7 @@
 use crate::accept::{LAST_WORDS_DEADLINE, refuse_connection};
 use crate::buffer::Buffer;
 use crate::clock;
+use crate::ending::{Asked, Ending};
 use crate::exchange::{Downstream, Exchange};
 use crate::framing::{FramingRefusal, Rules};
 use crate::http1::{self, Next};
@@ -79,57 +80,6 @@ struct Activity {
 impl Activity {
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// Why a connection is asked to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Draining,
-    Age,
-    Idle,
-    Revoked,
-}
-
-impl Ending {
-    const fn reason(self) -> Reason {
-        match self {
-            Self::Draining => Reason::Draining,
-            Self::Age => Reason::ConnectionAge,
-            Self::Idle => Reason::IdleTimeout,
-            Self::Revoked => Reason::PeerRevoked,
-        }
-    }
-}
-
-/// How far a connection is with its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    /// Nobody asks for it.
-    No,
-    /// After what is under way.
-    ToEnd(Ending),
-    /// At once: nothing is under way any more and a grace has passed, or the certificate that opened it has ended.
-    AtOnce(Ending),
-}
-
-impl Asked {
-    const ALL: [Self; 8] = [
-        Self::No,
-        Self::ToEnd(Ending::Draining),
-        Self::ToEnd(Ending::Age),
-        Self::ToEnd(Ending::Idle),
-        Self::AtOnce(Ending::Draining),
-        Self::AtOnce(Ending::Age),
-        Self::AtOnce(Ending::Idle),
-        Self::AtOnce(Ending::Revoked),
-    ];
-
-    const fn why(self) -> Option<Ending> {
-        match self {
-            Self::No => None,
-            Self::ToEnd(why) | Self::AtOnce(why) => Some(why),
-        }
     }
 }
 

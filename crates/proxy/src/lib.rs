@@ -15,6 +15,7 @@ pub mod connection;
 pub mod control_link;
 pub mod detect;
 pub mod disk;
+mod ending;
 pub mod exchange;
 pub mod facts;
 pub mod fetch;

@@ -65,6 +65,13 @@ fn own(peer: &VerifiedPeer, workload: &WorkloadName, desired: &Desired) -> Resul
     Err(Status::permission_denied(format!("`{}` has no workload `{workload}`", peer.id())))
 }
 
+/// Sends an order of a rehearsal, if there is one.
+async fn rehearse(order: Option<&wire::rehearsal::Order>, updates: &Updates) -> Result<(), Status> {
+    let Some(order) = order else { return Ok(()) };
+    let sent = updates.send(Ok(wire::rehearsal::order_to_wire(order))).await;
+    sent.map_err(|_| Status::cancelled("the sidecar is gone"))
+}
+
 impl Plane {
     /// The life of one stream; returns why it ended.
     async fn serve(
@@ -113,31 +120,18 @@ impl Plane {
                     },
                     Ok(()) = orders.changed() => {
                         let order = orders.borrow_and_update().clone();
-                        if let Some(order) = order
-                            && updates.send(Ok(wire::rehearsal::order_to_wire(&order))).await.is_err()
-                        {
-                            return Status::cancelled("the sidecar is gone");
+                        match rehearse(order.as_deref(), updates).await {
+                            Ok(()) => continue,
+                            Err(status) => return status,
                         }
-                        continue;
                     }
-                    _ = look_again.tick() => {
-                        if self.rollout.is_replaced(workload, session) {
-                            return Status::aborted("a later stream of this workload took over");
-                        }
-                        if let Err(status) = self.fresh(peer) {
-                            return status;
-                        }
-                        continue;
-                    }
+                    _ = look_again.tick() => match self.still_good(peer, workload, session) {
+                        Ok(()) => continue,
+                        Err(status) => return status,
+                    },
                 },
             };
             match answer {
-                Ok(Some(proto::ConfigRequest { message: Some(Message::Rehearsed(report)) })) => {
-                    match wire::rehearsal::report_from_wire(report) {
-                        Ok(report) => self.rehearsals.report(workload, report),
-                        Err(error) => return Status::invalid_argument(error.to_string()),
-                    }
-                }
                 Ok(Some(request)) => {
                     if let Err(status) = self.answered(workload, &mut publication, request, &desired) {
                         return status;
@@ -147,6 +141,14 @@ impl Plane {
                 Err(status) => return status,
             }
         }
+    }
+
+    /// Whether a stream that has nothing to do may go on.
+    fn still_good(&self, peer: &VerifiedPeer, workload: &WorkloadName, session: u64) -> Result<(), Status> {
+        if self.rollout.is_replaced(workload, session) {
+            return Err(Status::aborted("a later stream of this workload took over"));
+        }
+        self.fresh(peer)
     }
 
     fn answered(
@@ -170,7 +172,12 @@ impl Plane {
                 self.rollout.rejected(workload, revision, &reason);
                 Ok(())
             }
-            Some(Message::Hello(_) | Message::Rehearsed(_)) | None => Err(Status::invalid_argument("expected `ack` or `nack`")),
+            Some(Message::Rehearsed(report)) => {
+                let report = wire::rehearsal::report_from_wire(report);
+                self.rehearsals.report(workload, report.map_err(|error| Status::invalid_argument(error.to_string()))?);
+                Ok(())
+            }
+            Some(Message::Hello(_)) | None => Err(Status::invalid_argument("expected `ack` or `nack`")),
         }
     }
 
