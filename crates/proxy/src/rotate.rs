@@ -11,15 +11,16 @@ use identity::rotation::{self, Step};
 use identity::{bundle::BundleError, bundle::TrustBundles, csr};
 use model::{SpiffeId, Timestamp};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use wire::client::{CallFailure, ControlClient, IssueCall};
+use wire::client::{CallFailure, ControlClient, IssueCall, Issued};
 
 /// The longest sleep, so that a machine that was suspended, or a clock that was set, is noticed.
-const SLEEP_MAX: Duration = Duration::from_secs(5);
+pub const SLEEP_MAX: Duration = Duration::from_secs(5);
 /// For one issue call.
-const ISSUE_DEADLINE: Duration = Duration::from_secs(10);
+pub const ISSUE_DEADLINE: Duration = Duration::from_secs(10);
 /// Clocks that differ by more than this are warned of; certificates bear about five minutes.
 pub const CLOCK_OFF_MS: u64 = 60_000;
 /// Join tokens are short; a larger file is not one.
@@ -120,7 +121,7 @@ pub async fn run(shared: Arc<Shared>, anchor: Anchor) {
 }
 
 /// A share of 0 to 1, so that sidecars that started together do not renew together.
-fn jitter() -> f64 {
+pub(crate) fn jitter() -> f64 {
     let bytes: [u8; 4] = identity::random_bytes().unwrap_or([128; 4]);
     f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
 }
@@ -140,12 +141,7 @@ async fn issue(shared: &Shared, anchor: &Anchor) -> Result<(), IssueFailure> {
     let issued = ControlClient::new(channel).issue(call, ISSUE_DEADLINE).await?;
     let now = clock::now();
     compare_clocks(shared, issued.now, asked_at, now);
-    // What the configuration in force says is kept if it is later: an answer may have been overtaken on its way.
-    let active = shared.active().filter(|active| active.snapshot.revision >= issued.revision);
-    let bundles = match &active {
-        Some(active) => sync::bundles_of(&active.snapshot)?,
-        None => TrustBundles::from_model(&issued.bundles)?,
-    };
+    let bundles = bundles_with(shared, &issued)?;
     let credentials = Credentials::build(&key, issued.chain, Arc::new(bundles), now)?;
     let got = credentials.svid().id().clone();
     if let Some(wanted) = wanted.filter(|wanted| *wanted != got) {
@@ -156,14 +152,22 @@ async fn issue(shared: &Shared, anchor: &Anchor) -> Result<(), IssueFailure> {
     Ok(())
 }
 
+/// What an SVID that was just issued is checked with.
+///
+/// # Errors
+/// - [`BundleError`] naming the authority that cannot be one.
+pub(crate) fn bundles_with(shared: &Shared, issued: &Issued) -> Result<TrustBundles, BundleError> {
+    // What the configuration in force says is kept if it is later: an answer may have been overtaken on its way.
+    match shared.active().filter(|active| active.snapshot.revision >= issued.revision) {
+        Some(active) => sync::bundles_of(&active.snapshot),
+        None => TrustBundles::from_model(&issued.bundles),
+    }
+}
+
 /// The serial of the SVID in use, if it must be replaced before its time: it is revoked, or its authority is about to be retired.
 fn overtaken(shared: &Shared) -> Option<String> {
     let own = shared.credentials()?;
-    let is_tainted = || {
-        let bundle = shared.own_bundle()?;
-        own.svid().authority_key_id().filter(|id| bundle.tainted.iter().any(|tainted| tainted == id)).map(drop)
-    };
-    (shared.is_revoked() || is_tainted().is_some()).then(|| own.svid().serial().to_owned())
+    (shared.is_revoked() || shared.is_tainted(own.svid())).then(|| own.svid().serial().to_owned())
 }
 
 /// Notes how far the two clocks are apart: the control plane's answer was made between the two moments of ours.
@@ -189,7 +193,8 @@ async fn join_token(shared: &Shared, anchor: &Anchor) -> Result<Option<String>, 
         return Ok(None);
     }
     anchor.reread()?;
-    let path = &shared.settings.join_token_file;
+    // Who has none takes the SVID from an identity socket, and does not come here.
+    let path = shared.settings.join_token_file.as_deref().unwrap_or(Path::new(""));
     let failed = |error| IssueFailure::JoinToken { path: path.display().to_string(), error };
     let size = tokio::fs::metadata(path).await.map_err(failed)?.len();
     if size > JOIN_TOKEN_BYTES_MAX {

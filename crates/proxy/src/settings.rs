@@ -22,8 +22,16 @@ pub struct Settings {
     #[arg(long, env = "RONDEL_CONTROL")]
     pub control: SocketAddr,
     /// File with the join token of this workload: single use, lives minutes
-    #[arg(long, env = "RONDEL_JOIN_TOKEN_FILE")]
-    pub join_token_file: PathBuf,
+    #[arg(long, env = "RONDEL_JOIN_TOKEN_FILE", required_unless_present = "identity_socket")]
+    pub join_token_file: Option<PathBuf>,
+    /// Unix socket of a SPIFFE Workload API (that of SPIRE's agent, say) from which the workload's SVID is taken, in place of a join
+    /// token: `PATH` or `unix:PATH`. Its keys must be P-256
+    #[arg(long, env = "RONDEL_IDENTITY_SOCKET", value_parser = parse_socket)]
+    pub identity_socket: Option<PathBuf>,
+    /// Unix socket at which the SPIFFE Workload API is served to the application: `PATH` or `unix:PATH`. It gets mode 0660: who may ask
+    /// is said by its group (a directory with the set-group-ID bit hands its own on) and by who may enter its directory
+    #[arg(long, env = "RONDEL_WORKLOAD_API", value_parser = parse_socket)]
+    pub workload_api: Option<PathBuf>,
     /// PEM file with the trust bundle that the first call to the control plane is checked against
     #[arg(long, env = "RONDEL_TRUST_BUNDLE")]
     pub trust_bundle: PathBuf,
@@ -77,4 +85,45 @@ impl Settings {
 
 fn parse_workload(text: &str) -> Result<WorkloadName, model::ids::IdError> {
     WorkloadName::parse(text)
+}
+
+/// A path, or a URI as `SPIFFE_ENDPOINT_SOCKET` has it (SPIFFE Workload Endpoint §4): scheme `unix`, no authority, an absolute path.
+fn parse_socket(text: &str) -> Result<PathBuf, String> {
+    let path = match text.strip_prefix("unix:") {
+        Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
+        None => text,
+    };
+    let is_uri = path.len() != text.len();
+    if path.is_empty() || (is_uri && !path.starts_with('/')) || text.starts_with("tcp:") {
+        return Err("it is neither a path nor `unix:` with an absolute path".to_owned());
+    }
+    Ok(PathBuf::from(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_a_path_or_a_unix_uri() {
+        for (text, path) in
+            [("/run/a.sock", "/run/a.sock"), ("a.sock", "a.sock"), ("unix:/run/a", "/run/a"), ("unix:///run/a", "/run/a")]
+        {
+            assert_eq!(parse_socket(text), Ok(PathBuf::from(path)), "{text}");
+        }
+        for text in ["", "unix:", "unix://host/a", "unix:a", "tcp://127.0.0.1:80"] {
+            assert!(parse_socket(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_join_token_is_needed_unless_a_socket_gives_the_identity() {
+        let parse = |more: &[&str]| {
+            let common = ["rondel-proxy", "--workload", "a/b", "--control", "127.0.0.1:1", "--trust-bundle", "b", "--state", "s"];
+            Settings::try_parse_from(common.iter().chain(more))
+        };
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--join-token-file", "t"]).is_ok());
+        assert!(parse(&["--identity-socket", "unix:/s"]).is_ok());
+    }
 }

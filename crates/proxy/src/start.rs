@@ -9,7 +9,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::{Decisions, Explainer};
 use crate::telemetry::metrics::Metrics;
 use crate::workers::Workers;
-use crate::{admin, disk, fetch, probe, proof, rotate};
+use crate::{admin, disk, fetch, probe, proof, rotate, workload_api, workload_client};
 use anyhow::{Context, bail};
 use model::Limit;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::new(settings, key_requests, decisions, access_log, metrics));
     let admin = admin::bind(&shared)?;
     let probes = probe::bind(&shared)?;
+    let workload_api = workload_api::bind(&shared.settings)?;
     tracing::info!(workload = %shared.settings.workload, admin = %shared.settings.admin, "starting");
 
     let mut applier = Applier::new(Arc::clone(&shared), Arc::clone(&workers));
@@ -55,7 +56,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(admin::run(admin, Arc::clone(&shared)));
     tasks.spawn(probe::run(probes, Arc::clone(&shared)));
     tasks.spawn(proof::run(Arc::clone(&shared)));
-    tasks.spawn(rotate::run(Arc::clone(&shared), anchor.clone()));
+    match shared.settings.identity_socket.clone() {
+        Some(socket) => tasks.spawn(workload_client::run(Arc::clone(&shared), anchor.clone(), socket)),
+        None => tasks.spawn(rotate::run(Arc::clone(&shared), anchor.clone())),
+    };
+    if let Some(listener) = workload_api {
+        tasks.spawn(workload_api::run(listener, Arc::clone(&shared), anchor.clone()));
+    }
     tasks.spawn(fetch::run(Arc::clone(&shared), wanted_keys));
     tasks.spawn(sync::report(Arc::clone(&shared), anchor.clone(), told, explainer));
     tasks.spawn(sync::run(applier, anchor));

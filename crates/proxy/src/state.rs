@@ -4,11 +4,13 @@ use crate::clock;
 use crate::gate::Gate;
 use crate::rehearsal::Rehearsal;
 use crate::revocable::Opened;
+use crate::rotate;
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
 use futures_util::FutureExt;
+use identity::X509Svid;
 use identity::credentials::Credentials;
 use identity::rotation;
 use model::snapshot::TrustBundle;
@@ -206,6 +208,28 @@ impl Shared {
         self.credentials.borrow().as_ref().is_some_and(|own| own.bundles().is_revoked(own.svid().serial()))
     }
 
+    /// Whether an SVID of this serial number is refused.
+    pub fn revokes(&self, serial: &str) -> bool {
+        self.credentials.borrow().as_ref().is_some_and(|own| own.bundles().is_revoked(serial))
+    }
+
+    /// Whether the authority of an SVID of the own trust domain is about to be retired.
+    pub fn is_tainted(&self, svid: &X509Svid) -> bool {
+        let Some(issuer) = svid.authority_key_id() else { return false };
+        self.own_bundle().is_some_and(|bundle| bundle.tainted.iter().any(|tainted| tainted == issuer))
+    }
+
+    /// Whether the own SVID speaks for the workload.
+    pub fn has_identity(&self, now: Timestamp) -> bool {
+        self.credentials.borrow().as_ref().is_some_and(|own| rotate::is_good(own, now))
+    }
+
+    /// The bundles in force, own and foreign; without a configuration those that came with the SVID.
+    pub fn bundles(&self) -> Vec<TrustBundle> {
+        let active = self.active().map(|active| active.snapshot.bundles.clone());
+        active.or_else(|| Some(self.credentials()?.bundles().to_model())).unwrap_or_default()
+    }
+
     /// The bundle of the own trust domain that is in force.
     pub fn own_bundle(&self) -> Option<TrustBundle> {
         let active = self.active()?;
@@ -252,9 +276,15 @@ impl Shared {
             missing.push("configuration: none applied yet");
         }
         match self.rotation_state(0, None) {
+            None if self.settings.identity_socket.is_some() => {
+                missing.push("identity: the identity socket has given no SVID that can be used; the log says why");
+            }
             None => missing.push("identity: no SVID issued yet"),
             Some(state) if !rotation::ready(clock::now(), &state) => {
                 missing.push("identity: the SVID is near its end and was not rotated");
+            }
+            Some(_) if self.is_revoked() && self.settings.identity_socket.is_some() => {
+                missing.push("identity: the SVID is revoked; the identity socket must give another");
             }
             Some(_) if self.is_revoked() => missing.push("identity: the SVID is revoked; a new join token gets another"),
             Some(_) => {}

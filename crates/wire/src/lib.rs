@@ -14,6 +14,7 @@ pub mod rehearsal;
 pub mod subscription;
 #[cfg(test)]
 mod tests;
+pub mod workload;
 
 /// Generated from `proto/rondel/v1`. The control plane implements the server traits; nobody else names this.
 #[expect(

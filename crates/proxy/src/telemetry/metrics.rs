@@ -70,6 +70,12 @@ pub struct Metrics {
     pub svid_rotations: Counter,
     /// Failed attempts to obtain one.
     pub svid_failures: Counter,
+    /// SVIDs issued for the application since the start.
+    pub application_svids: Counter,
+    /// Failed attempts to have one issued.
+    pub application_svid_failures: Counter,
+    /// Streams of the Workload API that are open.
+    pub workload_api_streams: Gauge,
     /// 1 while the application's traffic is known to be redirected to this sidecar.
     pub capture_proven: Gauge,
     /// Connections that ended by a panic; the others went on.
@@ -110,6 +116,9 @@ impl Default for Metrics {
             clock_ahead_ms: Gauge::default(),
             svid_rotations: Counter::default(),
             svid_failures: Counter::default(),
+            application_svids: Counter::default(),
+            application_svid_failures: Counter::default(),
+            workload_api_streams: Gauge::default(),
             config_revision: Gauge::default(),
             config_rejected: Counter::default(),
             control_connected: Gauge::default(),
@@ -163,6 +172,13 @@ impl Metrics {
         );
         registry.register("svid_rotations", "SVIDs obtained since the start", self.svid_rotations.clone());
         registry.register("svid_failures", "Failed attempts to obtain an SVID", self.svid_failures.clone());
+        registry.register("application_svids", "SVIDs issued for the application", self.application_svids.clone());
+        registry.register(
+            "application_svid_failures",
+            "Failed attempts to have an SVID issued for the application",
+            self.application_svid_failures.clone(),
+        );
+        registry.register("workload_api_streams", "Open streams of the Workload API", self.workload_api_streams.clone());
         registry.register("config_revision", "Revision of the configuration in force", self.config_revision.clone());
         registry.register("config_rejected", "Configurations refused with a nack", self.config_rejected.clone());
         registry.register("control_connected", "1 while the configuration stream is up", self.control_connected.clone());
