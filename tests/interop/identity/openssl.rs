@@ -43,7 +43,7 @@ pub(crate) fn client(loopback: &mut Loopback) -> Result<Shown, String> {
         }
     }
     let address = loopback.inbound().to_string();
-    let common = ["s_client", "-connect", &address, "-cert", &svid, "-key", &key, "-cert_chain", &svid, "-CAfile", &bundle];
+    let common = ["s_client", "-connect", &address, "-cert", &svid, "-key", &key, "-CAfile", &bundle];
     let more = ["-verify_return_error", "-alpn", "http/1.1", "-ign_eof"];
     let request = "GET /who HTTP/1.1\r\nhost: server.shop\r\nconnection: close\r\n\r\n";
     let (_, said) = openssl(&[&common[..], &more].concat(), request)?;
