@@ -402,7 +402,8 @@ async fn attest_the_expired(running: &Running, mesh: &Mesh, status: Option<&Mesh
     let now = operator::now();
     let mut revoked = None;
     for seen in status.workloads.iter().filter(|seen| !seen.connected) {
-        let has_ended = seen.svid_expires_at.is_some_and(|end| end <= now);
+        // A control plane that was started again remembers none that had ended before.
+        let has_ended = seen.svid_expires_at.is_none_or(|end| end <= now);
         if !has_ended {
             if revoked.is_none() {
                 revoked = revoked_serials(running).await;

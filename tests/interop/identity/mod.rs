@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::Endpoint;
-use wire::client::ControlClient;
+use wire::client::{ControlClient, IssueCall};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The SPIFFE ID of the other software, and of the sidecars.
@@ -92,7 +92,7 @@ pub(crate) fn issue_to_files(
     if code != 0 {
         return Err(format!("rondel join-token: {said}"));
     }
-    runtime.block_on(issue(control(mesh)?, out)).map_err(|error| format!("an SVID for {workload}: {error:#}"))
+    runtime.block_on(issue(control(mesh)?, workload, out)).map_err(|error| format!("an SVID for {workload}: {error:#}"))
 }
 
 /// Where the mesh's control plane listens.
@@ -102,7 +102,7 @@ fn control(mesh: &Mesh) -> Result<SocketAddr, String> {
     found.and_then(|text| text.parse().ok()).ok_or_else(|| format!("no address of the control plane: {processes}"))
 }
 
-async fn issue(control: SocketAddr, out: &Path) -> anyhow::Result<Files> {
+async fn issue(control: SocketAddr, workload: &str, out: &Path) -> anyhow::Result<Files> {
     let bundle = std::fs::read_to_string(out.join("bundle.pem"))?;
     let bundles = Arc::new(TrustBundles::from_pem(&bundle)?);
     let Some(first) = bundles.to_model().into_iter().next() else { anyhow::bail!("an empty trust bundle") };
@@ -117,7 +117,9 @@ async fn issue(control: SocketAddr, out: &Path) -> anyhow::Result<Files> {
     let channel = Endpoint::from_static("http://control.rondel.internal").connect_with_connector(connector).await?;
     let key = PrivateKey::generate()?;
     let token = std::fs::read_to_string(out.join("join-token"))?.trim().to_owned();
-    let issued = ControlClient::new(channel).issue(csr::build(&key, &name)?, Some(token), DEADLINE).await?;
+    let csr = csr::build(&key, &name)?;
+    let call = IssueCall { csr, join_token: Some(token), workload: workload.to_owned(), ..IssueCall::default() };
+    let issued = ControlClient::new(channel).issue(call, DEADLINE).await?;
     let chain: String = issued.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
     std::fs::write(out.join("svid.pem"), chain)?;
     std::fs::write(out.join("key.pem"), pem("PRIVATE KEY", &key.to_pkcs8_der()))?;
