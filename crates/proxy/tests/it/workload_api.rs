@@ -73,7 +73,8 @@ async fn refused<T>(call: Result<tonic::Response<Streaming<T>>, Status>) -> Code
 
 /// The own SVID of a message, checked as a peer would.
 fn checked(message: &X509svidResponse) -> (X509Svid, PrivateKey) {
-    let [svid] = message.svids.as_slice() else { panic!("one SVID") };
+    assert_eq!(message.svids.len(), 1);
+    let svid = &message.svids[0];
     let key = PrivateKey::from_pkcs8_der(&svid.x509_svid_key).unwrap();
     let id = SpiffeId::parse(&svid.spiffe_id).unwrap();
     let own = TrustBundle::x509(id.trust_domain().clone(), cut(&svid.bundle));
@@ -320,7 +321,8 @@ async fn token(client: &mut Client, audience: &[&str], spiffe_id: &str) -> Resul
     let audience = audience.iter().map(|&each| each.to_owned()).collect();
     let request = workload::request(JwtsvidRequest { audience, spiffe_id: spiffe_id.into() });
     let response = client.fetch_jwtsvid(request).await.map_err(|status| status.code())?.into_inner();
-    let [svid] = response.svids.as_slice() else { panic!("one token") };
+    assert_eq!(response.svids.len(), 1);
+    let svid = &response.svids[0];
     assert_eq!((svid.spiffe_id.as_str(), svid.hint.as_str()), (OWN, ""));
     Ok(svid.svid.clone())
 }
