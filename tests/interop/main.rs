@@ -1,11 +1,19 @@
-//! Real applications that know nothing of Rondel, in pods, through two sidecars with mutual TLS. One line per promise.
+//! Real applications that know nothing of Rondel, in pods, through two sidecars with mutual TLS, and others' software that
+//! holds SVIDs of the mesh, on loopback. One line per promise.
 //!
 //! Run it with `make interop`. What is not installed is skipped and named; `RONDEL_INTEROP=required` makes a skip a failure.
 
-#![expect(clippy::expect_used, clippy::indexing_slicing, clippy::disallowed_methods, reason = "tests")]
+#![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods, reason = "tests")]
 
 mod bank;
 mod capture;
+#[path = "../scenarios/http.rs"]
+#[expect(dead_code, reason = "the scenarios use all of it")]
+mod http;
+mod identity;
+#[path = "../scenarios/mesh.rs"]
+#[expect(dead_code, reason = "the scenarios use all of it")]
+mod mesh;
 mod pods;
 mod protocols;
 
@@ -20,6 +28,15 @@ pub(crate) enum Shown {
 
 /// One promise: its name and how it is kept.
 type Check = (&'static str, fn(&mut Pods) -> Result<Shown, String>);
+
+/// One promise that needs no pods.
+type LoopbackCheck = (&'static str, fn(&mut identity::Loopback) -> Result<Shown, String>);
+
+const LOOPBACK: [LoopbackCheck; 3] = [
+    ("openssl_holds_an_svid_and_calls_a_sidecar", identity::openssl::client),
+    ("envoy_holds_an_svid_and_calls_a_sidecar", identity::envoy::client),
+    ("envoy_is_called_by_a_sidecar", identity::envoy::server),
+];
 
 const MESH: &str = r#"
 apiVersion: rondel.dev/v1alpha1
@@ -97,20 +114,6 @@ const CHECKS: [Check; 17] = [
 
 fn main() -> ExitCode {
     let required = std::env::var("RONDEL_INTEROP").is_ok_and(|value| value == "required");
-    let skipped = |what: &str| {
-        println!("interop: skipped: {what}");
-        if required { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-    };
-    if let Some(missing) = pods::missing() {
-        return skipped(&missing);
-    }
-    let mut pods = match Pods::start(MESH) {
-        Ok(pods) => pods,
-        Err(error) => {
-            println!("interop: the mesh did not start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
     let (mut passed, mut failed) = (0, 0);
     let mut told = |name: &str, shown: Result<Shown, String>| {
         let is_kept = shown.is_ok();
@@ -131,6 +134,39 @@ fn main() -> ExitCode {
         is_kept
     };
     let only = std::env::args().nth(1);
+    let is_asked = |name: &str| only.as_ref().is_none_or(|only| name.contains(only));
+    if LOOPBACK.iter().any(|(name, _)| is_asked(name)) {
+        match identity::Loopback::start() {
+            Ok(mut loopback) => {
+                for (name, check) in LOOPBACK.into_iter().filter(|(name, _)| is_asked(name)) {
+                    told(name, check(&mut loopback));
+                }
+            }
+            Err(error) => {
+                told("a_mesh_on_loopback", Err(error));
+            }
+        }
+    }
+    if CHECKS.iter().any(|(name, _)| is_asked(name)) || is_asked("the_bank_runs_in_pods") {
+        in_pods(&only, &mut told);
+    }
+    println!("test result: {}. {passed} passed; {failed} failed;", if failed == 0 { "ok" } else { "FAILED" });
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The checks that need pods.
+fn in_pods(only: &Option<String>, told: &mut impl FnMut(&str, Result<Shown, String>) -> bool) {
+    if let Some(missing) = pods::missing() {
+        told("pods", Ok(Shown::Skipped(missing)));
+        return;
+    }
+    let mut pods = match Pods::start(MESH) {
+        Ok(pods) => pods,
+        Err(error) => {
+            told("the_mesh_starts", Err(error));
+            return;
+        }
+    };
     let mut kept = true;
     for (name, check) in CHECKS.into_iter().filter(|(name, _)| only.as_ref().is_none_or(|only| name.contains(only))) {
         kept &= told(name, check(&mut pods));
@@ -145,6 +181,4 @@ fn main() -> ExitCode {
     // One mesh at a time: the bridge has one name.
     drop(pods);
     told("the_bank_runs_in_pods", bank::walk());
-    println!("test result: {}. {passed} passed; {failed} failed;", if failed == 0 { "ok" } else { "FAILED" });
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -4,5 +4,6 @@
 
 mod demo;
 mod http;
+mod identity;
 mod mesh;
 mod promises;

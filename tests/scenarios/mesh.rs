@@ -155,6 +155,11 @@ impl Mesh {
             .collect()
     }
 
+    /// Starts `rondel up` again on the same directory.
+    pub(crate) fn start_again(&mut self) {
+        self.up = up(self.dir.path());
+    }
+
     /// Asks `rondel up` to end and waits for it.
     pub(crate) async fn stop(&mut self) -> std::process::ExitStatus {
         signal(self.up.id(), rustix::process::Signal::TERM);

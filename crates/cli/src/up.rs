@@ -197,6 +197,24 @@ fn check_ports(places: &Places, mesh: &Mesh) -> anyhow::Result<()> {
     )
 }
 
+/// An authority that has ended is left to a person: a clock that was set wrong looks the same.
+async fn authority_signs(running: &mut Running) -> anyhow::Result<()> {
+    let mut is_told = false;
+    loop {
+        let status = running.places.operator.connect().await?.authority_status(DEADLINE).await?;
+        let active = status.authorities.iter().find(|authority| authority.state == "active");
+        let Some(ended) = active.map(|active| active.not_after).filter(|end| *end <= operator::now()) else { return Ok(()) };
+        if !std::mem::replace(&mut is_told, true) {
+            running.view.say(&format!(
+                "the authority ended at {ended}, and nobody believes what it signs; if this machine's clock is right, replace it \
+                 with `RONDEL_STATE={} rondel ca rotate`",
+                running.places.state.display()
+            ));
+        }
+        sleep(STATUS_EVERY).await;
+    }
+}
+
 /// Starts everything in the order in which it depends on each other.
 async fn start(running: &mut Running, mesh: &Mesh) -> anyhow::Result<()> {
     let places = &running.places;
@@ -204,6 +222,7 @@ async fn start(running: &mut Running, mesh: &Mesh) -> anyhow::Result<()> {
     let control = Supervised::start(Kind::Control, "control", control_command(places), places)?;
     running.children.push(control);
     control_answers(running).await?;
+    authority_signs(running).await?;
 
     for process in &mesh.settings.processes {
         running.view.say(&format!("starting {}", process.name));
@@ -383,7 +402,8 @@ async fn attest_the_expired(running: &Running, mesh: &Mesh, status: Option<&Mesh
     let now = operator::now();
     let mut revoked = None;
     for seen in status.workloads.iter().filter(|seen| !seen.connected) {
-        let has_ended = seen.svid_expires_at.is_some_and(|end| end <= now);
+        // A control plane that was started again remembers none that had ended before.
+        let has_ended = seen.svid_expires_at.is_none_or(|end| end <= now);
         if !has_ended {
             if revoked.is_none() {
                 revoked = revoked_serials(running).await;

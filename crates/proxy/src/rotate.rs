@@ -14,11 +14,13 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use wire::client::{CallFailure, ControlClient, IssueCall, Issued};
 
 /// The longest sleep, so that a machine that was suspended, or a clock that was set, is noticed.
 pub const SLEEP_MAX: Duration = Duration::from_secs(5);
+/// How often the join token's file is looked at while no SVID speaks for the workload.
+const OUT_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// For one issue call.
 pub const ISSUE_DEADLINE: Duration = Duration::from_secs(10);
 /// Clocks that differ by more than this are warned of; certificates bear about five minutes.
@@ -73,6 +75,7 @@ pub async fn run(shared: Arc<Shared>, anchor: Anchor) {
     let mut jitter = jitter();
     // An SVID that must be replaced before its time, and since when.
     let mut urgent: Option<(String, Timestamp)> = None;
+    let mut token = None;
     loop {
         let now = clock::now();
         let state = shared.rotation_state(failures, last_attempt);
@@ -83,10 +86,19 @@ pub async fn run(shared: Arc<Shared>, anchor: Anchor) {
         let step = match (&state, last_attempt) {
             // Without any SVID the plan knows nothing to wait for; the back-off still holds.
             (None, Some(attempt)) if failures > 0 => rotation::retry(now, attempt, failures, jitter),
-            (Some(state), _) => rotation::next_of(now, state, urgent.as_ref().map(|(_, since)| *since), jitter),
+            (Some(state), _) => {
+                // Many renew at once when an authority is tainted; who is revoked is out of service until it is done.
+                let spread = if shared.is_revoked() { 0.0 } else { jitter };
+                rotation::next_of(now, state, urgent.as_ref().map(|(_, since)| *since), spread)
+            }
             _ => rotation::next(now, state.as_ref(), jitter),
         };
+        let is_out = !shared.credentials().is_some_and(|credentials| is_good(&credentials, now));
+        let is_given = is_out && is_replaced(&shared, &mut token);
         match step {
+            // A supervisor has put another token there: what made the earlier attempts fail is gone.
+            Step::WaitUntil(_) if is_given => failures = failures.min(1),
+            Step::WaitUntil(_) if is_out => tokio::time::sleep(OUT_LOOK_EVERY).await,
             // A configuration may taint or revoke the SVID meanwhile.
             Step::WaitUntil(at) => {
                 let sleep = tokio::time::sleep(at.since(now).clamp(Duration::from_millis(20), SLEEP_MAX));
@@ -118,6 +130,14 @@ pub async fn run(shared: Arc<Shared>, anchor: Anchor) {
             }
         }
     }
+}
+
+/// Whether the join token's file was replaced since it was looked at last.
+fn is_replaced(shared: &Shared, known: &mut Option<SystemTime>) -> bool {
+    let path = shared.settings.join_token_file.as_ref();
+    let modified = path.and_then(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok());
+    let before = std::mem::replace(known, modified);
+    before.is_some() && modified != before
 }
 
 /// A share of 0 to 1, so that sidecars that started together do not renew together.

@@ -1,0 +1,161 @@
+//! Others' software that holds an SVID of the mesh, against sidecars on loopback. Needs neither pods nor root.
+
+pub(crate) mod envoy;
+pub(crate) mod openssl;
+
+use crate::mesh::{Mesh, Plan};
+use base64::Engine as _;
+use hyper_util::rt::TokioIo;
+use identity::handshake::connect_without_identity;
+use identity::{PrivateKey, TrustBundles, csr};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::Endpoint;
+use wire::client::{ControlClient, IssueCall};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The SPIFFE ID of the other software, and of the sidecars.
+pub(crate) const PEER_ID: &str = "spiffe://shop.example/ns/shop/sa/peer";
+pub(crate) const CLIENT_ID: &str = "spiffe://shop.example/ns/shop/sa/client";
+pub(crate) const SERVER_ID: &str = "spiffe://shop.example/ns/shop/sa/server";
+
+const POLICY: &str = r#"@id("peer")
+permit (principal == Workload::"spiffe://shop.example/ns/shop/sa/peer", action, resource);"#;
+
+/// An SVID as files: `svid.pem` (leaf first), `key.pem` (PKCS#8), `bundle.pem`.
+pub(crate) struct Files {
+    pub(crate) svid: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) bundle: PathBuf,
+}
+
+/// A mesh of `client` and `server` on loopback, with `peer` a workload that has no sidecar: other software plays it.
+pub(crate) struct Loopback {
+    pub(crate) mesh: Mesh,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    /// Where the software that plays `peer` listens.
+    pub(crate) peer: SocketAddr,
+    /// Where the application of `client` calls `peer`.
+    pub(crate) to_peer: SocketAddr,
+    pub(crate) files: Files,
+    /// An SVID of another workload, `other`.
+    pub(crate) other: Files,
+}
+
+impl Loopback {
+    pub(crate) fn start() -> Result<Self, String> {
+        let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+        identity::install_provider();
+        let mesh = runtime.block_on(async {
+            let application = crate::http::serve().await;
+            let more = String::new();
+            Mesh::start(&Plan { protocol: "http", application, lifetime: "1h", policy: POLICY, more, settings: "" }).await
+        });
+        let (peer, to_peer) = (testkit::ports::free(), testkit::ports::free());
+        // `up` has started its sidecars: those that come now are workloads without one.
+        let path = mesh.dir.path().join("mesh.yaml");
+        let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        let call = format!("upstreams: [ {{ service: shop/peer, listen: \"{to_peer}\", protocol: http }}, ");
+        let workload = |name: &str, inbound: &str| {
+            format!(
+                "---\napiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: {name}, namespace: shop }}\n\
+                 spec:\n  admin: {}\n{inbound}",
+                testkit::ports::free()
+            )
+        };
+        let inbound = format!("  inbound: [ {{ listen: \"{peer}\", application: \"127.0.0.1:1\", protocol: http }} ]\n");
+        let all = text.replace("upstreams: [ ", &call) + &workload("peer", &inbound) + &workload("other", "");
+        let fresh = mesh.dir.path().join(".mesh.yaml.new");
+        std::fs::write(&fresh, all).and_then(|()| std::fs::rename(&fresh, &path)).map_err(|error| error.to_string())?;
+        runtime.block_on(mesh.until("every sidecar runs revision 2", |_| std::net::TcpStream::connect(to_peer).is_ok()));
+        let files = issue_to_files(&mesh, &runtime, "shop/peer", &mesh.dir.path().join("peer"))?;
+        let other = issue_to_files(&mesh, &runtime, "shop/other", &mesh.dir.path().join("other"))?;
+        Ok(Self { mesh, runtime, peer, to_peer, files, other })
+    }
+
+    pub(crate) fn inbound(&self) -> SocketAddr {
+        self.mesh.workload("server").inbound
+    }
+}
+
+/// Issues an SVID by a join token, as a sidecar gets its first one, and writes it as files into `out`.
+pub(crate) fn issue_to_files(
+    mesh: &Mesh,
+    runtime: &tokio::runtime::Runtime,
+    workload: &str,
+    out: &Path,
+) -> Result<Files, String> {
+    let (code, said) = mesh.rondel(&["join-token", workload, "--out", &out.display().to_string()]);
+    if code != 0 {
+        return Err(format!("rondel join-token: {said}"));
+    }
+    runtime.block_on(issue(control(mesh)?, workload, out)).map_err(|error| format!("an SVID for {workload}: {error:#}"))
+}
+
+/// Where the mesh's control plane listens.
+fn control(mesh: &Mesh) -> Result<SocketAddr, String> {
+    let processes = mesh.processes();
+    let found = processes["control"]["listen"].as_str();
+    found.and_then(|text| text.parse().ok()).ok_or_else(|| format!("no address of the control plane: {processes}"))
+}
+
+async fn issue(control: SocketAddr, workload: &str, out: &Path) -> anyhow::Result<Files> {
+    let bundle = std::fs::read_to_string(out.join("bundle.pem"))?;
+    let bundles = Arc::new(TrustBundles::from_pem(&bundle)?);
+    let Some(first) = bundles.to_model().into_iter().next() else { anyhow::bail!("an empty trust bundle") };
+    let name = first.trust_domain.control_plane();
+    let stream = tokio::net::TcpStream::connect(control).await?;
+    let (stream, _peer) = connect_without_identity(stream, &bundles, &name, DEADLINE).await?;
+    let mut once = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_uri: http::Uri| {
+        let taken = once.take().ok_or_else(|| std::io::Error::other("the connection was used up"));
+        async move { taken }
+    });
+    let channel = Endpoint::from_static("http://control.rondel.internal").connect_with_connector(connector).await?;
+    let key = PrivateKey::generate()?;
+    let token = std::fs::read_to_string(out.join("join-token"))?.trim().to_owned();
+    let csr = csr::build(&key, &name)?;
+    let call = IssueCall { csr, join_token: Some(token), workload: workload.to_owned(), ..IssueCall::default() };
+    let issued = ControlClient::new(channel).issue(call, DEADLINE).await?;
+    let chain: String = issued.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
+    std::fs::write(out.join("svid.pem"), chain)?;
+    std::fs::write(out.join("key.pem"), pem("PRIVATE KEY", &key.to_pkcs8_der()))?;
+    Ok(Files { svid: out.join("svid.pem"), key: out.join("key.pem"), bundle: out.join("bundle.pem") })
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: String = text.as_bytes().chunks(64).map(|line| format!("{}\n", String::from_utf8_lossy(line))).collect();
+    format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
+}
+
+/// A program that runs beside the mesh; it ends when it is dropped.
+pub(crate) struct Beside(Child);
+
+impl Beside {
+    /// Starts it with its output in `log` and waits until it listens at `address`.
+    pub(crate) fn start(command: &mut Command, log: &Path, address: SocketAddr) -> Result<Self, String> {
+        let file = std::fs::File::create(log).map_err(|error| error.to_string())?;
+        let output = file.try_clone().map_err(|error| error.to_string())?;
+        let child = command.stdin(Stdio::null()).stdout(output).stderr(file).spawn().map_err(|error| error.to_string())?;
+        let mut beside = Self(child);
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while std::net::TcpStream::connect(address).is_err() {
+            let has_ended = beside.0.try_wait().is_ok_and(|ended| ended.is_some());
+            if has_ended || std::time::Instant::now() > deadline {
+                return Err(format!("it does not listen: {}", std::fs::read_to_string(log).unwrap_or_default()));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(beside)
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        crate::pods::end(&mut self.0);
+    }
+}
