@@ -19,6 +19,9 @@ use wire::client::{ControlClient, IssueCall};
 /// How long one who asks may wait for an attempt to end: a connection, a handshake, and the call.
 const OBTAIN_DEADLINE: Duration = Duration::from_secs(20);
 
+/// While nothing is held, an application waits: the pauses between attempts stop growing after so many failures, at 8 s.
+const PAUSES_GROW_FOR: u32 = 4;
+
 /// An SVID and its key, to be handed to the application.
 #[derive(Debug)]
 pub struct ApplicationSvid {
@@ -136,7 +139,7 @@ impl ApplicationSvids {
                     let since = urgent.as_ref().map(|(_, since)| *since);
                     rotation::next_of(now, &good.state(failures, last_attempt), since, jitter)
                 }
-                (None, Some(attempt)) => rotation::retry(now, attempt, failures.max(1), jitter),
+                (None, Some(attempt)) => rotation::retry(now, attempt, failures.clamp(1, PAUSES_GROW_FOR), jitter),
                 (None, None) => Step::Issue,
             };
             match step {
@@ -177,7 +180,7 @@ impl ApplicationSvids {
                     tracing::warn!(failures, %failure, "no SVID could be issued for the application");
                 }
                 self.held.send_modify(|held| {
-                    let again = match rotation::retry(attempted, attempted, failures, held.jitter) {
+                    let again = match rotation::retry(attempted, attempted, failures.min(PAUSES_GROW_FOR), held.jitter) {
                         Step::WaitUntil(at) => at,
                         Step::Issue => attempted,
                     };

@@ -4,6 +4,7 @@ use identity::authority::Authority;
 use identity::bundle::TrustBundles;
 use identity::credentials::Credentials;
 use identity::handshake::{self, ServerStream};
+use identity::jwt_svid::{self, JwtKey};
 use identity::key::PrivateKey;
 use identity::{csr, signed};
 use model::snapshot::TrustBundle;
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use testkit::pki::{self, TestAuthority};
@@ -32,11 +34,20 @@ pub(crate) const JOIN_TOKEN: &str = "join-token-of-the-test";
 pub(crate) struct Control {
     pub(crate) address: SocketAddr,
     /// Signs good and flawed certificates under a root of the same bundle.
-    pub(crate) hostile: TestAuthority,
-    authority: Authority,
+    pub(crate) hostile: Arc<TestAuthority>,
+    authority: Arc<Authority>,
+    jwt_key: Arc<JwtKey>,
     credentials: Arc<Credentials>,
     /// Life of the SVIDs that are issued.
     pub(crate) lifetime: Duration,
+    /// Life of the tokens that are signed.
+    pub(crate) jwt_lifetime: Mutex<Duration>,
+    /// Whether the application's SVIDs and tokens are refused as by a control plane that is away.
+    pub(crate) is_away: AtomicBool,
+    /// SVIDs that were issued for the application.
+    pub(crate) lent: AtomicU64,
+    /// Tokens that were signed.
+    pub(crate) tokens: AtomicU64,
     updates: broadcast::Sender<proto::ConfigUpdate>,
     first: Mutex<Option<proto::ConfigUpdate>>,
     answers: AsyncMutex<mpsc::Receiver<proto::ConfigRequest>>,
@@ -50,14 +61,24 @@ struct Served(Arc<Control>);
 impl Control {
     pub(crate) async fn start(lifetime: Duration) -> Arc<Self> {
         let domain = TrustDomain::parse(DOMAIN).unwrap();
+        let authority = Authority::generate(&domain, pki::now(), Duration::from_secs(86_400)).unwrap();
+        let jwt_key = Arc::new(JwtKey::generate().unwrap());
+        Self::of(Arc::new(authority), Arc::new(TestAuthority::new(DOMAIN)), jwt_key, lifetime).await
+    }
+
+    /// Another control plane of the same authorities.
+    pub(crate) async fn sibling(&self) -> Arc<Self> {
+        let (authority, hostile) = (Arc::clone(&self.authority), Arc::clone(&self.hostile));
+        Self::of(authority, hostile, Arc::clone(&self.jwt_key), self.lifetime).await
+    }
+
+    async fn of(authority: Arc<Authority>, hostile: Arc<TestAuthority>, jwt_key: Arc<JwtKey>, lifetime: Duration) -> Arc<Self> {
         let now = pki::now();
-        let authority = Authority::generate(&domain, now, Duration::from_secs(86_400)).unwrap();
-        let hostile = TestAuthority::new(DOMAIN);
         let key = PrivateKey::generate().unwrap();
-        let id = domain.control_plane();
+        let id = authority.trust_domain().control_plane();
         let request = csr::prove(&csr::build(&key, &id).unwrap()).unwrap();
         let own = authority.issue(&request, &id, Duration::from_secs(3600), now).unwrap();
-        let bundle = bundle(&authority, &hostile);
+        let bundle = bundle(&authority, &hostile, &jwt_key);
         let bundles = Arc::new(TrustBundles::from_model(&[bundle]).unwrap());
         let credentials = Arc::new(Credentials::build(&key, own.chain, bundles, now).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,8 +87,13 @@ impl Control {
             address: listener.local_addr().unwrap(),
             hostile,
             authority,
+            jwt_key,
             credentials,
             lifetime,
+            jwt_lifetime: Mutex::new(Duration::from_secs(300)),
+            is_away: AtomicBool::new(false),
+            lent: AtomicU64::new(0),
+            tokens: AtomicU64::new(0),
             updates: broadcast::Sender::new(16),
             first: Mutex::new(None),
             answers: AsyncMutex::new(answers),
@@ -78,8 +104,13 @@ impl Control {
         control
     }
 
+    /// The authority that signs what is asked for by a call.
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     pub(crate) fn bundle(&self) -> TrustBundle {
-        bundle(&self.authority, &self.hostile)
+        bundle(&self.authority, &self.hostile, &self.jwt_key)
     }
 
     pub(crate) fn bundle_pem(&self) -> String {
@@ -121,9 +152,10 @@ impl Control {
     }
 }
 
-fn bundle(authority: &Authority, hostile: &TestAuthority) -> TrustBundle {
+fn bundle(authority: &Authority, hostile: &TestAuthority, jwt_key: &JwtKey) -> TrustBundle {
     let authorities = vec![authority.certificate_der().to_vec(), hostile.certificate_der().to_vec()];
-    TrustBundle::x509(TrustDomain::parse(DOMAIN).unwrap(), authorities)
+    let bundle = TrustBundle::x509(TrustDomain::parse(DOMAIN).unwrap(), authorities);
+    TrustBundle { jwt_authorities: vec![jwt_key.public().to_jwk_json()], ..bundle }
 }
 
 fn serve(listener: TcpListener, control: &Arc<Control>) {
@@ -133,8 +165,9 @@ fn serve(listener: TcpListener, control: &Arc<Control>) {
         while let Ok((stream, _)) = listener.accept().await {
             let (credentials, shaken) = (Arc::clone(&credentials), shaken.clone());
             tokio::spawn(async move {
-                if let Ok((stream, _)) = handshake::accept_optional(stream, &credentials, Duration::from_secs(5)).await {
-                    let _gone = shaken.send(Ok(Io(stream))).await;
+                if let Ok((stream, peer)) = handshake::accept_optional(stream, &credentials, Duration::from_secs(5)).await {
+                    let caller = peer.map(|peer| peer.id().clone());
+                    let _gone = shaken.send(Ok(Io(stream, Caller(caller)))).await;
                 }
             });
         }
@@ -150,7 +183,17 @@ fn serve(listener: TcpListener, control: &Arc<Control>) {
 #[tonic::async_trait]
 impl proto::identity_server::Identity for Served {
     async fn issue(&self, request: Request<proto::IssueRequest>) -> Result<Response<proto::IssueResponse>, Status> {
+        let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
         let request = request.into_inner();
+        if request.for_application {
+            if caller.is_none() {
+                return Err(Status::permission_denied("only a workload that has proven itself is lent an SVID"));
+            }
+            if self.0.is_away.load(Ordering::Relaxed) {
+                return Err(Status::unavailable("away"));
+            }
+            self.0.lent.fetch_add(1, Ordering::Relaxed);
+        }
         if !request.join_token.is_empty() && request.join_token != JOIN_TOKEN {
             return Err(Status::unauthenticated("nobody issued this join token"));
         }
@@ -162,8 +205,17 @@ impl proto::identity_server::Identity for Served {
         Ok(Response::new(proto::IssueResponse { chain: issued.chain, bundles, revision: 0, now_ms }))
     }
 
-    async fn issue_jwt(&self, _: Request<proto::IssueJwtRequest>) -> Result<Response<proto::IssueJwtResponse>, Status> {
-        Err(Status::unimplemented("this control plane signs no JWT-SVIDs"))
+    async fn issue_jwt(&self, request: Request<proto::IssueJwtRequest>) -> Result<Response<proto::IssueJwtResponse>, Status> {
+        let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
+        let id = caller.ok_or_else(|| Status::permission_denied("only a workload that has proven itself gets a token"))?;
+        if self.0.is_away.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("away"));
+        }
+        self.0.tokens.fetch_add(1, Ordering::Relaxed);
+        let (audiences, lifetime) = (request.into_inner().audiences, *self.0.jwt_lifetime.lock());
+        let issued = jwt_svid::issue(&self.0.jwt_key, &id, &audiences, lifetime, pki::now());
+        let issued = issued.map_err(|refusal| Status::invalid_argument(refusal.to_string()))?;
+        Ok(Response::new(proto::IssueJwtResponse { token: issued.token, expires_at_ms: issued.expires_at.millis() }))
     }
 }
 
@@ -198,11 +250,17 @@ impl proto::telemetry_server::Telemetry for Served {
     }
 }
 
-struct Io(ServerStream<TcpStream>);
+/// Who the connection proves to be, if anybody.
+#[derive(Clone)]
+struct Caller(Option<SpiffeId>);
+
+struct Io(ServerStream<TcpStream>, Caller);
 
 impl Connected for Io {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
+    type ConnectInfo = Caller;
+    fn connect_info(&self) -> Caller {
+        self.1.clone()
+    }
 }
 
 impl AsyncRead for Io {

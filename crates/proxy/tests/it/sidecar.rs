@@ -3,7 +3,7 @@
 use crate::control::{Control, JOIN_TOKEN};
 use model::snapshot::{AuthorizationPolicy, Egress, Inbound, Protocol, Snapshot, TokenIssuer};
 use model::{Limit, Limits, Revision, ServiceName, SpiffeId, WorkloadName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -23,6 +23,9 @@ pub(crate) struct Sidecar {
     pub(crate) admin: SocketAddr,
     pub(crate) snapshot: Snapshot,
     pub(crate) dir: tempfile::TempDir,
+    arguments: Vec<String>,
+    /// Keys of what was sent last.
+    sent: BTreeSet<String>,
     process: Child,
 }
 
@@ -48,8 +51,12 @@ pub(crate) struct Setup {
     pub(crate) age: Duration,
     pub(crate) permissive: bool,
     pub(crate) post_quantum_required: bool,
-    /// More of the command line.
+    /// More of the command line; `{dir}` is the directory of this sidecar.
     pub(crate) arguments: Vec<String>,
+    /// What stands in the file of the join token.
+    pub(crate) join_token: &'static str,
+    /// The control plane, where another sidecar's must be of the same mesh.
+    pub(crate) control: Option<Arc<Control>>,
 }
 
 impl Default for Setup {
@@ -64,6 +71,8 @@ impl Default for Setup {
             permissive: false,
             post_quantum_required: false,
             arguments: Vec::new(),
+            join_token: JOIN_TOKEN,
+            control: None,
         }
     }
 }
@@ -71,7 +80,18 @@ impl Default for Setup {
 impl Sidecar {
     /// Starts a sidecar that fronts `application` and waits until it is ready.
     pub(crate) async fn start(application: SocketAddr, setup: Setup) -> Self {
-        let control = Control::start(setup.lifetime).await;
+        let sidecar = Self::launch(application, setup).await;
+        sidecar.until_ready().await;
+        assert_eq!(sidecar.control.answer().await, Ok("first".to_owned()));
+        sidecar
+    }
+
+    /// As [`start`](Self::start), without waiting.
+    pub(crate) async fn launch(application: SocketAddr, setup: Setup) -> Self {
+        let control = match setup.control {
+            Some(control) => control,
+            None => Control::start(setup.lifetime).await,
+        };
         let mut limits = Limits::default();
         for (limit, value) in setup.limits {
             limits.set(*limit, *value).unwrap();
@@ -98,21 +118,21 @@ impl Sidecar {
         };
         control.send(control.whole(&snapshot, "first"));
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("join-token"), JOIN_TOKEN).unwrap();
+        std::fs::write(dir.path().join("join-token"), setup.join_token).unwrap();
         std::fs::write(dir.path().join("bundle.pem"), control.bundle_pem()).unwrap();
         let admin = free();
-        let process = spawn(&dir, &control, admin, &setup.arguments);
-        let sidecar = Self { control, inbound, admin, snapshot, dir, process };
-        sidecar.until_ready().await;
-        assert_eq!(sidecar.control.answer().await, Ok("first".to_owned()));
-        sidecar
+        let place = dir.path().display().to_string();
+        let arguments: Vec<String> = setup.arguments.iter().map(|argument| argument.replace("{dir}", &place)).collect();
+        let process = spawn(&dir, &control, admin, &arguments);
+        let sent = wire::convert::resources(&snapshot).into_keys().collect();
+        Self { control, inbound, admin, snapshot, dir, arguments, sent, process }
     }
 
     /// Ends the process at once and starts another in the same directory.
     pub(crate) fn restart(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        self.process = spawn(&self.dir, &self.control, self.admin, &[]);
+        self.process = spawn(&self.dir, &self.control, self.admin, &self.arguments);
     }
 
     /// Waits until the process has ended by itself.
@@ -129,10 +149,18 @@ impl Sidecar {
 
     /// Puts another policy in force.
     pub(crate) async fn enforce(&mut self, text: &str) {
-        self.snapshot.revision = Revision(self.snapshot.revision.0 + 1);
         self.snapshot.policies = vec![policy(text)];
-        let nonce = format!("policy-{}", self.snapshot.revision.0);
-        self.control.send(self.control.whole(&self.snapshot, &nonce));
+        self.publish().await;
+    }
+
+    /// Puts the snapshot as it stands in force.
+    pub(crate) async fn publish(&mut self) {
+        self.snapshot.revision = Revision(self.snapshot.revision.0 + 1);
+        let nonce = format!("revision-{}", self.snapshot.revision.0);
+        let mut update = self.control.whole(&self.snapshot, &nonce);
+        let before = std::mem::replace(&mut self.sent, wire::convert::resources(&self.snapshot).into_keys().collect());
+        update.removed = before.difference(&self.sent).cloned().collect();
+        self.control.send(update);
         assert_eq!(self.control.answer().await, Ok(nonce));
     }
 
@@ -230,7 +258,10 @@ fn spawn(dir: &tempfile::TempDir, control: &Control, admin: SocketAddr, argument
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_rondel-proxy"));
     command.args(["--workload", "shop/server", "--control", &control.address.to_string(), "--workers", "1"]);
-    command.arg("--join-token-file").arg(dir.path().join("join-token")).arg("--trust-bundle").arg(dir.path().join("bundle.pem"));
+    if !arguments.iter().any(|argument| argument == "--identity-socket") {
+        command.arg("--join-token-file").arg(dir.path().join("join-token"));
+    }
+    command.arg("--trust-bundle").arg(dir.path().join("bundle.pem"));
     command.arg("--state").arg(dir.path().join("state")).args(["--admin", &admin.to_string()]);
     command.args(arguments);
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
