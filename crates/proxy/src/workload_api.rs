@@ -9,6 +9,7 @@ use crate::clock;
 use crate::rotate::IssueFailure;
 use crate::settings::Settings;
 use crate::state::Shared;
+use crate::workload_authority::Lenient;
 use crate::workload_jwt::{self, JwtFailure, Tokens};
 use anyhow::{Context, bail};
 use futures_util::future::BoxFuture;
@@ -148,14 +149,14 @@ fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Io>
                 }
                 Err(error) => tracing::info!(%error, "connection to the Workload API of an unknown process"),
             }
-            return Some((Ok(Io { stream, _place: place }), (listener, places, false)));
+            return Some((Ok(Io { stream: Lenient::new(stream), _place: place }), (listener, places, false)));
         }
     })
 }
 
 /// A connection that holds its place until it ends.
 struct Io {
-    stream: UnixStream,
+    stream: Lenient<UnixStream>,
     _place: OwnedSemaphorePermit,
 }
 
