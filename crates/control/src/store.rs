@@ -2,10 +2,11 @@
 
 use crate::authorities::StoredAuthorities;
 use model::{Revision, SpiffeId, Timestamp};
+use parking_lot::RwLock;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Join tokens that may wait to be used; beyond it the expired ones must be gone first.
 const JOIN_TOKENS_MAX: u64 = 10_000;
@@ -116,24 +117,16 @@ pub(crate) struct Revoked {
 /// The store. Every call blocks: use it from a blocking thread.
 #[derive(Debug)]
 pub(crate) struct Store {
-    database: Database,
+    path: PathBuf,
+    /// `None` after an error of the disk from which it could not be opened again yet.
+    database: RwLock<Option<Database>>,
 }
 
 impl Store {
     /// Opens or makes the store at `path`, readable by the owner alone.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreFailure> {
-        let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let backend = match redb::backends::FileBackend::new(file) {
-            Ok(backend) => backend,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreFailure::InUse),
-            Err(error) => return Err(redb::Error::from(error).into()),
-        };
-        let database = match redb::Builder::new().create_with_backend(backend) {
-            Ok(database) => database,
-            Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreFailure::InUse),
-            Err(error) => return Err(redb::Error::from(error).into()),
-        };
-        let store = Self { database };
+        let database = database_at(path)?;
+        let store = Self { path: path.to_owned(), database: RwLock::new(Some(database)) };
         match store.read::<u64>("schema")? {
             Some(SCHEMA) => {}
             Some(found) => return Err(StoreFailure::Schema { found }),
@@ -262,7 +255,7 @@ impl Store {
         what: &str,
         counts: impl Fn(&T) -> bool,
     ) -> Result<Vec<(String, T)>, StoreFailure> {
-        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
+        let transaction = self.begin(|database| database.begin_read())?;
         let table = match transaction.open_table(table) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -279,8 +272,25 @@ impl Store {
         Ok(found)
     }
 
+    /// Begins a transaction. After an error of the disk the database refuses everything: it is opened anew, so that a disk that was
+    /// full costs no restart.
+    fn begin<T>(&self, begin: impl Fn(&Database) -> Result<T, redb::TransactionError>) -> Result<T, StoreFailure> {
+        if let Some(database) = &*self.database.read() {
+            match begin(database) {
+                Err(redb::TransactionError::Storage(redb::StorageError::PreviousIo)) => {}
+                begun => return Ok(begun.map_err(redb::Error::from)?),
+            }
+        }
+        let mut database = self.database.write();
+        // The file is locked by the one that is open.
+        *database = None;
+        let opened = database.insert(database_at(&self.path)?);
+        tracing::warn!("the store was opened again after an error of the disk");
+        Ok(begin(opened).map_err(redb::Error::from)?)
+    }
+
     fn begin_write(&self) -> Result<redb::WriteTransaction, StoreFailure> {
-        let mut transaction = self.database.begin_write().map_err(redb::Error::from)?;
+        let mut transaction = self.begin(Database::begin_write)?;
         // The store holds what an attacker may influence: two-phase commit, and fast recovery.
         transaction.set_two_phase_commit(true);
         transaction.set_quick_repair(true);
@@ -288,7 +298,7 @@ impl Store {
     }
 
     fn read<T: for<'de> Deserialize<'de>>(&self, key: &str) -> Result<Option<T>, StoreFailure> {
-        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
+        let transaction = self.begin(|database| database.begin_read())?;
         let table = match transaction.open_table(META) {
             Ok(table) => table,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -308,6 +318,22 @@ impl Store {
         transaction.commit().map_err(redb::Error::from)?;
         Ok(())
     }
+}
+
+/// Opens or makes the database, readable by the owner alone.
+fn database_at(path: &Path) -> Result<Database, StoreFailure> {
+    let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let backend = match redb::backends::FileBackend::new(file) {
+        Ok(backend) => backend,
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreFailure::InUse),
+        Err(error) => return Err(redb::Error::from(error).into()),
+    };
+    let database = match redb::Builder::new().create_with_backend(backend) {
+        Ok(database) => database,
+        Err(redb::DatabaseError::DatabaseAlreadyOpen) => return Err(StoreFailure::InUse),
+        Err(error) => return Err(redb::Error::from(error).into()),
+    };
+    Ok(database)
 }
 
 fn encode<T: Serialize>(key: &str, value: &T) -> Result<Vec<u8>, StoreFailure> {

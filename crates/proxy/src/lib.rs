@@ -49,5 +49,6 @@ pub mod upgrade;
 pub mod upstream;
 pub mod workers;
 pub mod workload_api;
+mod workload_authority;
 pub mod workload_client;
 pub mod workload_jwt;

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::rotate::IssueFailure;
 use crate::settings::Settings;
 use crate::state::Shared;
+use crate::workload_authority::Lenient;
 use crate::workload_jwt::{self, JwtFailure, Tokens};
 use anyhow::{Context, bail};
 use futures_util::future::{self, BoxFuture};
@@ -134,17 +135,17 @@ fn demand_header(request: Request<()>) -> Result<Request<()>, Status> {
 
 /// The connections that say something.
 fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Io>> {
-    let first_word = |io: Io| async {
+    let first_word = |(stream, place): (UnixStream, OwnedSemaphorePermit)| async {
         // Looked at and left there; that it is said to be readable alone may be wrong.
-        let look = || SockRef::from(&io.stream).peek(&mut [MaybeUninit::uninit()]);
-        let heard = timeout(FIRST_WORD_DEADLINE, io.stream.async_io(Interest::READABLE, look)).await;
-        matches!(heard, Ok(Ok(1..))).then_some(Ok(io))
+        let look = || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]);
+        let heard = timeout(FIRST_WORD_DEADLINE, stream.async_io(Interest::READABLE, look)).await;
+        matches!(heard, Ok(Ok(1..))).then(|| Ok(Io { stream: Lenient::new(stream), _place: place }))
     };
     accepted(listener).map(first_word).buffer_unordered(CONNECTIONS_MAX).filter_map(future::ready)
 }
 
 /// Accepts up to the bound and says who came.
-fn accepted(listener: UnixListener) -> impl Stream<Item = Io> {
+fn accepted(listener: UnixListener) -> impl Stream<Item = (UnixStream, OwnedSemaphorePermit)> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     stream::unfold((listener, places, false), |(listener, places, mut is_full)| async move {
         loop {
@@ -164,14 +165,14 @@ fn accepted(listener: UnixListener) -> impl Stream<Item = Io> {
                 }
                 Err(error) => tracing::info!(%error, "connection to the Workload API of an unknown process"),
             }
-            return Some((Io { stream, _place: place }, (listener, places, false)));
+            return Some(((stream, place), (listener, places, false)));
         }
     })
 }
 
 /// A connection that holds its place until it ends.
 struct Io {
-    stream: UnixStream,
+    stream: Lenient<UnixStream>,
     _place: OwnedSemaphorePermit,
 }
 

@@ -6,3 +6,4 @@ mod disk;
 mod issue;
 mod plane;
 mod stream;
+mod upstream;

@@ -65,9 +65,14 @@ impl Drop for Plane {
 impl Plane {
     /// Starts one with the configuration of both workloads and waits until it answers its operator.
     pub(crate) async fn start() -> Self {
+        Self::start_with(MESH).await
+    }
+
+    /// The same with another `mesh.yaml`.
+    pub(crate) async fn start_with(mesh: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("mesh")).unwrap();
-        std::fs::write(dir.path().join("mesh/mesh.yaml"), MESH).unwrap();
+        std::fs::write(dir.path().join("mesh/mesh.yaml"), mesh).unwrap();
         std::fs::write(dir.path().join("mesh/client.yaml"), CLIENT).unwrap();
         let (listen, admin) = (testkit::ports::free(), testkit::ports::free());
         let child = command(&dir.path().join("mesh"), &dir.path().join("state"), listen, admin).spawn().unwrap();
@@ -82,6 +87,26 @@ impl Plane {
         self.child.wait().unwrap();
         self.child = command(&self.config(""), &self.state(), self.listen, self.admin).spawn().unwrap();
         self.until_ready().await;
+    }
+
+    /// The same, and it may write no file larger than so many blocks of 512 bytes: it is told so, as on a full disk.
+    pub(crate) async fn restart_limited(&mut self, blocks: u64) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let plain = command(&self.config(""), &self.state(), self.listen, self.admin);
+        let log = std::fs::OpenOptions::new().append(true).open(self.dir.path().join("control.log")).unwrap();
+        let mut limited = Command::new("sh");
+        limited.arg("-c").arg(format!("trap '' XFSZ; ulimit -S -f {blocks}; exec \"$@\"")).arg("sh").arg(plain.get_program());
+        limited.args(plain.get_args()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        self.child = limited.spawn().unwrap();
+        self.until_ready().await;
+    }
+
+    /// There is room again.
+    pub(crate) fn unlimit(&self) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        let unlimited = rustix::process::Rlimit { current: None, maximum: None };
+        rustix::process::prlimit(pid, rustix::process::Resource::Fsize, unlimited).unwrap();
     }
 
     async fn until_ready(&mut self) {

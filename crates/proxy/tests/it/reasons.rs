@@ -251,6 +251,7 @@ fn every_reason_is_produced_by_a_test() {
         include_str!("tokens.rs"),
         include_str!("traffic.rs"),
         include_str!("../../../../tests/interop/main.rs"),
+        include_str!("../../../../tests/scenarios/identity.rs"),
     ]
     .concat();
     for reason in Reason::ALL {
