@@ -12,22 +12,25 @@ use crate::state::Shared;
 use crate::workload_authority::Lenient;
 use crate::workload_jwt::{self, JwtFailure, Tokens};
 use anyhow::{Context, bail};
-use futures_util::future::BoxFuture;
+use futures_util::future::{self, BoxFuture};
 use futures_util::stream::{self, Stream, StreamExt};
 use model::Timestamp;
 use model::snapshot::TrustBundle;
+use socket2::SockRef;
 use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -43,6 +46,8 @@ use wire::workload::{
 const SOCKET_MODE: u32 = 0o660;
 /// LIMIT: open connections.
 const CONNECTIONS_MAX: usize = 64;
+/// How long a connection may say nothing at its beginning.
+const FIRST_WORD_DEADLINE: Duration = Duration::from_secs(10);
 /// LIMIT: calls under way on one connection.
 const CALLS_PER_CONNECTION_MAX: u32 = 32;
 /// LIMIT: open streams of all connections.
@@ -128,8 +133,19 @@ fn demand_header(request: Request<()>) -> Result<Request<()>, Status> {
     }
 }
 
-/// Accepts up to the bound and says who came.
+/// The connections that say something.
 fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Io>> {
+    let first_word = |(stream, place): (UnixStream, OwnedSemaphorePermit)| async {
+        // Looked at and left there; that it is said to be readable alone may be wrong.
+        let look = || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]);
+        let heard = timeout(FIRST_WORD_DEADLINE, stream.async_io(Interest::READABLE, look)).await;
+        matches!(heard, Ok(Ok(1..))).then(|| Ok(Io { stream: Lenient::new(stream), _place: place }))
+    };
+    accepted(listener).map(first_word).buffer_unordered(CONNECTIONS_MAX).filter_map(future::ready)
+}
+
+/// Accepts up to the bound and says who came.
+fn accepted(listener: UnixListener) -> impl Stream<Item = (UnixStream, OwnedSemaphorePermit)> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     stream::unfold((listener, places, false), |(listener, places, mut is_full)| async move {
         loop {
@@ -149,7 +165,7 @@ fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Io>
                 }
                 Err(error) => tracing::info!(%error, "connection to the Workload API of an unknown process"),
             }
-            return Some((Ok(Io { stream: Lenient::new(stream), _place: place }), (listener, places, false)));
+            return Some(((stream, place), (listener, places, false)));
         }
     })
 }

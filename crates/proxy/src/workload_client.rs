@@ -5,7 +5,7 @@
 
 use crate::anchor::Anchor;
 use crate::clock;
-use crate::state::Shared;
+use crate::state::{Active, Shared};
 use crate::sync;
 use identity::bundle::{BundleError, TrustBundles};
 use identity::credentials::{Credentials, CredentialsError};
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Streaming;
 use wire::client::CallFailure;
@@ -69,17 +70,18 @@ pub enum TakeFailure {
         /// What it seems to be.
         kind: &'static str,
     },
-    /// The bundle beside the SVID is none.
-    #[error("its trust bundle: {0}")]
+    /// The bundle beside the SVID, or one of the configuration in force, cannot be used.
+    #[error("trust bundle: {0}")]
     Bundle(#[from] BundleError),
-    /// The bundles of the configuration in force are none.
+    /// No peer would believe it, or the key is another's.
     #[error("its SVID: {0}")]
     Svid(#[from] CredentialsError),
 }
 
 /// Follows the socket for as long as the process lives.
 pub async fn run(shared: Arc<Shared>, anchor: Anchor, socket: PathBuf) {
-    let mut source = Source { shared, anchor, authorities: Vec::new(), failures: 0 };
+    let configured = shared.config.subscribe();
+    let mut source = Source { shared, anchor, configured, authorities: Vec::new(), failures: 0 };
     let mut pause = PAUSE_MIN;
     loop {
         // The operator may have replaced the bundle that the control plane is checked against.
@@ -91,6 +93,7 @@ pub async fn run(shared: Arc<Shared>, anchor: Anchor, socket: PathBuf) {
             pause = PAUSE_MIN;
         }
         source.failed(&socket, &ended);
+        // Whatever a configuration says meanwhile is looked at with the next message.
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
@@ -100,6 +103,7 @@ pub async fn run(shared: Arc<Shared>, anchor: Anchor, socket: PathBuf) {
 struct Source {
     shared: Arc<Shared>,
     anchor: Anchor,
+    configured: watch::Receiver<Option<Arc<Active>>>,
     /// The own trust domain's authorities of the last message.
     authorities: Vec<Vec<u8>>,
     failures: u32,
@@ -120,7 +124,14 @@ impl Source {
                     Ok(next) => next,
                     Err(_) => return (CallFailure::Timeout { after }.into(), has_given),
                 },
-                None => messages.message().await,
+                None => tokio::select! {
+                    next = messages.message() => next,
+                    // A configuration brings the mesh's bundle for the control plane, in which this socket's may be missing.
+                    Ok(()) = self.configured.changed() => {
+                        self.learn(self.authorities.clone());
+                        continue;
+                    }
+                },
             };
             match next {
                 Ok(Some(message)) => match self.take(message) {
@@ -165,7 +176,9 @@ impl Source {
         if *got != id {
             return Err(TakeFailure::Foreign { said: chosen.spiffe_id.clone(), got: got.clone() });
         }
-        self.learn(&own.trust_domain, authorities);
+        if own.trust_domain == *self.anchor.control_plane.trust_domain() {
+            self.learn(authorities);
+        }
         self.put_in_force(credentials, now);
         Ok(())
     }
@@ -211,16 +224,14 @@ impl Source {
 
     /// The control plane may have its SVID of the same authorities: what this socket adds is believed, what it took back is not any
     /// longer, and what is known from elsewhere stays.
-    fn learn(&mut self, trust_domain: &TrustDomain, authorities: Vec<Vec<u8>>) {
-        if trust_domain != self.anchor.control_plane.trust_domain() {
-            return;
-        }
+    fn learn(&mut self, authorities: Vec<Vec<u8>>) {
+        let trust_domain = self.anchor.control_plane.trust_domain().clone();
         let mut believed: Vec<Vec<u8>> =
             self.anchor.bundles().to_model().into_iter().flat_map(|known| known.authorities).collect();
         believed.retain(|known| !self.authorities.contains(known) || authorities.contains(known));
         believed.extend(authorities.iter().cloned());
         self.authorities = authorities;
-        if let Err(failure) = self.anchor.learn(&[TrustBundle::x509(trust_domain.clone(), believed)]) {
+        if let Err(failure) = self.anchor.learn(&[TrustBundle::x509(trust_domain, believed)]) {
             tracing::warn!(%failure, "the trust bundle in force could not be kept on disk");
         }
     }

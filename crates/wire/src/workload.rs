@@ -12,8 +12,9 @@ use tonic::transport::{Channel, Endpoint};
 pub const HEADER: &str = "workload.spiffe.io";
 /// Its only value.
 pub const HEADER_VALUE: &str = "true";
-/// How often a quiet connection is asked whether it lives, and how long the answer may take.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
+/// How often a quiet connection is asked whether it lives, and how long the answer may take. Servers in Go, SPIRE's agent among them,
+/// end a connection on which it is asked more often than every five minutes.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(600);
 const KEEP_ALIVE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Generated from `proto/spiffe/workload.proto`.
@@ -50,7 +51,6 @@ pub async fn connect(socket: &Path, deadline: Duration) -> Result<Channel, tonic
     let endpoint = Endpoint::from_static("http://workload.api.internal")
         .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
         .keep_alive_timeout(KEEP_ALIVE_DEADLINE)
-        .keep_alive_while_idle(true)
         .connect_timeout(deadline);
     endpoint.connect_with_connector(connector).await
 }

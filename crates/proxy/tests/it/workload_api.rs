@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use testkit::pki::{self, LawlessClient, TestAuthority};
-use tokio::net::{TcpStream, UnixListener};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
@@ -437,6 +438,27 @@ async fn workload_api_bounds_its_streams_and_sheds_the_rest_as_unavailable() {
         assert!(Instant::now() < deadline, "a place that was left is not given to another");
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test]
+async fn workload_api_bounds_its_connections_and_ends_those_that_say_nothing() {
+    let sidecar = serving(Setup::default()).await;
+    let mut silent = Vec::new();
+    for _ in 0..63 {
+        silent.push(UnixStream::connect(socket(&sidecar)).await.unwrap());
+    }
+    // The last place, and the one that is one too many.
+    let mut client = client(&sidecar).await;
+    next(&mut svids(&mut client).await).await.unwrap();
+    let mut over = UnixStream::connect(socket(&sidecar)).await.unwrap();
+    let read = timeout(Duration::from_secs(5), over.read(&mut [0; 64])).await.expect("closed at once");
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    for mut stream in silent {
+        let read = timeout(DEADLINE, stream.read(&mut [0; 64])).await.expect("ended for its silence");
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    next(&mut svids(&mut client).await).await.unwrap();
+    next(&mut svids(&mut self::client(&sidecar).await).await).await.unwrap();
 }
 
 #[tokio::test]
