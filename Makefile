@@ -40,6 +40,7 @@ guard: build ## Instructions and allocations of one request in each sidecar agai
 bench: ## Rondel beside Envoy, haproxy and nginx on the same work, one table; needs root and two cores; ARGS=--help
 	$(CARGO) build --locked --release --workspace --bins
 	@./tests/bench/prepare.sh
+	$(CARGO) run --locked --release --quiet --package identity --example issuance
 	@python3 tests/bench/bench.py $(ARGS)
 
 doc: ## Rewrite the generated pages of docs/
