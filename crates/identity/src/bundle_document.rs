@@ -101,7 +101,11 @@ pub fn parse(json: &[u8], trust_domain: &TrustDomain) -> Result<BundleDocument, 
         let wrong = |rule: &str| BundleDocumentError::Authority { index: at + 1, rule: rule.to_owned() };
         match key.get("use").and_then(serde_json::Value::as_str) {
             Some("x509-svid") => {
-                let der = first_certificate(key).ok_or_else(|| wrong("`x5c` has no certificate in base64"))?;
+                // SPIFFE X509-SVID §6.2: an entry without a certificate is passed over.
+                let Some(der) = first_certificate(key).map_err(wrong)? else {
+                    document.ignored += 1;
+                    continue;
+                };
                 let facts = bundle::authority_facts(&der).map_err(wrong)?;
                 if let Some(found) = facts.trust_domain.filter(|named| named != trust_domain) {
                     return Err(BundleDocumentError::Foreign { index: at + 1, trust_domain: trust_domain.clone(), found });
@@ -127,8 +131,12 @@ pub fn parse(json: &[u8], trust_domain: &TrustDomain) -> Result<BundleDocument, 
 }
 
 /// Only the first value of `x5c` counts.
-fn first_certificate(key: &serde_json::Value) -> Option<Vec<u8>> {
-    STANDARD.decode(key.get("x5c")?.as_array()?.first()?.as_str()?).ok()
+fn first_certificate(key: &serde_json::Value) -> Result<Option<Vec<u8>>, &'static str> {
+    let Some(certificates) = key.get("x5c") else { return Ok(None) };
+    let certificates = certificates.as_array().ok_or("its `x5c` is not a list")?;
+    let Some(first) = certificates.first() else { return Ok(None) };
+    let text = first.as_str().ok_or("its certificate is not base64")?;
+    STANDARD.decode(text).map(Some).map_err(|_| "its certificate is not base64")
 }
 
 /// The document of a bundle. An authority that cannot be read is left out, so that the rest is served.

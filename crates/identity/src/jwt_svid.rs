@@ -21,8 +21,8 @@ use zeroize::Zeroizing;
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 /// LIMIT: audiences of a token.
 pub const AUDIENCES_MAX: usize = 32;
-/// LIMIT: bytes of one audience.
-pub const AUDIENCE_BYTES_MAX: usize = 1024;
+/// LIMIT: bytes of one audience: a SPIFFE ID of any length fits.
+pub const AUDIENCE_BYTES_MAX: usize = 2048;
 /// LIMIT: JWT authorities of one trust domain.
 pub const AUTHORITIES_MAX: usize = 64;
 /// LIMIT: bytes of one JSON Web Key.

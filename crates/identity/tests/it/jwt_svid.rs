@@ -70,7 +70,7 @@ fn jwt_svid_3_2_an_issuer_signs_for_an_audience_only() {
     assert_eq!(issue(&[], LIFE), Err(JwtIssueRefusal::NoAudience));
     assert_eq!(issue(&audience(&["ledger", ""]), LIFE), Err(JwtIssueRefusal::NoAudience));
     assert_eq!(issue(&vec!["x".to_owned(); AUDIENCES_MAX + 1], LIFE), Err(JwtIssueRefusal::TooMany));
-    assert_eq!(issue(&["x".repeat(1025)], LIFE), Err(JwtIssueRefusal::TooMany));
+    assert_eq!(issue(&["x".repeat(2049)], LIFE), Err(JwtIssueRefusal::TooMany));
     assert_eq!(issue(&audience(&["ledger"]), Duration::from_millis(999)), Err(JwtIssueRefusal::NoLifetime));
 }
 
@@ -211,7 +211,10 @@ fn bundle_4_2_what_is_for_somebody_else_is_passed_over_and_what_is_broken_is_nam
     assert!(matches!(hint("-1"), Err(BundleDocumentError::NotKeySet { .. })));
     let foreign = bundle_document::parse(json.as_bytes(), &other);
     assert!(matches!(foreign, Err(BundleDocumentError::Foreign { index: 1, .. })), "{foreign:?}");
-    for (name, text) in [("not base64", json.replace("\"x5c\":[\"", "\"x5c\":[\"!")), ("no x5c", json.replace("x5c", "x5d"))] {
+    for (name, text) in [
+        ("not base64", json.replace("\"x5c\":[\"", "\"x5c\":[\"!")),
+        ("no list", json.replace("\"x5c\":[", "\"x5c\":7,\"y5c\":[")),
+    ] {
         assert!(matches!(parse(&text), Err(BundleDocumentError::Authority { index: 1, .. })), "{name}");
     }
     let leaf = authority.good(&authority.id("web"));

@@ -14,5 +14,8 @@ mod handshake;
 mod jwt_svid;
 mod rehearsal;
 mod signed;
+mod spiffe_id;
+mod spiffe_table;
+mod spiffe_x509_svid;
 mod svid;
 mod upstream;
