@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod disk;
+mod federation;
 mod issue;
 mod plane;
 mod stream;

@@ -70,12 +70,18 @@ impl Plane {
 
     /// The same with another `mesh.yaml`.
     pub(crate) async fn start_with(mesh: &str) -> Self {
+        Self::start_in(mesh, &[]).await
+    }
+
+    /// The same in this environment.
+    pub(crate) async fn start_in(mesh: &str, environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("mesh")).unwrap();
         std::fs::write(dir.path().join("mesh/mesh.yaml"), mesh).unwrap();
         std::fs::write(dir.path().join("mesh/client.yaml"), CLIENT).unwrap();
         let (listen, admin) = (testkit::ports::free(), testkit::ports::free());
-        let child = command(&dir.path().join("mesh"), &dir.path().join("state"), listen, admin).spawn().unwrap();
+        let mut command = command(&dir.path().join("mesh"), &dir.path().join("state"), listen, admin);
+        let child = command.envs(environment.iter().copied()).spawn().unwrap();
         let mut plane = Self { dir, listen, admin, child };
         plane.until_ready().await;
         plane
