@@ -2,6 +2,7 @@
 
 pub(crate) mod envoy;
 pub(crate) mod openssl;
+pub(crate) mod skew;
 pub(crate) mod workload;
 
 use crate::mesh::{Mesh, Plan};

@@ -6,20 +6,31 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The sidecar of `peer`, started by hand with a Workload API socket.
-fn serving(loopback: &Loopback) -> Result<(Beside, PathBuf), String> {
-    let dir = loopback.mesh.dir.path().join("peer-workload");
+/// A sidecar of `peer`; it ends when it is dropped.
+pub(crate) struct Serving {
+    pub(crate) _sidecar: Beside,
+    pub(crate) admin: SocketAddr,
+    pub(crate) dir: PathBuf,
+    socket: PathBuf,
+}
+
+/// The sidecar of `peer`, started by hand with a Workload API socket, in this environment.
+pub(crate) fn serving(loopback: &Loopback, name: &str, environment: &[(&str, &str)]) -> Result<Serving, String> {
+    let dir = loopback.mesh.dir.path().join(name);
     let out = dir.join("join");
     let (code, said) = loopback.mesh.rondel(&["join-token", "shop/peer", "--out", &out.display().to_string()]);
     if code != 0 {
         return Err(format!("rondel join-token: {said}"));
     }
     let socket = dir.join("workload.sock");
-    let mut command = sidecar(loopback, "shop/peer", &dir, testkit::ports::free())?;
+    let admin = testkit::ports::free();
+    let mut command = sidecar(loopback, "shop/peer", &dir, admin)?;
+    command.envs(environment.iter().copied());
     command.arg("--join-token-file").arg(out.join("join-token")).arg("--trust-bundle").arg(out.join("bundle.pem"));
     command.arg("--workload-api").arg(&socket);
     // Its inbound port listens once it has an SVID and a configuration.
-    Ok((Beside::start(&mut command, &dir.join("proxy.log"), loopback.peer)?, socket))
+    let sidecar = Beside::start(&mut command, &dir.join("proxy.log"), loopback.peer)?;
+    Ok(Serving { _sidecar: sidecar, admin, dir, socket })
 }
 
 fn sidecar(loopback: &Loopback, workload: &str, dir: &Path, admin: SocketAddr) -> Result<Command, String> {
@@ -37,7 +48,7 @@ pub(crate) fn python(loopback: &mut Loopback) -> Result<Shown, String> {
     if !has_package.is_ok_and(|status| status.success()) {
         return Ok(Shown::Skipped("the Python package `spiffe` is not installed".into()));
     }
-    let (_sidecar, socket) = serving(loopback)?;
+    let Serving { _sidecar, socket, .. } = serving(loopback, "peer-asked", &[])?;
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("interop/workload_api.py");
     let mut command = Command::new("timeout");
     command.arg("60").arg(&python).arg(script).arg(&socket).stdin(Stdio::null());
@@ -51,7 +62,7 @@ pub(crate) fn python(loopback: &mut Loopback) -> Result<Shown, String> {
 
 /// Another sidecar takes its identity from the socket instead of the control plane.
 pub(crate) fn source(loopback: &mut Loopback) -> Result<Shown, String> {
-    let (_serving, socket) = serving(loopback)?;
+    let Serving { _sidecar, socket, .. } = serving(loopback, "peer-serves", &[])?;
     let dir = loopback.mesh.dir.path().join("peer-source");
     std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
     let admin = testkit::ports::free();
