@@ -23,6 +23,8 @@ use tokio::sync::watch;
 
 /// Issued SVIDs in memory after which those that have ended are forgotten.
 const ISSUED_SWEEP_AT: usize = 10_000;
+/// Life of a rehearsal's SVID.
+const SHADOW_SVID_LIFETIME: Duration = Duration::from_secs(120);
 /// The longest life of a JWT-SVID.
 const JWT_LIFETIME_MAX: Duration = Duration::from_secs(300);
 /// How long a join token may be used.
@@ -442,7 +444,8 @@ impl Ca {
         let key = csr::prove(csr)?;
         let shadow = self.shadow.lock();
         let shadow = shadow.as_ref().filter(|(known, _)| known == rehearsal).ok_or(IssueFailure::NoRehearsal)?;
-        Ok(shadow.1.issue(&key, id, lifetime, now)?)
+        // It is over with the rehearsal, and must not outlive the shadow authority.
+        Ok(shadow.1.issue(&key, id, lifetime.min(SHADOW_SVID_LIFETIME), now)?)
     }
 }
 
