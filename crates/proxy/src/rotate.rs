@@ -9,7 +9,7 @@ use identity::credentials::{Credentials, CredentialsError};
 use identity::key::{KeyFailure, PrivateKey};
 use identity::rotation::{self, Step};
 use identity::{bundle::BundleError, bundle::TrustBundles, csr};
-use model::{SpiffeId, Timestamp};
+use model::{Snapshot, SpiffeId, Timestamp};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -178,8 +178,14 @@ async fn issue(shared: &Shared, anchor: &Anchor) -> Result<(), IssueFailure> {
 /// - [`BundleError`] naming the authority that cannot be one.
 pub(crate) fn bundles_with(shared: &Shared, issued: &Issued) -> Result<TrustBundles, BundleError> {
     // What the configuration in force says is kept if it is later: an answer may have been overtaken on its way.
-    match shared.active().filter(|active| active.snapshot.revision >= issued.revision) {
-        Some(active) => sync::bundles_of(&active.snapshot),
+    bundles_under(shared.active().as_ref().map(|active| &active.snapshot), issued)
+}
+
+fn bundles_under(snapshot: Option<&Snapshot>, issued: &Issued) -> Result<TrustBundles, BundleError> {
+    match snapshot {
+        Some(snapshot) if snapshot.revision >= issued.revision => sync::bundles_of(snapshot),
+        // An answer tells who is believed, and nothing of who is not in spite of that.
+        Some(snapshot) => Ok(sync::restricted(TrustBundles::from_model(&issued.bundles)?, snapshot)),
         None => TrustBundles::from_model(&issued.bundles),
     }
 }
@@ -227,4 +233,47 @@ async fn join_token(shared: &Shared, anchor: &Anchor) -> Result<Option<String>, 
 /// Whether an SVID speaks for its workload: it has not ended and is not revoked.
 pub fn is_good(credentials: &Credentials, now: Timestamp) -> bool {
     now < credentials.svid().not_after() && !credentials.bundles().is_revoked(credentials.svid().serial())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::snapshot::{Egress, RevokedSvid};
+    use model::{Limits, Revision, ServiceName, WorkloadName};
+    use testkit::pki::TestAuthority;
+
+    fn snapshot(authority: &TestAuthority, revision: u64) -> Snapshot {
+        Snapshot {
+            revision: Revision(revision),
+            workload: WorkloadName::parse("a/b").expect("name"),
+            identity: authority.id("b"),
+            service: ServiceName::parse("a/b").expect("name"),
+            bundles: vec![authority.bundle()],
+            inbound: Vec::new(),
+            upstreams: Vec::new(),
+            issuers: Vec::new(),
+            policies: Vec::new(),
+            country: None,
+            forwarders: Vec::new(),
+            captured: false,
+            egress: Egress::Refuse,
+            connection_age_max: Duration::from_secs(60),
+            limits: Limits::default(),
+            revoked: vec![RevokedSvid { serial: "0a".into(), until: Timestamp::from_seconds(9) }],
+            post_quantum_required: true,
+        }
+    }
+
+    #[test]
+    fn the_later_bundles_count_and_what_is_refused_stays_so_whichever_they_are() {
+        let (old, new) = (TestAuthority::new("a.example"), TestAuthority::new("a.example"));
+        let issued =
+            Issued { chain: Vec::new(), bundles: vec![new.bundle()], revision: Revision(5), now: Timestamp::from_seconds(1) };
+        for (revision, believed) in [(4, &new), (5, &old), (6, &old)] {
+            let bundles = bundles_under(Some(&snapshot(&old, revision)), &issued).expect("sound");
+            assert_eq!(bundles.to_model(), [believed.bundle()], "{revision}");
+            assert!(bundles.is_revoked("0a") && bundles.is_post_quantum_required(), "{revision}");
+        }
+        assert_eq!(bundles_under(None, &issued).expect("sound").to_model(), [new.bundle()]);
+    }
 }

@@ -120,7 +120,10 @@ impl Applier {
             let issued_at = model::Timestamp::from_millis(self.shared.issued_at.load(Ordering::Acquire));
             self.shared.replace_credentials(Arc::new(credentials), issued_at);
         }
-        let is_revoking = self.shared.active().is_none_or(|before| before.snapshot.revoked != active.snapshot.revoked);
+        // An SVID that leaves the list has ended, and its connections with it.
+        let before = self.shared.active();
+        let is_known = |svid| before.as_ref().is_some_and(|before| before.snapshot.revoked.contains(svid));
+        let is_revoking = !active.snapshot.revoked.iter().all(is_known);
         self.shared.replace_config(active);
         if is_revoking {
             self.end_revoked();
@@ -160,8 +163,13 @@ impl Applier {
 /// # Errors
 /// - [`BundleError`] naming the authority that cannot be one.
 pub fn bundles_of(snapshot: &Snapshot) -> Result<TrustBundles, BundleError> {
+    Ok(restricted(TrustBundles::from_model(&snapshot.bundles)?, snapshot))
+}
+
+/// Bundles from elsewhere, under which everything that a snapshot refuses stays refused.
+pub fn restricted(bundles: TrustBundles, snapshot: &Snapshot) -> TrustBundles {
     let revoked = snapshot.revoked.iter().map(|svid| svid.serial.clone());
-    Ok(TrustBundles::from_model(&snapshot.bundles)?.restricted(revoked, snapshot.post_quantum_required))
+    bundles.restricted(revoked, snapshot.post_quantum_required)
 }
 
 /// Compiles a snapshot's policies. Costs up to seconds for the largest texts: not for an async task.

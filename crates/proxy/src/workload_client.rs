@@ -215,10 +215,10 @@ impl Source {
                 Err(failure) => tracing::warn!(%failure, "a federated bundle of the identity socket is left out"),
             }
         }
-        // What the configuration refuses stays refused.
-        let revoked = active.iter().flat_map(|active| active.snapshot.revoked.iter().map(|svid| svid.serial.clone()));
-        let is_post_quantum = active.as_ref().is_some_and(|active| active.snapshot.post_quantum_required);
-        let bundles = TrustBundles::from_model(&bundles)?.restricted(revoked, is_post_quantum);
+        let mut bundles = TrustBundles::from_model(&bundles)?;
+        if let Some(active) = &active {
+            bundles = sync::restricted(bundles, &active.snapshot);
+        }
         Ok(Credentials::build(key, chain, Arc::new(bundles), now)?)
     }
 
