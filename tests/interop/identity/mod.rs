@@ -6,17 +6,10 @@ pub(crate) mod skew;
 pub(crate) mod workload;
 
 use crate::mesh::{Mesh, Plan};
-use base64::Engine as _;
-use hyper_util::rt::TokioIo;
-use identity::handshake::connect_without_identity;
-use identity::{PrivateKey, TrustBundles, csr};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::Endpoint;
-use wire::client::{ControlClient, IssueCall};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The SPIFFE ID of the other software, and of the sidecars.
@@ -94,7 +87,9 @@ pub(crate) fn issue_to_files(
     if code != 0 {
         return Err(format!("rondel join-token: {said}"));
     }
-    runtime.block_on(issue(control(mesh)?, workload, out)).map_err(|error| format!("an SVID for {workload}: {error:#}"))
+    let issued = runtime.block_on(scenarios::issue(control(mesh)?, workload, out));
+    issued.map_err(|error| format!("an SVID for {workload}: {error:#}"))?;
+    Ok(Files { svid: out.join("svid.pem"), key: out.join("key.pem"), bundle: out.join("bundle.pem") })
 }
 
 /// Where the mesh's control plane listens.
@@ -102,36 +97,6 @@ fn control(mesh: &Mesh) -> Result<SocketAddr, String> {
     let processes = mesh.processes();
     let found = processes["control"]["listen"].as_str();
     found.and_then(|text| text.parse().ok()).ok_or_else(|| format!("no address of the control plane: {processes}"))
-}
-
-async fn issue(control: SocketAddr, workload: &str, out: &Path) -> anyhow::Result<Files> {
-    let bundle = std::fs::read_to_string(out.join("bundle.pem"))?;
-    let bundles = Arc::new(TrustBundles::from_pem(&bundle)?);
-    let Some(first) = bundles.to_model().into_iter().next() else { anyhow::bail!("an empty trust bundle") };
-    let name = first.trust_domain.control_plane();
-    let stream = tokio::net::TcpStream::connect(control).await?;
-    let (stream, _peer) = connect_without_identity(stream, &bundles, &name, DEADLINE).await?;
-    let mut once = Some(TokioIo::new(stream));
-    let connector = tower::service_fn(move |_uri: http::Uri| {
-        let taken = once.take().ok_or_else(|| std::io::Error::other("the connection was used up"));
-        async move { taken }
-    });
-    let channel = Endpoint::from_static("http://control.rondel.internal").connect_with_connector(connector).await?;
-    let key = PrivateKey::generate()?;
-    let token = std::fs::read_to_string(out.join("join-token"))?.trim().to_owned();
-    let csr = csr::build(&key, &name)?;
-    let call = IssueCall { csr, join_token: Some(token), workload: workload.to_owned(), ..IssueCall::default() };
-    let issued = ControlClient::new(channel).issue(call, DEADLINE).await?;
-    let chain: String = issued.chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
-    std::fs::write(out.join("svid.pem"), chain)?;
-    std::fs::write(out.join("key.pem"), pem("PRIVATE KEY", &key.to_pkcs8_der()))?;
-    Ok(Files { svid: out.join("svid.pem"), key: out.join("key.pem"), bundle: out.join("bundle.pem") })
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: String = text.as_bytes().chunks(64).map(|line| format!("{}\n", String::from_utf8_lossy(line))).collect();
-    format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
 }
 
 /// A program that runs beside the mesh; it ends when it is dropped.
