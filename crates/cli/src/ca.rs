@@ -225,6 +225,10 @@ fn json(status: &AuthorityStatus) -> serde_json::Value {
         "held_up_by": held.collect::<Vec<_>>(),
         "federated": federated.collect::<Vec<_>>(),
         "revoked": revoked.collect::<Vec<_>>(),
+        "bundle_endpoint": status.bundle_endpoint.as_ref().map(|each| serde_json::json!({
+            "listen": each.listen, "sequence": each.sequence, "refresh_hint_seconds": each.refresh_hint.as_secs(),
+            "given": each.given, "failure": each.failure,
+        })),
     })
 }
 
@@ -256,6 +260,13 @@ fn text(status: &AuthorityStatus, now: Timestamp) -> String {
             for (who, why) in &status.held_up_by {
                 out.push_str(&format!("  {who}: {why}\n"));
             }
+        }
+    }
+    if let Some(served) = &status.bundle_endpoint {
+        let (listen, sequence, given) = (&served.listen, served.sequence, served.given);
+        out.push_str(&format!("this bundle is served at {listen}: sequence {sequence}, given {given} times\n"));
+        if let Some(failure) = &served.failure {
+            out.push_str(&format!("  NOT AS IT SHOULD: {failure}\n"));
         }
     }
     if !status.federated.is_empty() {

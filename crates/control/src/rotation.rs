@@ -79,6 +79,8 @@ pub(crate) struct Evidence {
     /// The authority of the control plane's own SVID.
     pub(crate) own: Option<String>,
     pub(crate) witnesses: Vec<Witness>,
+    /// How often other trust domains look for a new bundle; `None` where it is not served to them.
+    pub(crate) fetched_every: Option<Duration>,
 }
 
 /// The step that comes next; `None` if no rotation is under way.
@@ -111,6 +113,7 @@ fn activating(authorities: &Authorities, evidence: &Evidence) -> Vec<HoldUp> {
             why: format!("the prepared authority is valid from {}", early.not_before),
         });
     }
+    held.extend(foreign(authorities, evidence));
     for witness in &evidence.witnesses {
         if witness.acked >= evidence.trust_revision {
             continue;
@@ -130,6 +133,18 @@ fn activating(authorities: &Authorities, evidence: &Evidence) -> Vec<HoldUp> {
         held.push(HoldUp { who: witness.workload.clone(), why });
     }
     held
+}
+
+/// Other trust domains acknowledge nothing: they have had the new authority's bundle for as long as two of their looks take.
+/// An authority that has ended is believed by none of them, so that nothing is lost by its successor's haste.
+fn foreign(authorities: &Authorities, evidence: &Evidence) -> Option<HoldUp> {
+    let (prepared, every) = (authorities.in_stage(Stage::Prepared)?, evidence.fetched_every?);
+    let is_alive = authorities.active().is_some_and(|active| evidence.now < active.not_after);
+    let until = prepared.since.plus(every * 2);
+    (is_alive && evidence.now < until).then(|| HoldUp {
+        who: "other trust domains".into(),
+        why: format!("look for a new bundle every {} s; they have seen it at {until}", every.as_secs()),
+    })
 }
 
 /// The first SVID of the new authority must be in use: our own, with which everybody talks.
@@ -241,7 +256,9 @@ pub(crate) fn evidence(
             None => witnesses.push(Witness { workload: issued.workload, alive: vec![alive], ..Witness::default() }),
         }
     }
-    Evidence { now, trust_revision: board.current().trust_revision, own, witnesses }
+    let desired = board.current();
+    let fetched_every = desired.mesh.settings.bundle_endpoint.as_ref().map(|endpoint| endpoint.refresh_hint);
+    Evidence { now, trust_revision: desired.trust_revision, own, witnesses, fetched_every }
 }
 
 #[cfg(test)]
@@ -288,7 +305,7 @@ mod tests {
     }
 
     fn evidence(own: &str, witness: Witness) -> Evidence {
-        Evidence { now: NOW, trust_revision: Revision(7), own: Some(own.into()), witnesses: vec![witness] }
+        Evidence { now: NOW, trust_revision: Revision(7), own: Some(own.into()), witnesses: vec![witness], fetched_every: None }
     }
 
     #[test]
@@ -329,6 +346,23 @@ mod tests {
         }
         let early = Evidence { now: Timestamp::from_seconds(1), ..evidence("old", witness(true, 7, None, Vec::new())) };
         assert!(held_up(Step::Activate, &authorities, &early)[0].why.contains("is valid from"), "the clock was set back");
+    }
+
+    #[test]
+    fn nothing_is_activated_before_other_trust_domains_have_looked_twice() {
+        let authorities = authorities(Stage::Active, Some(Stage::Prepared));
+        for (after, every, is_held) in
+            [(0, Some(10), true), (19, Some(10), true), (20, Some(10), false), (0, None, false), (60, Some(600), false)]
+        {
+            let evidence = Evidence {
+                now: NOW.plus(Duration::from_secs(after)),
+                fetched_every: every.map(Duration::from_secs),
+                ..evidence("old", witness(true, 7, Some("old"), Vec::new()))
+            };
+            let found = held_up(Step::Activate, &authorities, &evidence);
+            assert_eq!(found.len(), usize::from(is_held), "{after} s, every {every:?}: {found:?}");
+            assert!(found.iter().all(|each| each.who == "other trust domains"), "{found:?}");
+        }
     }
 
     #[test]
