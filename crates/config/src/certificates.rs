@@ -11,7 +11,8 @@ use std::time::Duration;
 
 /// What SPIFFE Trust Domain and Bundle §4.1.3 takes where nothing is said.
 const REFRESH_HINT: Duration = Duration::from_secs(300);
-const REFRESH_HINTS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(24 * 3600));
+/// SPIRE looks once a minute at most, whatever the hint: a shorter one would promise what nobody keeps.
+const REFRESH_HINTS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
 
 /// Exactly one way to have the authority's certificate signed, or none, and it signs itself.
 pub(crate) fn upstream_authority(

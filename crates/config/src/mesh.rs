@@ -89,7 +89,7 @@ pub struct BundleEndpoint {
     pub certificate: PathBuf,
     /// PEM: its key.
     pub key: PathBuf,
-    /// How often others should look again: 10 s to 24 h, five minutes by default.
+    /// How often others should look again: a minute to 24 h, five minutes by default.
     pub refresh_hint: Duration,
 }
 

@@ -129,7 +129,7 @@ fn who_signs_the_authority_and_who_is_federated_with_is_read() {
     assert_eq!((served.listen.port(), served.refresh_hint.as_secs()), (8443, 300));
     for (more, told) in [
         (format!("listen: somewhere, {files}"), "not an address"),
-        (format!("listen: \"0.0.0.0:8443\", {files}, refreshHint: 1s"), "outside 10 s to 86400 s"),
+        (format!("listen: \"0.0.0.0:8443\", {files}, refreshHint: 59s"), "outside 60 s to 86400 s"),
         ("listen: \"0.0.0.0:8443\", certificate: tls.crt, key: /tls.key".into(), "must be an absolute path"),
         ("listen: \"0.0.0.0:8443\", certificate: /tls.crt".into(), "key"),
     ] {

@@ -159,6 +159,9 @@ pub(crate) fn server(loopback: &mut Loopback) -> Result<Shown, String> {
     drop(envoy);
     let strict = serve("envoy-strict", &loopback.files, SERVER_ID)?;
     let answer = get()?;
+    if answer.status != 502 || answer.header("x-rondel-reason") != "TODO" {
+        return Err(format!("{answer:?}"));
+    }
     if answer.status == 200 {
         return Err("Envoy let in a client that it does not expect".into());
     }
