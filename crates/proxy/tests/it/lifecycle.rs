@@ -1,5 +1,6 @@
 //! The sidecar's beginning and end: after the application, and never in the middle of its calls.
 
+use crate::holding::announcing;
 use crate::sidecar::{ALLOW_ALL, DEADLINE, Setup, Sidecar, application, free, read_all};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -229,6 +230,33 @@ async fn a_connection_that_we_end_is_told_with_its_reason() {
     read_all(&mut stream).await;
     assert_eq!(sidecar.logged("draining").await["kind"], "connection");
     drop(stop);
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nobody_ever_speaks_is_told_when_it_ends() {
+    let limits = &[(Limit::IdleMs, 1000)];
+    let setup = Setup { limits, permissive: true, protocol: Protocol::Detect, ..Setup::default() };
+    let mut sidecar = Sidecar::start(application().await, setup).await;
+    let called = free();
+    sidecar.snapshot.upstreams = vec![Upstream {
+        service: ServiceName::parse("shop/other").unwrap(),
+        listen: Some(called),
+        protocol: Protocol::Http,
+        endpoints: Vec::new(),
+    }];
+    sidecar.publish().await;
+    let _plaintext = TcpStream::connect(sidecar.inbound).await.unwrap();
+    let _application = TcpStream::connect(called).await.unwrap();
+    let _peer = announcing(&sidecar, &["rondel-tcp"]).await;
+    let deadline = Instant::now() + DEADLINE;
+    for told in ["\"direction\":\"inbound\",\"workload\":\"shop/server\",\"principal\":\"spiffe:", "unauthenticated", "outbound"]
+    {
+        let is_told = |log: String| log.lines().any(|line| line.contains("\"idle_timeout\"") && line.contains(told));
+        while !is_told(sidecar.log()) {
+            assert!(Instant::now() < deadline, "{told}: {}", sidecar.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 #[tokio::test]
