@@ -61,6 +61,38 @@ async fn a_request_under_way_is_answered_after_sigterm_and_the_sidecar_goes_afte
     assert!(sidecar.until_ended().await.success());
 }
 
+#[tokio::test]
+async fn a_caller_of_http_2_is_told_of_sigterm_by_goaway_and_its_request_under_way_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            tokio::spawn(async move {
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(600)).await;
+                        let mut body = respond.send_response(Response::new(()), false).unwrap();
+                        body.send_data(Bytes::from_static(b"slow"), true).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    let sidecar = Sidecar::start(address, Setup { limits: &[(Limit::DrainMs, 15_000)], ..Setup::default() }).await;
+    let (client, connection) = h2::client::handshake(announcing(&sidecar, &["h2"]).await).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let (answer, _) = client.send_request(Request::get("https://server/").body(()).unwrap(), true).unwrap();
+    sleep(Duration::from_millis(200)).await;
+    terminate(&sidecar);
+    let mut body = timeout(DEADLINE, answer).await.expect("in time").unwrap().into_body();
+    assert_eq!(timeout(DEADLINE, body.data()).await.expect("in time").unwrap().unwrap(), "slow");
+    timeout(DEADLINE, connection).await.expect("the connection ends").unwrap().unwrap();
+    let told = client.ready().await.map(drop).unwrap_err();
+    assert!(told.is_go_away() && told.is_remote() && told.reason() == Some(h2::Reason::NO_ERROR), "{told}");
+}
+
 /// The status line of one plaintext request, or what became of the connection.
 async fn status(address: SocketAddr) -> String {
     let mut stream = match TcpStream::connect(address).await {
