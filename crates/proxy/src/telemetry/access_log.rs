@@ -238,7 +238,8 @@ impl Entry {
         self.at
     }
 
-    /// Notes that the response was delivered to its end; an entry that is dropped before says `caller_gone`.
+    /// Notes that the response was delivered to its end; an entry that is dropped before says `caller_gone`, or `internal` where a
+    /// panic drops it.
     pub fn ended(&mut self) {
         self.ended = true;
     }
@@ -273,7 +274,8 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.ended && self.reason.is_none() {
-            self.reason = self.under_way.as_ref().and_then(UnderWay::cut).or(Some(Reason::CallerGone));
+            let cut = self.under_way.as_ref().and_then(UnderWay::cut);
+            self.reason = Some(if std::thread::panicking() { Reason::Internal } else { cut.unwrap_or(Reason::CallerGone) });
         }
         let took = self.started.elapsed();
         let metrics = &self.shared.metrics;

@@ -2,14 +2,23 @@
 //! metric. [`every_reason_is_produced_by_a_test`] says where the others are.
 
 use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free};
+use clap::Parser;
 use model::snapshot::{Endpoint, Protocol, Upstream};
 use model::{Limit, Reason, Revision, ServiceName, SpiffeId};
+use proxy::settings::Settings;
+use proxy::state::Shared;
+use proxy::telemetry::access_log::{AccessLog, Direction, Entry};
+use proxy::telemetry::decisions::Decisions;
+use proxy::telemetry::metrics::Metrics;
+use proxy::workers::Workers;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use testkit::pki::LawlessServer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: peer\r\nconnection: close\r\n\r\n";
 
@@ -184,9 +193,33 @@ async fn a_sidecar_without_an_identity_refuses_and_says_so() {
     assert!(sidecar.admin("/ready").await.contains("no SVID issued yet"));
 }
 
+/// No invariant can be broken from outside: the parts of a sidecar that a request runs through, and a request that breaks one.
+#[tokio::test]
+async fn a_request_that_a_broken_invariant_ends_is_told_as_the_sidecars_own_fault() {
+    let arguments = "rondel-proxy --workload shop/server --control 127.0.0.1:1 --join-token-file t --trust-bundle b --state s";
+    let settings = Settings::try_parse_from(arguments.split(' ')).unwrap();
+    let ((decisions, _told), (key_requests, _wanted)) = (Decisions::queue(1), mpsc::channel(1));
+    let log = AccessLog::start(false).unwrap();
+    let shared = Arc::new(Shared::new(settings, key_requests, decisions, log, Metrics::default()));
+    let workers = Workers::start(1, &shared.metrics).unwrap();
+    let entry = Entry::begin(&shared, "access", Direction::Inbound, free());
+    workers.spawn(|_| async move {
+        let _under_way = entry;
+        std::panic::panic_any("a broken invariant");
+    });
+    let deadline = Instant::now() + DEADLINE;
+    while shared.metrics.connection_panics.get() == 0 {
+        assert!(Instant::now() < deadline, "nothing broke");
+        sleep(Duration::from_millis(10)).await;
+    }
+    let metrics = shared.metrics.text();
+    assert!(metrics.contains("reason=\"internal\"") && !metrics.contains("caller_gone"), "{metrics}");
+    workers.stop().await;
+}
+
 /// Where a reason is produced: the file and the test, or the promise of `tests/interop`.
-const fn produced(reason: Reason) -> Option<&'static str> {
-    Some(match reason {
+const fn produced(reason: Reason) -> &'static str {
+    match reason {
         Reason::PlaintextRefused | Reason::PeerCertificateMissing | Reason::HandshakeFailed => {
             "strangers_and_other_protocols_are_refused"
         }
@@ -235,9 +268,8 @@ const fn produced(reason: Reason) -> Option<&'static str> {
         Reason::IdleTimeout => "an_opaque_connection_that_nothing_moves_on_is_ended",
         Reason::ConnectionAge => "an_opaque_connection_ends_at_its_maximum_age",
         Reason::Draining => "an_opaque_connection_is_ended_by_a_drain",
-        // Only a broken invariant produces it, and there is none that a test could break from outside.
-        Reason::Internal => return None,
-    })
+        Reason::Internal => "a_request_that_a_broken_invariant_ends_is_told_as_the_sidecars_own_fault",
+    }
 }
 
 #[test]
@@ -250,13 +282,21 @@ fn every_reason_is_produced_by_a_test() {
         include_str!("reasons.rs"),
         include_str!("tokens.rs"),
         include_str!("traffic.rs"),
-        include_str!("../../../../tests/interop/main.rs"),
         include_str!("../../../../tests/scenarios/identity.rs"),
     ]
     .concat();
+    let promises = include_str!("../../../../tests/interop/main.rs");
     for reason in Reason::ALL {
-        let Some(test) = produced(reason) else { continue };
-        let is_there = sources.contains(&format!("fn {test}(")) || sources.contains(&format!("(\"{test}\", "));
-        assert!(is_there, "{reason}: there is no test `{test}`");
+        let test = produced(reason);
+        let promised = promises.split_once(&format!("(\"{test}\", capture::")).and_then(|(_, rest)| rest.split_once(')'));
+        let (text, function) = match promised {
+            Some((function, _)) => (include_str!("../../../../tests/interop/capture.rs"), function),
+            None => (sources.as_str(), test),
+        };
+        let found = text.split_once(&format!("fn {function}(")).and_then(|(_, rest)| rest.split_once("\n}\n"));
+        let (body, _) = found.unwrap_or_else(|| panic!("{reason}: there is no test `{test}`"));
+        // One of them takes each word from a table of the testkit.
+        let words = [reason.as_str().to_owned(), format!("Reason::{reason:?}"), "flaw.reason()".to_owned()];
+        assert!(words.iter().any(|word| body.contains(word)), "{reason}: `{test}` does not look for it");
     }
 }
