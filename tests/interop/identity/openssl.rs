@@ -92,11 +92,11 @@ pub(crate) fn server(loopback: &mut Loopback) -> Result<Shown, String> {
     drop(shown);
     for (name, files, more, reason) in [
         ("s_server-impostor", &loopback.other, &[][..], "peer_unexpected"),
-        ("s_server-old", &loopback.files, &["-tls1_2"][..], "tls_failed"),
+        ("s_server-old", &loopback.files, &["-tls1_2"][..], "upstream_handshake"),
     ] {
         let _shown = serve(name, files, more)?;
         let answer = get()?;
-        if answer.header("x-rondel-reason") != reason {
+        if answer.status != 502 || answer.header("x-rondel-reason") != reason {
             return Err(format!("{name}: {answer:?}"));
         }
     }

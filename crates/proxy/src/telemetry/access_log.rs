@@ -257,7 +257,8 @@ impl Entry {
         line.text("path", Some(&self.path));
         line.number("status", self.status.into());
         line.text("reason", self.reason.map(Reason::as_str));
-        line.text("side", self.reason.map(Reason::side).map(Side::as_str));
+        let side = if self.direction == Direction::Inbound { Reason::side } else { Reason::side_of_call };
+        line.text("side", self.reason.map(side).map(Side::as_str));
         line.text("detail", self.detail.as_deref());
         line.plain("decision", self.decision.text().as_bytes());
         line.number("duration_us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX));

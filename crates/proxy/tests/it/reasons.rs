@@ -14,7 +14,7 @@ use proxy::workers::Workers;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use testkit::pki::LawlessServer;
+use testkit::pki::{Flaw, LawlessServer, Presented};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -29,7 +29,8 @@ pub(crate) fn peer() -> SpiffeId {
 /// The word stands in the access log with its side, and in the metric of its direction.
 async fn told(sidecar: &Sidecar, reason: Reason) {
     let line = sidecar.logged(reason.as_str()).await;
-    assert_eq!(line["side"], reason.side().as_str(), "{reason}");
+    let side = if line["direction"] == "outbound" { reason.side_of_call() } else { reason.side() };
+    assert_eq!(line["side"], side.as_str(), "{reason}");
     let metrics = sidecar.admin("/metrics").await;
     assert!(metrics.contains(&format!("reason=\"{reason}\"")), "{reason} is not counted");
 }
@@ -58,7 +59,10 @@ async fn called(listen: SocketAddr) -> String {
 
 /// A peer with this identity that reads a request, says `answer`, and closes unless it is silent.
 pub(crate) async fn playing(sidecar: &Sidecar, id: &SpiffeId, answer: &'static [u8]) -> SocketAddr {
-    let presented = sidecar.control.hostile.good(id);
+    presenting(&sidecar.control.hostile.good(id), answer).await
+}
+
+async fn presenting(presented: &Presented, answer: &'static [u8]) -> SocketAddr {
     let server = LawlessServer::presenting(&presented.chain, &presented.key, &["http/1.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -85,6 +89,9 @@ async fn failures_of_an_upstream_are_told_as_its_own() {
         (Reason::UpstreamNoEndpoint, "503", None),
         (Reason::UpstreamConnect, "502", Some(free())),
         (Reason::PeerUnexpected, "502", Some(playing(&sidecar, &other, b"x").await)),
+        (Reason::PeerExpired, "502", Some(presenting(&sidecar.control.hostile.flawed(Flaw::Expired, &peer()), b"x").await)),
+        // The application itself: plaintext.
+        (Reason::UpstreamHandshake, "502", Some(application().await)),
         (Reason::UpstreamTimeout, "504", Some(playing(&sidecar, &peer(), b"").await)),
         (Reason::UpstreamMalformed, "502", Some(playing(&sidecar, &peer(), b"no http\r\n\r\n").await)),
         (Reason::UpstreamReset, "502", Some(playing(&sidecar, &peer(), b"HTTP/1.1 2").await)),
@@ -256,6 +263,7 @@ const fn produced(reason: Reason) -> &'static str {
         Reason::PeerUnexpected
         | Reason::UpstreamNoEndpoint
         | Reason::UpstreamConnect
+        | Reason::UpstreamHandshake
         | Reason::UpstreamReset
         | Reason::UpstreamTimeout
         | Reason::UpstreamMalformed => "failures_of_an_upstream_are_told_as_its_own",
