@@ -1,6 +1,6 @@
 //! The certificate authority: who is asking, and what they get.
 
-use crate::authorities::{Authorities, AuthorityFailure};
+use crate::authorities::{self, Authorities, AuthorityFailure};
 use crate::desired::Board;
 use crate::keys::Keys;
 use crate::rotation::{self, Step};
@@ -149,6 +149,8 @@ pub(crate) struct Ca {
     authorities: watch::Sender<Arc<Authorities>>,
     /// Held by whoever changes something, from reading to telling.
     changing: Mutex<()>,
+    /// Held by whoever has an authority made, which may take half a minute: what is revoked meanwhile must not wait for it.
+    making: Mutex<()>,
     issued: Mutex<HashMap<String, Issued>>,
     revoked: RwLock<BTreeMap<String, Revoked>>,
     federated: RwLock<Vec<TrustBundle>>,
@@ -170,6 +172,7 @@ impl Ca {
             keys,
             authorities: watch::Sender::new(Arc::new(authorities)),
             changing: Mutex::new(()),
+            making: Mutex::new(()),
             issued: Mutex::new(issued),
             revoked: RwLock::new(revoked),
             federated: RwLock::new(Vec::new()),
@@ -213,22 +216,29 @@ impl Ca {
 
     /// Begins a rotation: another authority is believed from now on.
     pub(crate) fn prepare(&self, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
-        let _changing = self.changing.lock();
-        let before = self.authorities();
-        if let Some(step) = rotation::next(&before) {
+        let _making = self.making.lock();
+        if let Some(step) = rotation::next(&self.authorities()) {
             return Err(ChangeFailure::UnderWay { next: step.as_str() });
         }
-        let desired = board.current();
-        let next = before.prepared(&self.store, &self.keys, &desired.mesh.settings, now)?;
+        let fresh = authorities::make(&board.current().mesh.settings, now)?;
+        // Without a rotation under way only this function changes the authorities: they are as they were.
+        let _changing = self.changing.lock();
+        let next = self.authorities().prepared(&self.store, &self.keys, fresh, now)?;
         self.replace(next, board, now)
     }
 
-    /// Takes a step of the rotation. Whoever calls has the evidence for it.
-    pub(crate) fn take(&self, step: Step, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
+    /// Takes a step of the rotation if `may` says so, which is asked while nothing can change; says whether it was taken.
+    pub(crate) fn take(
+        &self,
+        step: Step,
+        board: &Board,
+        now: Timestamp,
+        may: impl FnOnce(&Authorities) -> bool,
+    ) -> Result<bool, ChangeFailure> {
         let _changing = self.changing.lock();
         let before = self.authorities();
-        if rotation::next(&before) != Some(step) {
-            return Ok(());
+        if rotation::next(&before) != Some(step) || !may(&before) {
+            return Ok(false);
         }
         let next = match step {
             Step::Activate => {
@@ -237,12 +247,13 @@ impl Ca {
                 let next = before.activated(&self.store, &self.keys, *until, now)?;
                 self.authorities.send_replace(Arc::new(next));
                 drop(until);
-                return Ok(board.set_trust(self.trust(now))?);
+                board.set_trust(self.trust(now))?;
+                return Ok(true);
             }
             Step::Taint => before.tainted(&self.store, &self.keys, now)?,
             Step::Retire => before.retired(&self.store, &self.keys, now)?,
         };
-        self.replace(next, board, now)
+        self.replace(next, board, now).map(|()| true)
     }
 
     fn replace(&self, next: Authorities, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
@@ -528,8 +539,13 @@ mod tests {
 
     /// A board that begins with what the authority says.
     fn board(ca: &Ca) -> Board {
-        let text = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n";
-        let sources = vec![config::Source { file: "a.yaml".into(), text: text.into() }];
+        board_with(ca, "")
+    }
+
+    /// The same, with `certificates` in the configuration.
+    fn board_with(ca: &Ca, certificates: &str) -> Board {
+        let head = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n";
+        let sources = vec![config::Source { file: "a.yaml".into(), text: format!("{head}{certificates}") }];
         let begun = crate::desired::Begun::read(&ca.store, Ok(sources)).expect("begun");
         Board::begin(Arc::clone(&ca.store), begun, ca.trust(NOW)).expect("board")
     }
@@ -549,8 +565,8 @@ mod tests {
             ca = Ca::open(store, dir.path(), &settings("a.example"), NOW).expect("restart");
             assert_eq!(rotation::next(&ca.authorities()), Some(step));
             let before = board.current().revision;
-            ca.take(step, &board, NOW).expect("step");
-            ca.take(step, &board, NOW).expect("twice is once");
+            assert!(ca.take(step, &board, NOW, |_| true).expect("step"));
+            assert!(!ca.take(step, &board, NOW, |_| true).expect("twice is once"));
             assert_eq!(ca.bundle().authorities.len(), roots, "{step:?}");
             assert_eq!(*board.current().trust, ca.trust(NOW), "{step:?}: what is believed is told");
             // Who signs is nothing that a sidecar is told.
@@ -561,6 +577,42 @@ mod tests {
         }
         assert_eq!(rotation::next(&ca.authorities()), None);
         assert_ne!(ca.authorities().active().expect("active").id, first);
+    }
+
+    #[test]
+    fn what_holds_a_step_up_is_looked_at_while_nothing_can_change() {
+        let (_dir, ca) = ca();
+        let board = board(&ca);
+        ca.prepare(&board, NOW).expect("prepare");
+        let taken = ca.take(Step::Activate, &board, NOW, |authorities| {
+            // Else a step could be taken on what was acknowledged before the authority was told of.
+            assert!(ca.changing.is_locked(), "an authority that is not told of yet would count as acknowledged");
+            assert_eq!(board.current().trust.bundles, [authorities.bundle()]);
+            false
+        });
+        assert!(!taken.expect("not taken"));
+        assert_eq!(rotation::next(&ca.authorities()), Some(Step::Activate));
+    }
+
+    #[test]
+    fn a_revocation_does_not_wait_for_whoever_signs_the_authority() {
+        let (dir, ca) = ca();
+        let begun = dir.path().join("begun");
+        let command =
+            format!("  certificates: {{ upstream: {{ command: [sh, -c, 'touch {}; sleep 3; false'] }} }}\n", begun.display());
+        let board = board_with(&ca, &command);
+        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
+        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), NOW).expect("issue");
+        std::thread::scope(|scope| {
+            let preparing = scope.spawn(|| ca.prepare(&board, NOW));
+            while !begun.exists() {
+                std::thread::yield_now();
+            }
+            ca.revoke(&Revocable::Id(id), "stolen", &board, NOW).expect("revoke");
+            assert!(!preparing.is_finished(), "the signer still takes its time");
+            assert!(matches!(preparing.join().expect("thread"), Err(ChangeFailure::Authority(AuthorityFailure::Upstream(_)))));
+        });
     }
 
     #[test]

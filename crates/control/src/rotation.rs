@@ -212,12 +212,12 @@ fn look(
         }
         return Ok(());
     };
-    let evidence = evidence(ca, board, rollout, credentials, now);
-    if !held_up(step, &authorities, &evidence).is_empty() {
-        return Ok(());
+    let is_free =
+        |authorities: &Authorities| held_up(step, authorities, &evidence(ca, board, rollout, credentials, now)).is_empty();
+    if ca.take(step, board, now, is_free)? {
+        tracing::info!(step = step.as_str(), "the authority's rotation went on");
     }
-    tracing::info!(step = step.as_str(), "the authority's rotation goes on");
-    ca.take(step, board, now)
+    Ok(())
 }
 
 /// What is known now.
