@@ -316,3 +316,30 @@ pub(crate) fn ids(authorities: &Authorities, stage: Stage) -> BTreeSet<&str> {
     let of = authorities.stored.authorities.iter().filter(|authority| authority.stage == stage);
     of.map(|authority| authority.id.as_str()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+    #[test]
+    fn an_authority_with_the_key_id_of_another_replaces_no_key() {
+        let dir = tempfile::tempdir().expect("directory");
+        let store = Store::open(&dir.path().join("control.redb")).expect("store");
+        let keys = Keys::open(dir.path()).expect("keys");
+        let text = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n";
+        let settings = config::parse(&[config::Source { file: "a.yaml".into(), text: text.into() }]).expect("mesh").settings;
+        let authorities = Authorities::open(&store, &keys, &settings, NOW).expect("open");
+        let first = authorities.active().expect("active").clone();
+        let before = keys.read(&first.id, Use::Jwt).expect("key");
+        // A signer may write whatever key id it likes.
+        let authority = Authority::load(first.roots[0].clone(), keys.x509(&first.id).expect("key")).expect("authority");
+        let made = Obtained { authority, chain: first.chain.clone(), roots: first.roots.clone(), source: "command" };
+        let fresh = Fresh { made, jwt: JwtKey::generate().expect("key") };
+        let refused = authorities.prepared(&store, &keys, fresh, NOW);
+        assert!(matches!(refused, Err(AuthorityFailure::SameId { id }) if id == first.id));
+        assert_eq!(keys.read(&first.id, Use::Jwt).expect("key"), before);
+        assert_eq!(store.authorities().expect("read"), Some(authorities.stored));
+    }
+}

@@ -222,8 +222,8 @@ impl Authority {
         }
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.as_slice()), key.signer().clone())
             .map_err(|_| AuthorityError::Certificate { rule: "its encoding is broken" })?;
-        let subject_key_id =
-            facts.subject_key_id.ok_or(AuthorityError::Certificate { rule: "it has no subject key identifier" })?;
+        let subject_key_id = facts.subject_key_id.filter(|id| !id.is_empty());
+        let subject_key_id = subject_key_id.ok_or(AuthorityError::Certificate { rule: "it has no subject key identifier" })?;
         let (not_before, not_after) = (facts.not_before, facts.not_after);
         Ok(Self { certificate, chain, key, issuer, trust_domain, subject_key_id, not_before, not_after })
     }
