@@ -217,7 +217,7 @@ impl Ca {
         let mut bundles = vec![self.bundle()];
         bundles.extend(self.federated.read().iter().cloned());
         let revoked = self.revoked.read();
-        let revoked = revoked.iter().filter(|(_, revoked)| now < revoked.until);
+        let revoked = revoked.iter().filter(|(_, revoked)| revoked.counts(now));
         let revoked = revoked.map(|(serial, revoked)| RevokedSvid { serial: serial.clone(), until: revoked.until });
         Trust { bundles, revoked: revoked.collect() }
     }
@@ -330,7 +330,7 @@ impl Ca {
         let rows: Vec<(&str, &Revoked)> = revoked.iter().map(|(serial, revoked)| (serial.as_str(), revoked)).collect();
         self.store.revoke(&rows, now)?;
         let mut all = self.revoked.write();
-        all.retain(|_, revoked| now < revoked.until);
+        all.retain(|_, revoked| revoked.counts(now));
         all.extend(revoked.iter().cloned());
         drop(all);
         drop(issuing);
@@ -343,12 +343,12 @@ impl Ca {
         self.revoked.read().contains_key(serial)
     }
 
-    /// Every revoked SVID that has not ended, with its serial.
+    /// Every revoked SVID that somebody may still believe, with its serial.
     pub(crate) fn revoked(&self, now: Timestamp) -> Vec<(String, Revoked)> {
         let revoked = self.revoked.read();
         revoked
             .iter()
-            .filter(|(_, revoked)| now < revoked.until)
+            .filter(|(_, revoked)| revoked.counts(now))
             .map(|(serial, revoked)| (serial.clone(), revoked.clone()))
             .collect()
     }
@@ -559,6 +559,7 @@ fn jwt_lifetime(settings: &Settings) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use identity::authority::BACK_DATING;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
@@ -755,7 +756,10 @@ mod tests {
         assert_eq!(board.current().trust.revoked.len(), 2);
         let again = Ca::open(Arc::clone(&ca.store), dir.path(), &settings("a.example"), NOW).expect("restart");
         assert!(again.is_revoked(&one) && again.is_revoked(&two));
-        assert!(again.trust(NOW.plus(Duration::from_secs(61))).revoked.is_empty(), "what has ended is not remembered");
+        // A peer whose clock is behind believes it for longer than its end.
+        let (ended, forgotten) = (NOW.plus(Duration::from_secs(61)), NOW.plus(Duration::from_secs(60) + BACK_DATING));
+        assert_eq!(again.trust(ended).revoked.len(), 2);
+        assert!(again.trust(forgotten).revoked.is_empty(), "what nobody believes is not remembered");
         for nothing in
             [Revocable::Serial("0a".into()), Revocable::Id(SpiffeId::parse("spiffe://a.example/ns/b/sa/d").expect("id"))]
         {

@@ -1,6 +1,7 @@
 //! The embedded store: what must outlive the process. One writer, every commit on disk before it counts.
 
 use crate::authorities::StoredAuthorities;
+use identity::authority::BACK_DATING;
 use model::{Revision, SpiffeId, Timestamp};
 use parking_lot::RwLock;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 const JOIN_TOKENS_MAX: u64 = 10_000;
 /// Issued serials that are remembered; beyond it those that have ended must be gone first.
 const ISSUED_MAX: u64 = 200_000;
-/// Revoked serials; every sidecar holds them all, each until it ends.
+/// Revoked serials; every sidecar holds them all, each until nobody believes it.
 pub(crate) const REVOKED_MAX: u64 = 10_000;
 /// The layout of the store; another one is refused.
 const SCHEMA: u64 = 2;
@@ -114,6 +115,14 @@ pub(crate) struct Revoked {
     pub(crate) reason: String,
 }
 
+impl Revoked {
+    /// Whether it must still be refused: somebody whose clock is behind believes it for longer than its end. Certificates are
+    /// back-dated for the same reason, and by as much.
+    pub(crate) fn counts(&self, now: Timestamp) -> bool {
+        now < self.until.plus(BACK_DATING)
+    }
+}
+
 /// The store. Every call blocks: use it from a blocking thread.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -212,12 +221,12 @@ impl Store {
 
     /// Revokes SVIDs, all or none.
     pub(crate) fn revoke(&self, revoked: &[(&str, &Revoked)], now: Timestamp) -> Result<(), StoreFailure> {
-        self.record(REVOKED, ("revoked SVIDs", REVOKED_MAX), revoked, |revoked: Revoked| now < revoked.until)
+        self.record(REVOKED, ("revoked SVIDs", REVOKED_MAX), revoked, |revoked: Revoked| revoked.counts(now))
     }
 
     /// Every revoked SVID that has not ended, with its serial.
     pub(crate) fn revoked(&self, now: Timestamp) -> Result<Vec<(String, Revoked)>, StoreFailure> {
-        self.all(REVOKED, "revoked SVID", |revoked: &Revoked| now < revoked.until)
+        self.all(REVOKED, "revoked SVID", |revoked: &Revoked| revoked.counts(now))
     }
 
     /// Adds rows to a bounded table; those that no longer count make room.
@@ -401,7 +410,8 @@ mod tests {
         assert_eq!(store.issued(at(30)).expect("issued"), [("bb".to_owned(), issued(50))]);
         let revoked = |end| Revoked { id: id.to_string(), until: at(end), at: at(10), reason: String::new() };
         store.revoke(&[("aa", &revoked(20)), ("bb", &revoked(50))], at(10)).expect("revoke");
-        assert_eq!(store.revoked(at(30)).expect("revoked"), [("bb".to_owned(), revoked(50))]);
+        let late = at(20).plus(BACK_DATING);
+        assert_eq!(store.revoked(late).expect("revoked"), [("bb".to_owned(), revoked(50))]);
     }
 
     #[test]
@@ -416,7 +426,8 @@ mod tests {
         assert!(store.revoked(at(1)).expect("none").is_empty(), "all or none");
         store.revoke(&rows[1..], at(1)).expect("as many as there is room for");
         assert!(store.revoke(&[("new", &long)], at(1)).is_err());
-        store.revoke(&[("new", &long)], at(30)).expect("what has ended made room");
-        assert_eq!(store.revoked(at(30)).expect("one").len(), 1);
+        let late = at(20).plus(BACK_DATING);
+        store.revoke(&[("new", &long)], late).expect("what has ended made room");
+        assert_eq!(store.revoked(late).expect("one").len(), 1);
     }
 }
