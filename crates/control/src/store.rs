@@ -197,6 +197,10 @@ impl Store {
 
     /// Takes a join token out of the store, so that nobody can use it again; its identity and expiry if it was there.
     pub(crate) fn take_join(&self, digest: [u8; 32]) -> Result<Option<(String, Timestamp)>, StoreFailure> {
+        // Anybody may ask for anything: only what is there is worth the disk's time and the one place of a writer.
+        if !self.has_join(digest)? {
+            return Ok(None);
+        }
         let transaction = self.begin_write()?;
         let taken = {
             let mut table = transaction.open_table(JOIN).map_err(redb::Error::from)?;
@@ -207,6 +211,16 @@ impl Store {
         let Some(bytes) = taken else { return Ok(None) };
         let join: StoredJoin = decode("join token", &bytes)?;
         Ok(Some((join.id, join.expires_at)))
+    }
+
+    fn has_join(&self, digest: [u8; 32]) -> Result<bool, StoreFailure> {
+        let transaction = self.begin(|database| database.begin_read())?;
+        let table = match transaction.open_table(JOIN) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(false),
+            Err(error) => return Err(redb::Error::from(error).into()),
+        };
+        Ok(table.get(digest.as_slice()).map_err(redb::Error::from)?.is_some())
     }
 
     /// Records an issued SVID before it is handed out; forgets those that have ended where there is no room.
@@ -388,6 +402,26 @@ mod tests {
         assert_eq!(store.take_join([2; 32]).expect("other"), None);
         assert_eq!(store.take_join([1; 32]).expect("first"), Some((id.to_string(), end)));
         assert_eq!(store.take_join([1; 32]).expect("second"), None);
+    }
+
+    #[test]
+    fn an_unknown_join_token_costs_no_writing() {
+        let (_dir, store) = store();
+        let id = SpiffeId::parse("spiffe://a/ns/b/sa/c").expect("id");
+        let (now, end) = (Timestamp::from_seconds(10), Timestamp::from_seconds(20));
+        for name in ["without any", "beside a good one"] {
+            // There is one writer at a time: whoever needs to be it would wait here.
+            let writing = store.begin_write().expect("write");
+            std::thread::scope(|scope| {
+                let (done, answer) = std::sync::mpsc::sync_channel(1);
+                let store = &store;
+                scope.spawn(move || done.send(store.take_join([2; 32]).expect("read")));
+                let answer = answer.recv_timeout(std::time::Duration::from_secs(5));
+                drop(writing);
+                assert_eq!(answer, Ok(None), "{name}");
+            });
+            store.keep_join([1; 32], &id, end, now).expect("keep");
+        }
     }
 
     #[test]
