@@ -9,6 +9,7 @@ use crate::clock;
 use crate::desired::Board;
 use crate::rollout::Rollout;
 use identity::Credentials;
+use identity::authority::BACK_DATING;
 use model::{Revision, Timestamp};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -108,11 +109,11 @@ pub(crate) fn held_up(step: Step, authorities: &Authorities, evidence: &Evidence
 /// Whoever may be alive must believe the new authority before it signs anything.
 fn activating(authorities: &Authorities, evidence: &Evidence) -> Vec<HoldUp> {
     let mut held = Vec::new();
-    if let Some(early) = authorities.in_stage(Stage::Prepared).filter(|prepared| evidence.now < prepared.not_before) {
-        held.push(HoldUp {
-            who: CONTROL_PLANE.into(),
-            why: format!("the prepared authority is valid from {}", early.not_before),
-        });
+    // Ours begin so long before they are made; what a program signs may begin this very moment.
+    let prepared = authorities.in_stage(Stage::Prepared).map(|prepared| prepared.not_before.plus(BACK_DATING));
+    if let Some(begins) = prepared.filter(|begins| evidence.now < *begins) {
+        let why = format!("whoever's clock is behind believes the prepared authority from {begins} only");
+        held.push(HoldUp { who: CONTROL_PLANE.into(), why });
     }
     for witness in &evidence.witnesses {
         if witness.acked >= evidence.trust_revision {
@@ -275,7 +276,7 @@ mod tests {
             source: "self-signed".into(),
             chain: Vec::new(),
             roots: Vec::new(),
-            not_before: NOW,
+            not_before: NOW.minus(BACK_DATING),
             not_after: LATER,
             jwk: Vec::new(),
             jwt_until: NOW,
@@ -338,7 +339,14 @@ mod tests {
             );
         }
         let early = Evidence { now: Timestamp::from_seconds(1), ..evidence("old", witness(true, 7, None, Vec::new())) };
-        assert!(held_up(Step::Activate, &authorities, &early)[0].why.contains("is valid from"), "the clock was set back");
+        assert!(held_up(Step::Activate, &authorities, &early)[0].why.contains("clock is behind"), "the clock was set back");
+        // A program signed it this very moment: a sidecar whose clock is behind would refuse whoever has an SVID of it.
+        let mut young = authorities;
+        young.stored.authorities[1].not_before = NOW;
+        let acknowledged = evidence("old", witness(true, 7, None, Vec::new()));
+        assert!(held_up(Step::Activate, &young, &acknowledged)[0].why.contains("clock is behind"));
+        let later = Evidence { now: NOW.plus(BACK_DATING), ..acknowledged };
+        assert!(held_up(Step::Activate, &young, &later).is_empty());
     }
 
     #[test]
