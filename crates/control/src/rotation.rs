@@ -3,20 +3,24 @@
 //! [`next`] and [`held_up`] are the rule, without a clock or a store; [`run`] looks every half second and takes the step that
 //! nothing holds up. What was decided is on disk, so that a control plane that was killed goes on where it was.
 
-use crate::authorities::{self, Authorities, Stage};
-use crate::ca::Ca;
+use crate::authorities::{self, Authorities, AuthorityFailure, Stage};
+use crate::ca::{Ca, ChangeFailure};
 use crate::clock;
 use crate::desired::Board;
 use crate::rollout::Rollout;
 use identity::Credentials;
+use identity::authority::BACK_DATING;
 use model::{Revision, Timestamp};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How often it is looked whether the next step is held up.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long whoever signs the authority is left alone after it failed.
+const SIGNER_REST: Duration = Duration::from_secs(60);
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,11 +111,11 @@ pub(crate) fn held_up(step: Step, authorities: &Authorities, evidence: &Evidence
 /// Whoever may be alive must believe the new authority before it signs anything.
 fn activating(authorities: &Authorities, evidence: &Evidence) -> Vec<HoldUp> {
     let mut held = Vec::new();
-    if let Some(early) = authorities.in_stage(Stage::Prepared).filter(|prepared| evidence.now < prepared.not_before) {
-        held.push(HoldUp {
-            who: CONTROL_PLANE.into(),
-            why: format!("the prepared authority is valid from {}", early.not_before),
-        });
+    // Ours begin so long before they are made; what a program signs may begin this very moment.
+    let prepared = authorities.in_stage(Stage::Prepared).map(|prepared| prepared.not_before.plus(BACK_DATING));
+    if let Some(begins) = prepared.filter(|begins| evidence.now < *begins) {
+        let why = format!("whoever's clock is behind believes the prepared authority from {begins} only");
+        held.push(HoldUp { who: CONTROL_PLANE.into(), why });
     }
     held.extend(foreign(authorities, evidence));
     for witness in &evidence.witnesses {
@@ -191,13 +195,19 @@ pub(crate) async fn run(
     credentials: watch::Receiver<Option<Arc<Credentials>>>,
 ) {
     let mut told = String::new();
+    let mut rests_until = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let (ca, board, rollout, own) = (Arc::clone(&ca), Arc::clone(&board), Arc::clone(&rollout), credentials.clone());
-        let taken = tokio::task::spawn_blocking(move || look(&ca, &board, &rollout, &own)).await;
+        let may_begin = Instant::now() >= rests_until;
+        let taken = tokio::task::spawn_blocking(move || look(&ca, &board, &rollout, &own, may_begin)).await;
+        if may_begin && matches!(taken, Ok(Err(ChangeFailure::Authority(AuthorityFailure::Upstream(_))))) {
+            rests_until = Instant::now() + SIGNER_REST;
+        }
         // The same complaint twice a second helps nobody.
         let now = match taken {
-            Ok(Ok(())) => String::new(),
+            Ok(Ok(())) if may_begin => String::new(),
+            Ok(Ok(())) => told.clone(),
             Ok(Err(failure)) => failure.to_string(),
             Err(failure) => failure.to_string(),
         };
@@ -213,7 +223,8 @@ fn look(
     board: &Board,
     rollout: &Rollout,
     credentials: &watch::Receiver<Option<Arc<Credentials>>>,
-) -> Result<(), crate::ca::ChangeFailure> {
+    may_begin: bool,
+) -> Result<(), ChangeFailure> {
     let now = clock::now();
     // What a crash cut off between the store and the sidecars is told now; what has ended is told no longer.
     ca.publish(board, now)?;
@@ -221,18 +232,18 @@ fn look(
     let Some(step) = next(&authorities) else {
         // With nobody there to prove anything to, a wrong clock could rotate the mesh away.
         let is_due = authorities.active().is_some_and(|active| authorities::is_due(active, now)) && rollout.connections() > 0;
-        if is_due {
+        if is_due && may_begin {
             tracing::info!("half of the authority's life is over; its rotation begins");
             ca.prepare(board, now)?;
         }
         return Ok(());
     };
-    let evidence = evidence(ca, board, rollout, credentials, now);
-    if !held_up(step, &authorities, &evidence).is_empty() {
-        return Ok(());
+    let is_free =
+        |authorities: &Authorities| held_up(step, authorities, &evidence(ca, board, rollout, credentials, now)).is_empty();
+    if ca.take(step, board, now, is_free)? {
+        tracing::info!(step = step.as_str(), "the authority's rotation went on");
     }
-    tracing::info!(step = step.as_str(), "the authority's rotation goes on");
-    ca.take(step, board, now)
+    Ok(())
 }
 
 /// What is known now.
@@ -282,7 +293,7 @@ mod tests {
             source: "self-signed".into(),
             chain: Vec::new(),
             roots: Vec::new(),
-            not_before: NOW,
+            not_before: NOW.minus(BACK_DATING),
             not_after: LATER,
             jwk: Vec::new(),
             jwt_until: NOW,
@@ -345,7 +356,14 @@ mod tests {
             );
         }
         let early = Evidence { now: Timestamp::from_seconds(1), ..evidence("old", witness(true, 7, None, Vec::new())) };
-        assert!(held_up(Step::Activate, &authorities, &early)[0].why.contains("is valid from"), "the clock was set back");
+        assert!(held_up(Step::Activate, &authorities, &early)[0].why.contains("clock is behind"), "the clock was set back");
+        // A program signed it this very moment: a sidecar whose clock is behind would refuse whoever has an SVID of it.
+        let mut young = authorities;
+        young.stored.authorities[1].not_before = NOW;
+        let acknowledged = evidence("old", witness(true, 7, None, Vec::new()));
+        assert!(held_up(Step::Activate, &young, &acknowledged)[0].why.contains("clock is behind"));
+        let later = Evidence { now: NOW.plus(BACK_DATING), ..acknowledged };
+        assert!(held_up(Step::Activate, &young, &later).is_empty());
     }
 
     #[test]
@@ -412,5 +430,32 @@ mod tests {
         {
             assert_eq!(authorities::is_due(&authority(not_before, not_after), now), expected, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_signer_that_fails_is_left_alone_for_a_while() {
+        let dir = tempfile::tempdir().expect("directory");
+        let asked = dir.path().join("asked");
+        let text = format!(
+            "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{ name: a }}\nspec:\n  trustDomain: a.example\n  \
+             certificates: {{ upstream: {{ command: [sh, -c, 'echo >> {}; false'] }} }}\n",
+            asked.display()
+        );
+        let sources = vec![config::Source { file: "a.yaml".into(), text }];
+        let mesh = config::parse(&sources).expect("mesh");
+        // Nine tenths of its life lie before it began: it is due at once.
+        let lifetime = Duration::from_secs(60);
+        let first =
+            config::Settings { upstream: config::UpstreamAuthority::SelfSigned, authority_lifetime: lifetime, ..mesh.settings };
+        let store = Arc::new(crate::store::Store::open(&dir.path().join("control.redb")).expect("store"));
+        let ca = Arc::new(Ca::open(Arc::clone(&store), dir.path(), &first, clock::now()).expect("authority"));
+        let begun = crate::desired::Begun::read(&store, Ok(sources)).expect("begun");
+        let board = Arc::new(Board::begin(store, begun, ca.trust(clock::now())).expect("board"));
+        let rollout = Arc::new(Rollout::default());
+        rollout.connected(&model::WorkloadName::parse("a/b").expect("name"), Revision(1), None, "X25519");
+        let (_own, credentials) = watch::channel(None);
+        let run = run(ca, board, rollout, credentials);
+        tokio::time::timeout(Duration::from_secs(3), run).await.expect_err("it runs for as long as the process");
+        assert_eq!(std::fs::read_to_string(asked).expect("asked").lines().count(), 1);
     }
 }
