@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod bundle_endpoint;
 mod disk;
 mod federation;
 mod issue;
 mod plane;
+mod spiffe_federation;
 mod stream;
 mod upstream;
