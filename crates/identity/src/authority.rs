@@ -6,13 +6,13 @@
 use crate::bundle::{self, AuthorityFacts, TrustBundles};
 use crate::csr::{self, ProvenPublicKey};
 use crate::key::{KeyFailure, PrivateKey, Signer};
-use crate::svid::{CHAIN_LENGTH_MAX, X509Svid};
+use crate::svid::{self, CHAIN_LENGTH_MAX, X509Svid};
 use crate::{hex, random_bytes};
 use model::snapshot::TrustBundle;
 use model::{SpiffeId, Timestamp, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SigningKey,
 };
 use rustls_pki_types::CertificateDer;
 use std::fmt;
@@ -223,8 +223,7 @@ impl Authority {
         if facts.public_key_info != key.signer().public_key_info() {
             return Err(AuthorityError::KeyMismatch);
         }
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.as_slice()), key.signer().clone())
-            .map_err(|_| AuthorityError::Certificate { rule: "its encoding is broken" })?;
+        let issuer = issuer(&certificate, key.signer().clone()).map_err(|rule| AuthorityError::Certificate { rule })?;
         let subject_key_id = facts.subject_key_id.filter(|id| !id.is_empty());
         let subject_key_id = subject_key_id.ok_or(AuthorityError::Certificate { rule: "it has no subject key identifier" })?;
         let (not_before, not_after) = (facts.not_before, facts.not_after);
@@ -337,7 +336,7 @@ impl UpstreamKey {
         if key.subject_public_key_info() != facts.public_key_info {
             return Err(AuthorityError::KeyMismatch);
         }
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(first), key).map_err(|_| wrong("its encoding is broken"))?;
+        let issuer = issuer(&first, key).map_err(wrong)?;
         Ok(Self { issuer, not_after: facts.not_after })
     }
 
@@ -369,6 +368,25 @@ impl fmt::Debug for UpstreamKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpstreamKey").field("not_after", &self.not_after).finish_non_exhaustive()
     }
+}
+
+/// What the issuing library must know of a signing certificate. The error is the rule that is broken.
+fn issuer<S: SigningKey>(certificate: &[u8], signer: S) -> Result<Issuer<'static, S>, &'static str> {
+    let broken = "its encoding is broken";
+    let unknown = "its subject is empty, or in a form that cannot be written into another certificate";
+    let read = svid::read_certificate(certificate).map_err(|_| broken)?;
+    // What the reader does not understand of a name it leaves out.
+    if read.subject().iter().next().is_none() {
+        return Err(unknown);
+    }
+    // The library panics when it writes a kind of part that is no OID (ITU-T X.660 §7.6).
+    for kind in read.subject().iter_attributes() {
+        let arcs: Option<Vec<u64>> = kind.attr_type().iter().map(Iterator::collect);
+        if !arcs.is_some_and(|arcs| matches!(arcs.as_slice(), [0..=2, 0..40, ..])) {
+            return Err(unknown);
+        }
+    }
+    Issuer::from_ca_cert_der(&CertificateDer::from(certificate), signer).map_err(|_| unknown)
 }
 
 /// SPIFFE X509-SVID §3.2 and §4: signs leaves only. Life and serial number are for the caller.

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::public_key::PublicKey;
 
 /// LIMIT: trust domains of one set of bundles. Each handshake looks one up; the whole set is held in memory.
@@ -293,6 +294,10 @@ pub(crate) fn public_jwk(der: &[u8]) -> Option<serde_json::Map<String, serde_jso
         PublicKey::RSA(key) => {
             let modulus = key.modulus.iter().position(|byte| *byte != 0).and_then(|first| key.modulus.get(first..))?;
             jwk.extend([("kty".into(), "RSA".into()), ("n".into(), text(modulus)), ("e".into(), text(key.exponent))]);
+        }
+        // RFC 8037 §2.
+        PublicKey::Unknown(key) if certificate.public_key().algorithm.algorithm == OID_SIG_ED25519 => {
+            jwk.extend([("kty".into(), "OKP".into()), ("crv".into(), "Ed25519".into()), ("x".into(), text(key))]);
         }
         _ => return None,
     }

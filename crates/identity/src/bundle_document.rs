@@ -1,7 +1,7 @@
 //! A trust bundle as a document (SPIFFE Trust Domain and Bundle §4): a JSON Web Key Set of the authorities of one trust domain.
 
 use crate::bundle::{self, AUTHORITIES_MAX};
-use crate::jwt_svid::JwtAuthority;
+use crate::jwt_svid::{JwkError, JwtAuthority};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::TrustDomain;
@@ -67,14 +67,16 @@ pub struct BundleDocument {
     pub sequence: Option<u64>,
     /// `spiffe_refresh_hint`: how often to look again.
     pub refresh_hint: Option<Duration>,
-    /// Keys that were passed over, because their `use` is missing or unknown.
+    /// Keys that were passed over, because their `use` or their `kty` is missing or unknown, or SVIDs cannot be checked with them.
     pub ignored: usize,
 }
 
 #[derive(Deserialize)]
 struct Document {
     keys: Vec<serde_json::Value>,
+    #[serde(default, deserialize_with = "crate::present")]
     spiffe_sequence: Option<u64>,
+    #[serde(default, deserialize_with = "crate::present")]
     spiffe_refresh_hint: Option<u64>,
 }
 
@@ -99,8 +101,9 @@ pub fn parse(json: &[u8], trust_domain: &TrustDomain) -> Result<BundleDocument, 
     };
     for (at, key) in read.keys.iter().enumerate() {
         let wrong = |rule: &str| BundleDocumentError::Authority { index: at + 1, rule: rule.to_owned() };
-        match key.get("use").and_then(serde_json::Value::as_str) {
-            Some("x509-svid") => {
+        let text = |name| key.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        match (text("use"), text("kty")) {
+            ("x509-svid", "EC" | "RSA" | "OKP") => {
                 // SPIFFE X509-SVID §6.2: an entry without a certificate is passed over.
                 let Some(der) = first_certificate(key).map_err(wrong)? else {
                     document.ignored += 1;
@@ -115,13 +118,15 @@ pub fn parse(json: &[u8], trust_domain: &TrustDomain) -> Result<BundleDocument, 
                     document.x509_authorities.push(der);
                 }
             }
-            Some("jwt-svid") => {
-                let authority =
-                    JwtAuthority::from_jwk_json(key.to_string().as_bytes()).map_err(|error| wrong(&error.to_string()))?;
-                document.jwt_authorities.push(authority.to_jwk_json());
-            }
-            // Other uses, and none at all, are for somebody else.
-            Some(_) | None => document.ignored += 1,
+            ("jwt-svid", "EC" | "RSA") => match JwtAuthority::from_jwk_json(key.to_string().as_bytes()) {
+                Ok(authority) if document.jwt_authorities.contains(&authority.to_jwk_json()) => {}
+                Ok(authority) => document.jwt_authorities.push(authority.to_jwk_json()),
+                // RFC 7517 §5: a curve or a strength that is not supported.
+                Err(JwkError::Kind) => document.ignored += 1,
+                Err(error) => return Err(wrong(&error.to_string())),
+            },
+            // SPIFFE Trust Domain and Bundle §4.2.1 and §4.2.2: other uses and types, and none at all, are for somebody else.
+            _ => document.ignored += 1,
         }
     }
     let count = document.x509_authorities.len().max(document.jwt_authorities.len());

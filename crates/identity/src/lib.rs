@@ -11,6 +11,7 @@ pub mod bundle_document;
 pub mod credentials;
 pub mod csr;
 pub mod handshake;
+mod jwk;
 pub mod jwt_svid;
 pub mod key;
 mod provider;
@@ -47,6 +48,11 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest.as_ref());
     out
+}
+
+/// A member of a JSON object that may be missing, but not null.
+fn present<'de, D: serde::Deserializer<'de>, T: serde::Deserialize<'de>>(value: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
 }
 
 /// Lower-case hexadecimal digits.

@@ -1,84 +1,27 @@
 //! Bundles of another trust domain, fetched from a real endpoint by TLS.
 
-use crate::plane::{DEADLINE, MESH, Plane};
-use identity::bundle_document::{BundleDocument, write};
-use identity::web::Site;
-use parking_lot::Mutex;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use crate::bundle_endpoint::{Web, document, joined, ok, plane, until};
+use identity::bundle_document::BundleDocument;
 use testkit::pki::{self, TestAuthority};
-use testkit::web::{self, WebFiles};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep};
-use wire::operator::{AuthorityStatus, FederatedBundle};
-
-/// An endpoint on loopback with a certificate of the web. It answers what the text says now.
-async fn endpoint(files: &WebFiles, answer: Arc<Mutex<String>>) -> SocketAddr {
-    let read = |path| std::fs::read(path).unwrap();
-    let site = Site::from_pem(&read(&files.certificate), &read(&files.key)).unwrap();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let Ok(mut stream) = site.accept(stream, DEADLINE).await else { continue };
-            let mut head = [0; 4096];
-            let _request = stream.read(&mut head).await;
-            let text = answer.lock().clone();
-            let _gone = stream.write_all(text.as_bytes()).await;
-            let _gone = stream.shutdown().await;
-        }
-    });
-    address
-}
-
-fn ok(document: &BundleDocument) -> String {
-    let body = write(document);
-    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-}
-
-async fn until(plane: &Plane, what: &str, seen: impl Fn(&FederatedBundle) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(40);
-    loop {
-        let status = plane.operator().await.unwrap().authority_status(DEADLINE).await.unwrap();
-        if status.federated.first().is_some_and(&seen) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{what}: {:?}", status.federated);
-        sleep(Duration::from_millis(100)).await;
-    }
-}
 
 #[tokio::test]
 async fn a_foreign_bundle_is_fetched_refreshed_by_its_hint_and_kept_when_its_endpoint_fails() {
-    let dir = tempfile::tempdir().unwrap();
     let (one, two) = (TestAuthority::new("partner.example"), TestAuthority::new("partner.example"));
-    let document = |authorities: &[&TestAuthority], sequence| BundleDocument {
-        x509_authorities: authorities.iter().map(|authority| authority.certificate_der().to_vec()).collect(),
-        sequence: Some(sequence),
-        refresh_hint: Some(Duration::from_secs(1)),
-        ..BundleDocument::default()
-    };
-    let answer = Arc::new(Mutex::new(ok(&document(&[&one], 7))));
-    let files = web::write(dir.path());
-    let address = endpoint(&files, Arc::clone(&answer)).await;
-    let federation =
-        format!("  federation: [ {{ trustDomain: partner.example, bundleEndpoint: \"https://{address}/bundle\" }} ]\n");
-    let mesh = MESH.replacen("---\n", &format!("{federation}---\n"), 1);
-    let plane = Plane::start_in(&mesh, &[("SSL_CERT_FILE", &files.root.display().to_string())]).await;
-    until(&plane, "fetched", |bundle| bundle.authorities == 1 && bundle.failure.is_none()).await;
-    let own = plane.joined("shop/client").await;
-    let domains: Vec<String> = own.bundles().to_model().iter().map(|bundle| bundle.trust_domain.to_string()).collect();
-    assert_eq!(domains, ["partner.example", "shop.example"], "a sidecar is told of both");
+    let document = |authorities: &[&TestAuthority], sequence| document(authorities, Some(sequence), Some(1));
+    let web = Web::new();
+    let endpoint = web.endpoint(ok(&document(&[&one], 7))).await;
+    let plane = plane(&web.roots(), &[("partner.example", &endpoint)]).await;
+    until(&plane, "fetched", |all| all[0].authorities == 1 && all[0].failure.is_none()).await;
+    // A sidecar is told of both.
+    let own = joined(&plane, &["partner.example", "shop.example"]).await;
     // A workload of there is believed, and only by its own bundle.
     let partner = one.good(&one.id("web")).chain;
     identity::X509Svid::parse(&partner, own.bundles(), pki::now()).unwrap();
     let forged = one.mint(&pki::Leaf::good(&crate::plane::id("client"))).chain;
     identity::X509Svid::parse(&forged, own.bundles(), pki::now()).unwrap_err();
 
-    *answer.lock() = ok(&document(&[&one, &two], 8));
-    until(&plane, "refreshed", |bundle| bundle.authorities == 2).await;
+    endpoint.say(ok(&document(&[&one, &two], 8)));
+    until(&plane, "refreshed", |all| all[0].authorities == 2).await;
     for (text, told) in [
         (ok(&document(&[&one], 7)), "went back from 8 to 7"),
         ("HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n".to_owned(), "status 503"),
@@ -91,117 +34,10 @@ async fn a_foreign_bundle_is_fetched_refreshed_by_its_hint_and_kept_when_its_end
             "not of `partner.example`",
         ),
     ] {
-        *answer.lock() = text;
-        until(&plane, told, |bundle| {
-            bundle.authorities == 2 && bundle.failure.as_ref().is_some_and(|failure| failure.contains(told))
+        endpoint.say(text);
+        until(&plane, told, |all| {
+            all[0].authorities == 2 && all[0].failure.as_ref().is_some_and(|failure| failure.contains(told))
         })
         .await;
     }
-}
-
-async fn status_until(plane: &Plane, what: &str, seen: impl Fn(&AuthorityStatus) -> bool) -> AuthorityStatus {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let status = plane.operator().await.unwrap().authority_status(DEADLINE).await.unwrap();
-        if seen(&status) {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "{what}: {status:?}");
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
-/// Two meshes that federate with each other: one rotates its authority, and the other knows the new one before it signs.
-#[tokio::test]
-async fn a_mesh_that_rotates_its_authority_waits_until_other_trust_domains_have_looked() {
-    let dir = tempfile::tempdir().unwrap();
-    let files = web::write(dir.path());
-    let listen = testkit::ports::free();
-    let (certificate, key) = (files.certificate.display(), files.key.display());
-    let serving =
-        format!("  bundleEndpoint: {{ listen: \"{listen}\", certificate: {certificate}, key: {key}, refreshHint: 60s }}\n---\n");
-    let serving = Plane::start_with(&MESH.replacen("---\n", &serving, 1)).await;
-    let served = status_until(&serving, "it serves", |status| status.bundle_endpoint.is_some()).await;
-    let active = served.authorities[0].id.clone();
-    let fetching = format!("  federation: [ {{ trustDomain: shop.example, bundleEndpoint: \"https://{listen}/\" }} ]\n---\n");
-    let fetching = MESH.replace("shop.example", "partner.example").replacen("---\n", &fetching, 1);
-    let mut fetching = Plane::start_in(&fetching, &[("SSL_CERT_FILE", &files.root.display().to_string())]).await;
-    until(&fetching, "fetched", |bundle| bundle.authorities == 1 && bundle.failure.is_none()).await;
-
-    serving.operator().await.unwrap().rotate_authority(DEADLINE).await.unwrap();
-    let held = status_until(&serving, "it waits", |status| !status.held_up_by.is_empty()).await;
-    assert_eq!(held.held_up_by[0].0, "other trust domains", "{held:?}");
-    // At its start it looks at once.
-    fetching.restart().await;
-    until(&fetching, "the other mesh knows the new authority", |bundle| bundle.authorities == 2).await;
-    let now = status_until(&serving, "any", |_| true).await;
-    assert!(now.authorities.iter().any(|each| each.id == active && each.state == "active"), "it signs later: {now:?}");
-    let (first, last) = (served.bundle_endpoint.unwrap(), now.bundle_endpoint.unwrap());
-    assert!(last.sequence > first.sequence && last.given >= 2 && last.failure.is_none(), "{first:?} {last:?}");
-}
-
-#[tokio::test]
-async fn what_stands_in_the_way_of_the_bundle_endpoint_is_told_and_what_is_mended_serves() {
-    let dir = tempfile::tempdir().unwrap();
-    let files = web::write(dir.path());
-    let key = std::fs::read(&files.key).unwrap();
-    std::fs::write(&files.key, "no key").unwrap();
-    let listen = testkit::ports::free();
-    let (certificate, path) = (files.certificate.display(), files.key.display());
-    let endpoint = format!("  bundleEndpoint: {{ listen: \"{listen}\", certificate: {certificate}, key: {path} }}\n---\n");
-    let plane = Plane::start_with(&MESH.replacen("---\n", &endpoint, 1)).await;
-    let failure = |status: &AuthorityStatus| status.bundle_endpoint.as_ref().and_then(|served| served.failure.clone());
-    let told = status_until(&plane, "it is told", |status| failure(status).is_some()).await;
-    assert!(failure(&told).unwrap().contains("the key is not PEM"), "{told:?}");
-    assert!(failure(&told).unwrap().contains("web-tls.key"), "{told:?}");
-    std::fs::write(&files.key, key).unwrap();
-    status_until(&plane, "it serves", |status| failure(status).is_none()).await;
-
-    for (request, expected) in [
-        ("GET / HTTP/1.1\r\nhost: a\r\n\r\n", "HTTP/1.1 200 OK"),
-        ("HEAD / HTTP/1.1\r\nhost: a\r\n\r\n", "HTTP/1.1 200 OK"),
-        ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 405"),
-        ("GET /other HTTP/1.1\r\nhost: a\r\n\r\n", "HTTP/1.1 404"),
-        ("nonsense\r\n\r\n", "HTTP/1.1 400"),
-    ] {
-        let answer = asked(&files, listen, request).await;
-        assert!(answer.starts_with(expected), "{request:?}: {answer}");
-        if request.starts_with("GET / ") {
-            let body = answer.split_once("\r\n\r\n").unwrap().1;
-            let domain = model::TrustDomain::parse("shop.example").unwrap();
-            let document = identity::bundle_document::parse(body.as_bytes(), &domain).unwrap();
-            assert_eq!((document.x509_authorities.len(), document.jwt_authorities.len()), (1, 1), "{body}");
-            assert_eq!((document.refresh_hint, document.ignored), (Some(Duration::from_secs(300)), 0));
-            assert_eq!(document.sequence, Some(1));
-        }
-    }
-    // Those who say nothing take every place, and are ended.
-    let mut silent = Vec::new();
-    for _ in 0..64 {
-        silent.push(tokio::net::TcpStream::connect(listen).await.unwrap());
-    }
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let mut is_served = false;
-    while !is_served && Instant::now() < deadline {
-        is_served = tokio::time::timeout(DEADLINE, try_asked(&files, listen, "GET / HTTP/1.1\r\nhost: a\r\n\r\n"))
-            .await
-            .is_ok_and(|answer| answer.is_some_and(|answer| answer.contains("200 OK")));
-        sleep(Duration::from_millis(200)).await;
-    }
-    assert!(is_served, "those who say nothing keep the others out");
-}
-
-async fn asked(files: &WebFiles, address: SocketAddr, request: &str) -> String {
-    try_asked(files, address, request).await.unwrap()
-}
-
-/// What the endpoint answers, over TLS with the site's root; `None` if it hangs up.
-async fn try_asked(files: &WebFiles, address: SocketAddr, request: &str) -> Option<String> {
-    let stream = tokio::net::TcpStream::connect(address).await.ok()?;
-    let mut stream = web::connect(stream, files).await.ok()?;
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = Vec::new();
-    // TLS may end without its alert when the server hangs up early.
-    let _end = stream.read_to_end(&mut answer).await;
-    String::from_utf8(answer).ok()
 }

@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod bundle_endpoint;
 mod disk;
 mod federation;
 mod issue;
 mod plane;
+mod served_bundle;
+mod spiffe_federation;
 mod stream;
 mod upstream;

@@ -184,3 +184,69 @@ fn a_signer_needs_its_own_key_and_the_right_to_sign() {
     let bundle = TrustBundle::x509(domain(), vec![root.der.clone()]);
     X509Svid::parse(&chain, &TrustBundles::from_model(&[bundle]).expect("bundle"), pki::now()).expect("believed");
 }
+
+/// The certificate with other bytes in place of these, wherever they stand. Its signature is nobody's then.
+fn replaced(der: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut out = der.to_vec();
+    let places: Vec<usize> = (0..=der.len() - from.len()).filter(|&at| der[at..].starts_with(from)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        out[at..at + to.len()].copy_from_slice(to);
+    }
+    out
+}
+
+#[test]
+fn a_subject_that_cannot_be_written_into_another_certificate_is_refused_by_name() {
+    const COMMON_NAME: &[u8] = &[6, 3, 0x55, 4, 3];
+    let root = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Unconstrained);
+    let (own, key) = root.authority(HOUR);
+    // The parts of the subject (RFC 5280 §4.1.2.4), whole.
+    let (roots, owns) = (26, 50);
+    let begin = |der: &[u8], text: &[u8]| der.windows(text.len()).rposition(|window| window == text).expect("there") - 11;
+    let (at, own_at) = (begin(&root.der, b"the bank's root"), begin(&own, b"Rondel"));
+    for (name, bad_root, bad_own) in [
+        ("empty parts", replaced(&root.der, &root.der[at..at + roots], &[0x31, 0].repeat(roots / 2)), {
+            replaced(&own, &own[own_at..own_at + owns], &[0x31, 0].repeat(owns / 2))
+        }),
+        ("no OID", replaced(&root.der, COMMON_NAME, &[6, 3, 0x7f, 4, 3]), replaced(&own, COMMON_NAME, &[6, 3, 0x7f, 4, 3])),
+        ("half an OID", replaced(&root.der, COMMON_NAME, &[6, 3, 0x80, 0x80, 0x80]), {
+            replaced(&own, COMMON_NAME, &[6, 3, 0x80, 0x80, 0x80])
+        }),
+    ] {
+        let signer = UpstreamKey::from_pem(&pem_section("CERTIFICATE", &bad_root), &root.key.serialize_pem()).map(drop);
+        let told = signer.expect_err(name).to_string();
+        assert!(told.starts_with("the signing certificate: its subject is"), "{name}: {told}");
+        let key = PrivateKey::from_pkcs8_der(&key.to_pkcs8_der()).expect("key");
+        let loaded = Authority::load_chain(vec![bad_own], key, std::slice::from_ref(&root.der), &domain(), pki::now()).map(drop);
+        let told = loaded.expect_err(name).to_string();
+        assert!(told.starts_with("the authority's certificate cannot be used: its subject is"), "{name}: {told}");
+    }
+}
+
+#[test]
+fn no_byte_of_a_certificate_makes_us_stumble() {
+    let root = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Unconstrained);
+    let (own, key) = root.authority(HOUR);
+    let (document, file) = (key.to_pkcs8_der(), root.key.serialize_pem());
+    let request = csr::prove(&Authority::signing_request(&key, &domain()).expect("request")).expect("proven");
+    for mask in [0x01, 0x1f, 0x80, 0xff] {
+        for at in 0..own.len() {
+            let mut changed = own.clone();
+            changed[at] ^= mask;
+            let key = PrivateKey::from_pkcs8_der(&document).expect("key");
+            let loaded = Authority::load_chain(vec![changed], key, std::slice::from_ref(&root.der), &domain(), pki::now());
+            // One that has ended is loaded unproven.
+            assert!(!loaded.is_ok_and(|loaded| loaded.not_after() > pki::now()), "byte {at} ^ {mask:#x}");
+        }
+        for at in 0..root.der.len() {
+            let mut changed = root.der.clone();
+            changed[at] ^= mask;
+            // Some bytes of a root are nobody's to check, as its own signature: only that nothing breaks is asked here.
+            if let Ok(signer) = UpstreamKey::from_pem(&pem_section("CERTIFICATE", &changed), &file) {
+                let _signed_or_not = signer.sign_intermediate(&request, &domain(), HOUR, pki::now());
+            }
+        }
+    }
+}
