@@ -40,6 +40,8 @@ pub(crate) async fn revoke(arguments: &Revoke, output: Output) -> anyhow::Result
         }
         sleep(Duration::from_millis(50)).await;
     };
+    let status = client.status(DEADLINE).await?;
+    let away: Vec<String> = status.workloads.iter().filter(|each| !each.connected).map(|each| each.name.to_string()).collect();
     let took = begun.elapsed();
     let now = operator::now();
     match output {
@@ -55,6 +57,7 @@ pub(crate) async fn revoke(arguments: &Revoke, output: Output) -> anyhow::Result
                 serde_json::json!({
                     "revoked": revoked.collect::<Vec<_>>(), "revision": revocation.revision,
                     "in_force_after_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "behind": behind,
+                    "away": away,
                 })
             );
         }
@@ -74,7 +77,13 @@ pub(crate) async fn revoke(arguments: &Revoke, output: Output) -> anyhow::Result
             } else {
                 println!("not in force yet at {} after {} s: `rondel status`", behind.join(", "), took.as_secs());
             }
-            println!("its workload gets another with a new join token: `rondel join-token`");
+            if !away.is_empty() {
+                println!("away, and told when it comes back: {}", away.join(", "));
+            }
+            println!(
+                "what is issued from now on is believed: by a new join token (`rondel join-token`; `rondel up` makes one by itself)"
+            );
+            println!("to keep the identity out, remove its workload from the configuration first");
         }
     }
     Ok(if behind.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -122,7 +122,7 @@ fn main() -> ExitCode {
     match runtime.block_on(run(arguments)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("rondel: {error:#}");
+            eprintln!("rondel: {}", model::told(error.as_ref()));
             ExitCode::FAILURE
         }
     }

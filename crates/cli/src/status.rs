@@ -6,7 +6,7 @@ use model::Timestamp;
 use std::process::ExitCode;
 use wire::operator::{MeshStatus, WorkloadStatus};
 
-/// 0 if every workload is connected and in sync and the configuration has no error, else 1.
+/// 0 if every workload is connected and in sync, the configuration has no error and there is no trouble, else 1.
 pub(crate) async fn run(at: &Where, output: Output) -> anyhow::Result<ExitCode> {
     let status = at.connect().await?.status(DEADLINE).await?;
     let now = operator::now();
@@ -15,7 +15,7 @@ pub(crate) async fn run(at: &Where, output: Output) -> anyhow::Result<ExitCode> 
         Output::Text => print!("{}", text(&status, now)),
     }
     let healthy = |each: &WorkloadStatus| each.connected && state(each, &status) == "SYNCED";
-    let is_good = status.errors.is_empty() && status.workloads.iter().all(healthy);
+    let is_good = status.errors.is_empty() && status.troubles.is_empty() && status.workloads.iter().all(healthy);
     // A JSON reader wants the answer, not our judgement of it.
     Ok(if is_good || output == Output::Json { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -59,6 +59,9 @@ fn json(status: &MeshStatus) -> serde_json::Value {
         "publish_to_last_ack_ms": status.publish_to_last_ack_ms,
         "errors": errors.collect::<Vec<_>>(),
         "workloads": workloads.collect::<Vec<_>>(),
+        "troubles": status.troubles.iter().map(|each| serde_json::json!({
+            "message": each.message, "since": each.since.map(|since| since.to_string()),
+        })).collect::<Vec<_>>(),
     })
 }
 
@@ -86,9 +89,20 @@ fn text(status: &MeshStatus, now: Timestamp) -> String {
     }
     out.push_str(&format!("revision {}", status.revision));
     if let Some(ms) = status.publish_to_last_ack_ms {
-        out.push_str(&format!(", in force everywhere {ms} ms after it was published"));
+        out.push_str(&format!(", in force at every connected sidecar {ms} ms after it was published"));
     }
     out.push('\n');
+    for away in status.workloads.iter().filter(|each| !each.connected) {
+        out.push_str(&format!("{} is away", away.name));
+        if away.revision.0 > 0 {
+            out.push_str(&format!(" and ran revision {} when it was last seen", away.revision));
+        }
+        out.push('\n');
+    }
+    for each in &status.troubles {
+        let since = each.since.map(|since| format!(" (since {since})")).unwrap_or_default();
+        out.push_str(&format!("TROUBLE{since}: {}\n", plain(&each.message)));
+    }
     for error in &status.errors {
         out.push_str(&format!(
             "configuration refused since {}, the last good one stays in force:\n  {}:{}:{}: {}\n",

@@ -416,7 +416,7 @@ async fn attest_the_expired(running: &Running, mesh: &Mesh, status: Option<&Mesh
         if let Some(workload) = mesh.workloads.iter().find(|workload| workload.name == seen.name)
             && let Err(error) = attest(&running.places, workload).await
         {
-            running.view.say(&format!("{} cannot attest again yet: {error:#}", seen.name));
+            running.view.say(&format!("{} cannot attest again yet: {}", seen.name, model::told(error.as_ref())));
         }
     }
 }
@@ -447,12 +447,12 @@ async fn restart_ended(running: &mut Running, mesh: &Mesh) -> bool {
             && let Err(error) = attest(&running.places, workload).await
         {
             child.postpone();
-            running.view.say(&format!("{name} cannot attest again yet: {error:#}"));
+            running.view.say(&format!("{name} cannot attest again yet: {}", model::told(error.as_ref())));
             continue;
         }
         match child.restart(&running.places) {
             Ok(()) => restarted = true,
-            Err(error) => running.view.say(&format!("{}: {error:#}", child.name)),
+            Err(error) => running.view.say(&format!("{}: {}", child.name, model::told(error.as_ref()))),
         }
     }
     restarted

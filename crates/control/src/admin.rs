@@ -5,6 +5,7 @@ use crate::clock;
 use crate::desired::Board;
 use crate::records::Records;
 use crate::rollout::Rollout;
+use crate::troubles::Troubles;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -31,6 +32,7 @@ pub(crate) struct Seen {
     pub(crate) records: Arc<Records>,
     pub(crate) ca: Arc<Ca>,
     pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    pub(crate) troubles: Troubles,
 }
 
 /// Serves for as long as the process lives.
@@ -72,14 +74,13 @@ fn respond(request: &Request<Incoming>, seen: &Seen) -> Response<Full<Bytes>> {
 /// Not ready in the last fifth of the own SVID's life: it should have been renewed long before.
 fn ready(seen: &Seen) -> Response<Full<Bytes>> {
     let now = clock::now();
-    let Some(svid) = seen.credentials.borrow().clone() else {
-        return text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no own SVID: the authority has ended; `rondel ca rotate` makes another\n".to_owned(),
-        );
+    let Some(svid) = seen.credentials.borrow().clone().filter(|_| now < seen.ca.authorities().active.not_after()) else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the authority has ended; `rondel ca rotate` makes another\n".to_owned());
     };
     let (begin, end) = (svid.svid().not_before(), svid.svid().not_after());
-    if now >= begin && end.since(now) > end.since(begin) / 20 {
+    // Its own `notBefore` is earlier than its life, which may be shorter now than when it was issued.
+    let life = seen.board.current().mesh.settings.svid_lifetime.min(end.since(begin));
+    if now >= begin && end.since(now) > life / 5 {
         text(StatusCode::OK, "ready\n".to_owned())
     } else {
         text(StatusCode::SERVICE_UNAVAILABLE, format!("the own SVID ends at {end} and was not renewed\n"))
@@ -94,6 +95,11 @@ fn metrics(seen: &Seen) -> String {
     let mut registry = Registry::with_prefix("rondel_control");
     for (name, help, value) in [
         ("revision", "Revision in force", seen.board.current().revision.0),
+        (
+            "troubles",
+            "What an operator must look at; `rondel status` tells each",
+            u64::try_from(seen.troubles.now(clock::now()).len()).unwrap_or(u64::MAX),
+        ),
         (
             "config_errors",
             "Errors of the configuration on disk; the last good one is in force",

@@ -61,10 +61,17 @@ pub(crate) struct StoredAuthority {
     pub(crate) roots: Vec<Vec<u8>>,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
+    /// When it was made: its certificate begins earlier than that. Unknown of one that an earlier version made.
+    #[serde(default = "never")]
+    pub(crate) made_at: Timestamp,
     /// Public key of JWT-SVIDs, a JSON Web Key.
     pub(crate) jwk: Vec<u8>,
     /// When the last JWT-SVID that it signed has ended.
     pub(crate) jwt_until: Timestamp,
+}
+
+const fn never() -> Timestamp {
+    Timestamp::from_millis(0)
 }
 
 /// All of them, in the order in which they were prepared.
@@ -298,6 +305,7 @@ fn kept(keys: &Keys, Fresh { made, jwt }: Fresh, now: Timestamp) -> Result<Store
         roots: made.roots,
         not_before: made.authority.not_before(),
         not_after: made.authority.not_after(),
+        made_at: now,
         jwk: jwt.public().to_jwk_json(),
         jwt_until: Timestamp::from_millis(0),
     })
@@ -307,8 +315,9 @@ fn kept(keys: &Keys, Fresh { made, jwt }: Fresh, now: Timestamp) -> Result<Store
 ///
 /// One that has ended is left to a person: a clock that was set wrong looks the same, and must not cost the mesh its authority.
 pub(crate) fn is_due(authority: &StoredAuthority, now: Timestamp) -> bool {
-    let half: Duration = authority.not_after.since(authority.not_before) / 2;
-    now >= authority.not_before.plus(half) && now < authority.not_after
+    let begun = authority.not_before.max(authority.made_at);
+    let half: Duration = authority.not_after.since(begun) / 2;
+    now >= begun.plus(half) && now < authority.not_after
 }
 
 /// The ids of those in a stage.

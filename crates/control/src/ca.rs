@@ -170,6 +170,8 @@ pub(crate) struct Ca {
     shadow: Mutex<Option<(String, Authority)>>,
     /// When the last JWT-SVID ends that the active authority signed.
     jwt_until: Mutex<Timestamp>,
+    /// Why the rotation that is due or under way fails, and since when.
+    failing: Mutex<Option<(String, Timestamp)>>,
 }
 
 impl Ca {
@@ -193,8 +195,21 @@ impl Ca {
             shadow: Mutex::new(None),
             // An earlier process may have signed some a moment ago.
             jwt_until: Mutex::new(if is_first { now } else { now.plus(jwt_lifetime(settings)) }),
+            failing: Mutex::default(),
             store,
         })
+    }
+
+    /// Why the rotation fails, and since when; `None` where it does not.
+    pub(crate) fn failing(&self) -> Option<(String, Timestamp)> {
+        self.failing.lock().clone()
+    }
+
+    /// Notes what the last look at the rotation came to.
+    pub(crate) fn set_failing(&self, failure: Option<String>, now: Timestamp) {
+        let mut failing = self.failing.lock();
+        let since = failing.as_ref().map_or(now, |(_, since)| *since);
+        *failing = failure.map(|failure| (failure, since));
     }
 
     /// The authorities at this moment.

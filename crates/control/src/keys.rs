@@ -25,9 +25,17 @@ pub(crate) enum KeyFileFailure {
         /// The operating system's word.
         error: io::Error,
     },
+    /// It is gone.
+    #[error(
+        "authority's key `{path}` is gone: put it back from a backup, or move the whole state directory away to begin anew, and every workload then needs a join token and the new bundle"
+    )]
+    Gone {
+        /// Which file.
+        path: String,
+    },
     /// Others can read it.
     #[error(
-        "authority's key `{path}` can be read by others than its owner (mode {mode:o}); whoever did may hold the key: rotate"
+        "authority's key `{path}` can be read by others than its owner (mode {mode:o}): `chmod 600` it and start again; if somebody may have read it, `rondel ca rotate` then"
     )]
     Exposed {
         /// Which file.
@@ -103,7 +111,10 @@ impl Keys {
     pub(crate) fn read(&self, authority: &str, purpose: Use) -> Result<Zeroizing<Vec<u8>>, KeyFileFailure> {
         let path = self.path(authority, purpose);
         let failed = |error| io_failure(&path, error);
-        let file = File::open(&path).map_err(failed)?;
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => KeyFileFailure::Gone { path: path.display().to_string() },
+            _ => failed(error),
+        })?;
         let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(KeyFileFailure::Exposed { path: path.display().to_string(), mode });
@@ -176,7 +187,7 @@ mod tests {
         assert_eq!(keys.x509("0a").expect("key").to_pkcs8_der(), key.to_pkcs8_der());
 
         keys.forget_others(&BTreeSet::from(["0a"])).expect("forget");
-        assert!(matches!(keys.x509("0b"), Err(KeyFileFailure::Io { .. })));
+        assert!(matches!(keys.x509("0b"), Err(KeyFileFailure::Gone { .. })));
         keys.x509("0a").expect("still there");
 
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("chmod");

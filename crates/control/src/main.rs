@@ -17,6 +17,7 @@ mod serve;
 mod settings;
 mod start;
 mod store;
+mod troubles;
 mod upstream;
 mod watch;
 
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rondel-control: {error:#}");
+            eprintln!("rondel-control: {}", model::told(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -43,24 +43,31 @@ struct Inner {
     last: Option<(Revision, Duration)>,
 }
 
+/// What a stream was opened with.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    /// The SVID's, which need not be one that this control plane issued.
+    pub(crate) serial: String,
+    pub(crate) authority: Option<String>,
+    pub(crate) not_after: Timestamp,
+    pub(crate) key_exchange: &'static str,
+}
+
 impl Rollout {
-    /// A stream begins, of a sidecar that says what it runs, opened with an SVID of this authority; an earlier one of the same workload is replaced. Returns the
-    /// stream's number.
-    pub(crate) fn connected(
-        &self,
-        workload: &WorkloadName,
-        runs: Revision,
-        authority: Option<&str>,
-        key_exchange: &'static str,
-    ) -> u64 {
+    /// A stream begins, of a sidecar that says what it runs; an earlier one of the same workload is replaced. Returns the stream's
+    /// number.
+    pub(crate) fn connected(&self, workload: &WorkloadName, runs: Revision, opened: Opened) -> u64 {
         let mut inner = self.inner.lock();
         inner.sessions += 1;
         let session = inner.sessions;
         let seen = inner.seen.entry(workload.clone()).or_default();
         seen.session = Some(session);
         seen.acked = runs;
-        seen.proven = authority.map(str::to_owned);
-        seen.key_exchange = Some(key_exchange);
+        seen.serial = Some(opened.serial);
+        seen.svid_expires_at = Some(opened.not_after);
+        seen.authority.clone_from(&opened.authority);
+        seen.proven = opened.authority;
+        seen.key_exchange = Some(opened.key_exchange);
         session
     }
 
@@ -179,8 +186,17 @@ mod tests {
     fn a_later_stream_replaces_an_earlier_one_whose_end_changes_nothing() {
         let rollout = Rollout::default();
         let name = WorkloadName::parse("a/b").expect("name");
-        let first = rollout.connected(&name, Revision(0), Some("0a"), "X25519");
-        let second = rollout.connected(&name, Revision(4), Some("0b"), "X25519");
+        let opened = |authority: &str| Opened {
+            serial: "01".into(),
+            authority: Some(authority.into()),
+            not_after: Timestamp::from_seconds(9),
+            key_exchange: "X25519",
+        };
+        let first = rollout.connected(&name, Revision(0), opened("0a"));
+        let second = rollout.connected(&name, Revision(4), opened("0b"));
+        // Who issued it does not matter.
+        let seen = rollout.of(&name);
+        assert_eq!((seen.serial.as_deref(), seen.svid_expires_at), (Some("01"), Some(Timestamp::from_seconds(9))));
         assert!(rollout.is_replaced(&name, first) && !rollout.is_replaced(&name, second));
         rollout.disconnected(&name, first);
         assert!(rollout.of(&name).connected());

@@ -198,6 +198,7 @@ pub(crate) async fn run(
     let mut rests_until = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        let failing = Arc::clone(&ca);
         let (ca, board, rollout, own) = (Arc::clone(&ca), Arc::clone(&board), Arc::clone(&rollout), credentials.clone());
         let may_begin = Instant::now() >= rests_until;
         let taken = tokio::task::spawn_blocking(move || look(&ca, &board, &rollout, &own, may_begin)).await;
@@ -211,6 +212,7 @@ pub(crate) async fn run(
             Ok(Err(failure)) => failure.to_string(),
             Err(failure) => failure.to_string(),
         };
+        failing.set_failing((!now.is_empty()).then(|| now.clone()), clock::now());
         if now != told && !now.is_empty() {
             tracing::error!(failure = now, "the authority's rotation cannot go on; it is tried again");
         }
@@ -295,6 +297,7 @@ mod tests {
             roots: Vec::new(),
             not_before: NOW.minus(BACK_DATING),
             not_after: LATER,
+            made_at: NOW,
             jwk: Vec::new(),
             jwt_until: NOW,
         };
@@ -419,16 +422,23 @@ mod tests {
 
     #[test]
     fn an_authority_is_replaced_by_itself_in_the_second_half_of_its_life_only() {
-        let authority = |not_before, not_after| StoredAuthority {
+        let authority = |(not_before, made_at, not_after)| StoredAuthority {
             not_before: Timestamp::from_seconds(not_before),
+            made_at: Timestamp::from_seconds(made_at),
             not_after: Timestamp::from_seconds(not_after),
             ..authorities(Stage::Active, None).stored.authorities[0].clone()
         };
         let now = Timestamp::from_seconds(150);
-        for (name, not_before, not_after, expected) in
-            [("young", 100, 300, false), ("half", 100, 200, true), ("ended", 100, 150, false), ("not yet valid", 200, 300, false)]
-        {
-            assert_eq!(authorities::is_due(&authority(not_before, not_after), now), expected, "{name}");
+        for (name, life, expected) in [
+            ("young", (100, 100, 300), false),
+            ("half", (100, 100, 200), true),
+            ("ended", (100, 100, 150), false),
+            ("not yet valid", (200, 100, 300), false),
+            ("short-lived and begun long before it was made", (10, 140, 180), false),
+            ("that one at half of its life", (10, 110, 180), true),
+            ("made by an earlier version", (100, 0, 200), true),
+        ] {
+            assert_eq!(authorities::is_due(&authority(life), now), expected, "{name}");
         }
     }
 
@@ -443,16 +453,17 @@ mod tests {
         );
         let sources = vec![config::Source { file: "a.yaml".into(), text }];
         let mesh = config::parse(&sources).expect("mesh");
-        // Nine tenths of its life lie before it began: it is due at once.
-        let lifetime = Duration::from_secs(60);
+        // Made two thirds of its life ago: it is due at once.
+        let (lifetime, made_at) = (Duration::from_secs(60), clock::now().minus(Duration::from_secs(40)));
         let first =
             config::Settings { upstream: config::UpstreamAuthority::SelfSigned, authority_lifetime: lifetime, ..mesh.settings };
         let store = Arc::new(crate::store::Store::open(&dir.path().join("control.redb")).expect("store"));
-        let ca = Arc::new(Ca::open(Arc::clone(&store), dir.path(), &first, clock::now()).expect("authority"));
+        let ca = Arc::new(Ca::open(Arc::clone(&store), dir.path(), &first, made_at).expect("authority"));
         let begun = crate::desired::Begun::read(&store, Ok(sources)).expect("begun");
         let board = Arc::new(Board::begin(store, begun, ca.trust(clock::now())).expect("board"));
         let rollout = Arc::new(Rollout::default());
-        rollout.connected(&model::WorkloadName::parse("a/b").expect("name"), Revision(1), None, "X25519");
+        let opened = crate::rollout::Opened { serial: "01".into(), authority: None, not_after: LATER, key_exchange: "X25519" };
+        rollout.connected(&model::WorkloadName::parse("a/b").expect("name"), Revision(1), opened);
         let (_own, credentials) = watch::channel(None);
         let run = run(ca, board, rollout, credentials);
         tokio::time::timeout(Duration::from_secs(3), run).await.expect_err("it runs for as long as the process");

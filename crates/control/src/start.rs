@@ -11,6 +11,7 @@ use crate::rollout::Rollout;
 use crate::serve::OwnFailure;
 use crate::settings::Settings;
 use crate::store::Store;
+use crate::troubles::Troubles;
 use crate::{admin, clock, rotation, serve, watch};
 use anyhow::{Context, bail};
 use identity::TrustBundles;
@@ -68,6 +69,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let rollout = Arc::new(restored(&store, &board)?);
     let records = Arc::new(Records::default());
     let served = Arc::new(Served::default());
+    let troubles = Troubles { ca: Arc::clone(&ca), federation: Arc::clone(&federation), bundle_endpoint: Arc::clone(&served) };
     let plane = Plane {
         board: Arc::clone(&board),
         rollout: Arc::clone(&rollout),
@@ -77,6 +79,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         rehearsals: Arc::new(Rehearsals::default()),
         federation: Arc::clone(&federation),
         bundle_endpoint: Arc::clone(&served),
+        troubles: troubles.clone(),
     };
     tracing::info!(%domain, revision = %desired.revision, listen = %settings.listen, "starting");
 
@@ -101,7 +104,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(bundle_endpoint::run(served, Arc::clone(&board)));
     tasks.spawn(keep_bundle(settings.state.clone(), Arc::clone(&ca), Arc::clone(&board)));
     tasks.spawn(watch::run(Arc::clone(&board), settings.config.clone()));
-    tasks.spawn(admin::run(admin_listener, admin::Seen { board, rollout, records, ca, credentials: own }));
+    tasks.spawn(admin::run(admin_listener, admin::Seen { board, rollout, records, ca, credentials: own, troubles }));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -138,7 +141,7 @@ async fn keep_bundle(state: PathBuf, ca: Arc<Ca>, board: Arc<Board>) {
         let (state, ca) = (state.clone(), Arc::clone(&ca));
         let written = tokio::task::spawn_blocking(move || write_bundle(&state, &ca)).await;
         if let Ok(Err(failure)) = written {
-            tracing::error!(failure = format!("{failure:#}"), "the file of the trust bundle is out of date");
+            tracing::error!(failure = model::told(failure.as_ref()), "the file of the trust bundle is out of date");
         }
     }
 }

@@ -7,6 +7,7 @@ use identity::csr::{self, CsrRefusal};
 use identity::key::{KeyFailure, PrivateKey};
 use model::{Timestamp, TrustDomain};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -33,6 +34,26 @@ pub(crate) enum UpstreamFailure {
         path: PathBuf,
         /// The operating system's word.
         error: io::Error,
+    },
+    /// Everybody on the machine can read the key that signs authorities.
+    #[error(
+        "the key `{path}` can be read by everybody (mode {mode:o}): `chmod 600` it, or `defaultMode: 0400` where it is a Kubernetes secret"
+    )]
+    Exposed {
+        /// The key's file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The files do not sign.
+    #[error("`{certificate}` and `{key}`: {error}")]
+    Files {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        error: AuthorityError,
     },
     /// The program cannot be run.
     #[error("run `{program}`: {error}")]
@@ -115,7 +136,17 @@ fn files(
     now: Timestamp,
 ) -> Result<Obtained, UpstreamFailure> {
     let above = read(certificate)?;
-    let signer = UpstreamKey::from_pem(&above, &read(key)?)?;
+    let metadata = std::fs::metadata(key).map_err(|error| UpstreamFailure::File { path: key.to_owned(), error })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    // Its group may be that of a pod.
+    if mode & 0o007 != 0 {
+        return Err(UpstreamFailure::Exposed { path: key.to_owned(), mode });
+    }
+    let signer = UpstreamKey::from_pem(&above, &read(key)?).map_err(|error| UpstreamFailure::Files {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        error,
+    })?;
     let own = PrivateKey::generate()?;
     let request = csr::prove(&Authority::signing_request(&own, domain)?)?;
     let signed = signer.sign_intermediate(&request, domain, lifetime, now)?;

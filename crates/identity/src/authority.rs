@@ -332,7 +332,8 @@ impl UpstreamKey {
         let chain = bundle::certificates_from_pem(certificates).map_err(|error| wrong(&error.to_string()))?;
         let first = chain.into_iter().next().ok_or_else(|| wrong("the text holds no certificate"))?;
         let facts = bundle::authority_facts(&first).map_err(wrong)?;
-        let key = KeyPair::from_pem(key).map_err(|_| wrong("its key is not PKCS#8 in PEM of a kind that is known here"))?;
+        let key = KeyPair::from_pem(key)
+            .map_err(|_| wrong("its key is not PEM of a kind that is known here; `openssl pkcs8 -topk8 -nodes` makes one"))?;
         if key.subject_public_key_info() != facts.public_key_info {
             return Err(AuthorityError::KeyMismatch);
         }

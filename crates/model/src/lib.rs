@@ -19,3 +19,18 @@ pub use limits::{Limit, Limits};
 pub use reason::{Reason, Side};
 pub use snapshot::Snapshot;
 pub use time::Timestamp;
+
+/// An error with what caused it, each once: many errors repeat their cause in their own text.
+pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut out = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !out.contains(&text) {
+            out.push_str(": ");
+            out.push_str(&text);
+        }
+        cause = inner.source();
+    }
+    out
+}

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     match runtime.block_on(proxy::start::run(settings)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rondel-proxy: {error:#}");
+            eprintln!("rondel-proxy: {}", model::told(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -5,10 +5,10 @@ use crate::anchor::Anchor;
 use crate::clock;
 use crate::control_link::{self, LinkFailure};
 use crate::state::Shared;
-use identity::PrivateKey;
 use identity::csr;
 use identity::key::KeyFailure;
 use identity::rehearsal::{Moment, Shadow, ShadowError};
+use identity::{HandshakeRefusal, PrivateKey};
 use model::snapshot::{Endpoint, TrustBundle};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -115,5 +115,8 @@ async fn one(shadow: &Shadow, endpoint: &Endpoint, moment: Moment) -> Result<(),
         Ok(Err(error)) => return Err(format!("connect: {error}")),
         Err(_) => return Err(format!("connect: not done within {} ms", STEP_DEADLINE.as_millis())),
     };
-    shadow.shake(stream, &endpoint.identity, moment, STEP_DEADLINE).await.map_err(|refusal| refusal.to_string())
+    shadow.shake(stream, &endpoint.identity, moment, STEP_DEADLINE).await.map_err(|refusal| match refusal {
+        HandshakeRefusal::Timeout { .. } => format!("handshake: not done within {} ms", STEP_DEADLINE.as_millis()),
+        refusal => refusal.to_string(),
+    })
 }

@@ -24,7 +24,7 @@ const ANSWERS_MAX: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum CallFailure {
     /// The other side said no, or broke off.
-    #[error("{}: {}", .code.description(), .message)]
+    #[error("{}", said(*.code, .message))]
     Refused {
         /// The gRPC status.
         code: Code,
@@ -49,6 +49,11 @@ pub enum CallFailure {
     /// The stream's task has ended.
     #[error("the stream has ended")]
     Ended,
+}
+
+/// The other side's own words, which say what to do; gRPC's word for the code only where there are none.
+fn said(code: Code, message: &str) -> &str {
+    if message.is_empty() { code.description() } else { message }
 }
 
 impl From<Status> for CallFailure {

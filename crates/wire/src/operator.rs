@@ -35,6 +35,17 @@ pub struct MeshStatus {
     pub errors: Vec<ConfigProblem>,
     /// Every configured workload.
     pub workloads: Vec<WorkloadStatus>,
+    /// What an operator must look at beside the configuration.
+    pub troubles: Vec<Trouble>,
+}
+
+/// What goes on by itself until it becomes an outage.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// What is wrong, what it leads to, and what to do.
+    pub message: String,
+    /// Since when, if that is known.
+    pub since: Option<Timestamp>,
 }
 
 /// One error of the configuration on disk.
@@ -278,6 +289,7 @@ impl OperatorClient {
             publish_to_last_ack_ms: response.publish_to_last_ack_ms,
             errors: errors.collect(),
             workloads: response.workloads.into_iter().enumerate().map(workload).collect::<Result<_, _>>()?,
+            troubles: response.troubles.into_iter().map(trouble).collect(),
         })
     }
 
@@ -360,6 +372,10 @@ impl OperatorClient {
         let revoked = response.revoked.into_iter().map(revoked).collect();
         Ok(Revocation { revoked, revision: Revision(response.revision) })
     }
+}
+
+fn trouble(wire: proto::Trouble) -> Trouble {
+    Trouble { message: wire.message, since: (wire.since_ms > 0).then(|| Timestamp::from_millis(wire.since_ms)) }
 }
 
 fn authority_status(wire: proto::AuthorityStatusResponse) -> AuthorityStatus {

@@ -3,7 +3,7 @@
 use super::Places;
 use super::child::{Kind, Supervised};
 use crate::operator;
-use crate::output::Output;
+use crate::output::{Output, plain};
 use crate::status;
 use anyhow::Context;
 use config::{Mesh, Workload};
@@ -23,12 +23,13 @@ const READY_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct View {
     output: Output,
     shown: BTreeMap<String, String>,
+    troubles: Vec<String>,
     control_away: bool,
 }
 
 impl View {
     pub(super) const fn new(output: Output) -> Self {
-        Self { output, shown: BTreeMap::new(), control_away: false }
+        Self { output, shown: BTreeMap::new(), troubles: Vec::new(), control_away: false }
     }
 
     /// Progress, on standard error.
@@ -58,6 +59,14 @@ impl View {
                 self.print(workload, state, restarts);
             }
         }
+        let troubles: Vec<String> = status.troubles.iter().map(|each| each.message.clone()).collect();
+        for each in troubles.iter().filter(|each| !self.troubles.contains(each)) {
+            self.say(&format!("TROUBLE: {}", plain(each)));
+        }
+        if troubles.is_empty() && !self.troubles.is_empty() {
+            self.say("the trouble is over");
+        }
+        self.troubles = troubles;
         for error in &status.errors {
             let text = format!("{}:{}:{}: {}", error.file, error.line, error.column, error.message);
             if self.shown.insert(text.clone(), String::new()).is_none() {

@@ -3,6 +3,7 @@
 use super::Plane;
 use crate::clock;
 use crate::desired::Desired;
+use crate::rollout::Opened;
 use identity::handshake::VerifiedPeer;
 use identity::signed;
 use model::{Revision, Snapshot, WorkloadName};
@@ -43,7 +44,13 @@ impl proto::config_server::Config for Plane {
         own(&peer, &workload, &desired)?;
         let (updates, stream) = mpsc::channel(UPDATES_MAX);
         let runs = Revision(hello.revision.min(desired.revision.0));
-        let session = self.rollout.connected(&workload, runs, peer.authority_key_id(), peer.key_exchange_group());
+        let opened = Opened {
+            serial: peer.serial().to_owned(),
+            authority: peer.authority_key_id().map(str::to_owned),
+            not_after: peer.not_after(),
+            key_exchange: peer.key_exchange_group(),
+        };
+        let session = self.rollout.connected(&workload, runs, opened);
         tracing::info!(%workload, version = hello.version, runs = hello.revision, "sidecar connected");
         let plane = self.clone();
         tokio::spawn(async move {

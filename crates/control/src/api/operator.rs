@@ -8,6 +8,7 @@ use crate::federation::Foreign;
 use crate::rehearsal::Part;
 use crate::rotation::{self, HoldUp, Step};
 use crate::store::{Issued, Revoked};
+use crate::troubles::Trouble;
 use config::Workload;
 use identity::TrustBundles;
 use model::{DecisionId, SpiffeId, Timestamp, TrustDomain, WorkloadName};
@@ -61,6 +62,7 @@ impl proto::operator_server::Operator for Plane {
             publish_to_last_ack_ms: last.map(|(_, took)| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
             errors: errors.collect(),
             workloads: desired.mesh.workloads.iter().map(|workload| self.workload_status(workload)).collect(),
+            troubles: self.troubles.now(clock::now()).into_iter().map(trouble).collect(),
         }))
     }
 
@@ -203,6 +205,10 @@ impl Plane {
             failure: state.failure.unwrap_or_default(),
         }
     }
+}
+
+fn trouble(trouble: Trouble) -> proto::Trouble {
+    proto::Trouble { message: trouble.message, since_ms: trouble.since.map_or(0, Timestamp::millis) }
 }
 
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testkit::pki;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tonic::transport::{Channel, Endpoint};
@@ -159,6 +160,16 @@ impl Plane {
             assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {status:?}\n{}", self.log());
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The whole answer of its admin port.
+    pub(crate) async fn asked(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: control\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
     }
 
     pub(crate) fn bundles(&self) -> Arc<TrustBundles> {

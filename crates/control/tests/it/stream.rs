@@ -13,7 +13,7 @@ fn hello(workload: &str, revision: u64) -> Hello {
     Hello { workload: WorkloadName::parse(workload).unwrap(), version: "test".to_owned(), revision: Revision(revision) }
 }
 
-async fn opened(plane: &Plane, own: &Credentials, workload: &str) -> Result<(Answers, Updates), CallFailure> {
+pub(crate) async fn opened(plane: &Plane, own: &Credentials, workload: &str) -> Result<(Answers, Updates), CallFailure> {
     ControlClient::new(plane.proven(own).await).config(hello(workload, 0), 1 << 20, DEADLINE).await
 }
 

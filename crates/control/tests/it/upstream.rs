@@ -3,6 +3,8 @@
 use crate::plane::{DEADLINE, MESH, Plane, call, command};
 use identity::bundle::pem_section;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,7 +22,12 @@ fn root(dir: &Path) -> Vec<u8> {
     let der = params.self_signed(&key).unwrap().der().to_vec();
     std::fs::write(dir.join("ca.pem"), pem_section("CERTIFICATE", &der)).unwrap();
     std::fs::write(dir.join("ca.key"), key.serialize_pem()).unwrap();
+    readable_by(&dir.join("ca.key"), 0o600);
     der
+}
+
+fn readable_by(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
 fn with_upstream(upstream: &str) -> String {
@@ -66,6 +73,31 @@ async fn an_authority_under_an_operators_root_signs_and_is_rotated_under_it() {
     assert_eq!(plane.bundles().to_model()[0].authorities, [root], "the root is the same");
     let keys = std::fs::read_dir(plane.state().join("keys")).unwrap().count();
     assert_eq!(keys, 2, "the keys of the old one are gone");
+}
+
+/// The authority lives so shortly that the signer's absence becomes an outage while the test looks.
+#[tokio::test]
+async fn a_rotation_that_fails_is_trouble_that_is_told_until_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    root(dir.path());
+    let (path, key) = (dir.path().display(), dir.path().join("ca.key"));
+    let upstream = format!("{{ files: {{ certificate: {path}/ca.pem, key: {path}/ca.key }} }}, authorityLifetime: 20s");
+    let plane = Plane::start_with(&with_upstream(&upstream)).await;
+    let own = plane.joined("shop/client").await;
+    let _stream = crate::stream::opened(&plane, &own, "shop/client").await.unwrap();
+    readable_by(&key, 0o644);
+    let told = plane.until("the rotation fails", |status| !status.troubles.is_empty()).await;
+    let (message, wanted) = (&told.troubles[0].message, ["rotation fails", "ca.key", "can be read by everybody", "chmod 600"]);
+    assert!(wanted.iter().all(|wanted| message.contains(wanted)), "{message}");
+    assert!(plane.asked("/metrics").await.contains("rondel_control_troubles 1"));
+    assert!(plane.asked("/ready").await.starts_with("HTTP/1.1 200"));
+    let ended = plane.until("the authority ends", |status| status.troubles.len() == 2).await;
+    assert!(ended.troubles[0].message.starts_with("the authority has ended"), "{ended:?}");
+    let ready = plane.asked("/ready").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("`rondel ca rotate` makes another"), "{ready}");
+    readable_by(&key, 0o600);
+    plane.operator().await.unwrap().rotate_authority(DEADLINE).await.unwrap();
+    plane.until("it is over", |status| status.troubles.is_empty()).await;
 }
 
 #[tokio::test]

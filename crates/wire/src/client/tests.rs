@@ -386,7 +386,8 @@ fn workload(name: &str, identity: &str) -> proto::WorkloadStatus {
 async fn the_operator_gets_what_the_control_plane_knows() {
     let errors = vec![proto::ConfigProblem { file: "a.yaml".into(), line: 2, column: 3, message: "bad".into(), since_ms: 8 }];
     let workloads = vec![workload("shop/web", "spiffe://shop.example/ns/shop/sa/web")];
-    let status = proto::StatusResponse { revision: 5, publish_to_last_ack_ms: Some(6), errors, workloads };
+    let troubles = vec![proto::Trouble { message: "it ends".into(), since_ms: 0 }];
+    let status = proto::StatusResponse { revision: 5, publish_to_last_ack_ms: Some(6), errors, workloads, troubles };
     let records = vec![convert::record_to_wire(&record())];
     let plane = Plane { status: Some(status), records, ..Plane::default() };
     let (mut client, _dir) = operator(&plane).await;
@@ -397,6 +398,7 @@ async fn the_operator_gets_what_the_control_plane_knows() {
 
     let status = client.status(SOON).await.expect("status");
     assert_eq!((status.revision, status.publish_to_last_ack_ms), (Revision(5), Some(6)));
+    assert_eq!((status.troubles[0].message.as_str(), status.troubles[0].since), ("it ends", None));
     let problem = &status.errors[0];
     assert_eq!((problem.file.as_str(), problem.line, problem.column, problem.since.millis()), ("a.yaml", 2, 3, 8));
     let seen = &status.workloads[0];
