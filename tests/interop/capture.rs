@@ -13,6 +13,7 @@ fn proxy(pods: &Pods, pod: &str, arguments: &[&str]) -> Result<String, String> {
 const NOTICED: Duration = Duration::from_secs(15);
 
 pub(crate) fn readiness(pods: &mut Pods) -> Result<Shown, String> {
+    need!("curl");
     let rules = ["--proxy-gid", "2102"];
     let check = |pods: &Pods| proxy(pods, "client", &[&["capture", "check"], &rules[..]].concat());
     check(pods)?;
@@ -26,6 +27,10 @@ pub(crate) fn readiness(pods: &mut Pods) -> Result<Shown, String> {
     let why = proxy(pods, "client", &["wait", "--timeout", "0"]).err().unwrap_or_default();
     if !why.contains("not redirected here") {
         return Err(format!("it does not say why: {why}"));
+    }
+    let metrics = pods.run("client", "curl", &["-sS", "-m", "5", "http://127.0.0.1:15000/metrics"])?;
+    if !metrics.contains("\nrondel_capture_proven 0\n") {
+        return Err("`rondel_capture_proven` is not 0".into());
     }
     for _ in 0..2 {
         proxy(pods, "client", &[&["capture", "apply"], &rules[..]].concat())?;
