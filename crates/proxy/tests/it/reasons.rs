@@ -265,6 +265,7 @@ const fn produced(reason: Reason) -> &'static str {
         Reason::NotReady => "a_sidecar_without_an_identity_refuses_and_says_so",
         Reason::Overloaded => "requests_beyond_the_limit_wait_and_are_then_refused_by_name",
         Reason::CallerGone => "a_stream_that_its_caller_resets_is_told_as_such",
+        Reason::Flooding => "streams_that_are_reset_as_fast_as_they_open_stall_nobody_and_cost_no_memory",
         Reason::IdleTimeout => "an_opaque_connection_that_nothing_moves_on_is_ended",
         Reason::ConnectionAge => "an_opaque_connection_ends_at_its_maximum_age",
         Reason::Draining => "an_opaque_connection_is_ended_by_a_drain",
