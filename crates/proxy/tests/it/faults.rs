@@ -12,6 +12,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
+/// How often a fault is met where its memory is looked at.
+const TIMES: usize = 100;
+
+/// Memory since `before`, after a fault was met many times: told, and bounded.
+fn bounded(sidecar: &Sidecar, before: u64, what: &str) {
+    let grown = sidecar.resident_kib().saturating_sub(before);
+    println!("{TIMES} times {what}: {grown} KiB more");
+    assert!(grown < 16 * 1024, "{grown} KiB: {what}");
+}
+
 /// An application that answers the first request of a connection, and closes it when it reads anything of the second.
 async fn forgetful() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -50,6 +60,11 @@ async fn a_request_that_met_a_closing_connection_is_repeated_only_if_that_is_saf
     assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("application_reset"), "{answer}");
     assert_eq!(seen.load(Ordering::Relaxed), 4, "a POST was repeated");
     sidecar.logged("application_reset").await;
+    let before = sidecar.resident_kib();
+    for _ in 0..TIMES {
+        assert!(sidecar.exchange(get.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    }
+    bounded(&sidecar, before, "closed at the moment of reuse");
 }
 
 /// An application that says this at once when it is connected to, after it read something, and then does what is asked.
@@ -82,12 +97,28 @@ async fn a_silent_application_and_one_that_breaks_off_are_told_apart() {
     assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("application_timeout"), "{answer}");
     let line = sidecar.logged("application_timeout").await;
     assert!(line["detail"].as_str().unwrap().contains("limit `responseHeadMs` (300 ms)"), "{line}");
+    let before = sidecar.resident_kib();
+    let mut waiting = Vec::new();
+    for _ in 0..TIMES {
+        let mut stream = sidecar.caller().await;
+        stream.write_all(get).await.unwrap();
+        waiting.push(stream);
+    }
+    for mut stream in waiting {
+        assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 504"));
+    }
+    bounded(&sidecar, before, "accepted and not answered");
 
     let broken = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", true).await;
     let sidecar = Sidecar::start(broken, Setup::default()).await;
     let answer = sidecar.exchange(get).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("half"), "{answer}");
     assert_eq!(sidecar.logged("application_reset").await["status"], 200);
+    let before = sidecar.resident_kib();
+    for _ in 0..TIMES {
+        assert!(sidecar.exchange(get).await.ends_with("half"));
+    }
+    bounded(&sidecar, before, "reset in mid body");
 }
 
 #[tokio::test]
@@ -137,13 +168,15 @@ async fn an_upload_and_a_grpc_answer_may_take_their_time() {
 async fn an_answer_before_the_end_of_the_request_reaches_the_caller_and_poisons_nothing() {
     let early = saying(b"HTTP/1.1 413 Too Much\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno", false).await;
     let sidecar = Sidecar::start(early, Setup::default()).await;
-    for _ in 0..3 {
+    let before = sidecar.resident_kib();
+    for _ in 0..TIMES {
         let mut stream = sidecar.caller().await;
         stream.write_all(b"POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 1000000\r\n\r\nbegin").await.unwrap();
         let mut seen = [0; 12];
         timeout(DEADLINE, stream.read_exact(&mut seen)).await.expect("in time").unwrap();
         assert_eq!(&seen, b"HTTP/1.1 413");
     }
+    bounded(&sidecar, before, "answered before the request ended");
 }
 
 #[tokio::test]
