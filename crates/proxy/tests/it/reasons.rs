@@ -133,6 +133,7 @@ async fn an_opaque_connection_that_nothing_moves_on_is_ended() {
     let sidecar = Sidecar::start(application().await, setup).await;
     ended(&mut opaque(&sidecar).await).await;
     told(&sidecar, Reason::IdleTimeout).await;
+    assert_eq!(sidecar.logged("idle_timeout").await["detail"], "no byte for limit `idleMs` (1000 ms)");
 }
 
 #[tokio::test]
