@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How often a fault is met where its memory is looked at.
@@ -65,6 +66,33 @@ async fn a_request_that_met_a_closing_connection_is_repeated_only_if_that_is_saf
         assert!(sidecar.exchange(get.as_bytes()).await.starts_with("HTTP/1.1 200"));
     }
     bounded(&sidecar, before, "closed at the moment of reuse");
+}
+
+#[tokio::test]
+async fn a_request_is_repeated_once_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Answers when three have come, so that three connections are kept; then it answers none on any connection.
+    let (seen, together) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(3)));
+    let counted = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (counted, together) = (Arc::clone(&counted), Arc::clone(&together));
+            tokio::spawn(async move {
+                while stream.read(&mut [0; 4096]).await.unwrap_or(0) > 0 && counted.fetch_add(1, Ordering::Relaxed) < 3 {
+                    together.wait().await;
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                }
+            });
+        }
+    });
+    let sidecar = Sidecar::start(address, Setup::default()).await;
+    let get = b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+    let answers = tokio::join!(sidecar.exchange(get), sidecar.exchange(get), sidecar.exchange(get));
+    assert!([answers.0, answers.1, answers.2].iter().all(|answer| answer.starts_with("HTTP/1.1 200")));
+    let answer = sidecar.exchange(get).await;
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("application_reset"), "{answer}");
+    assert_eq!(seen.load(Ordering::Relaxed), 3 + 2, "on a kept connection and on a new one");
 }
 
 /// An application that says this at once when it is connected to, after it read something, and then does what is asked.
