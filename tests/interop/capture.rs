@@ -146,12 +146,30 @@ pub(crate) fn egress(pods: &mut Pods) -> Result<Shown, String> {
             &format!("http://{OUTSIDE}:8000/"),
         ],
     );
+    let told = |pods: &Pods| pods.access_log("client").matches(&format!("\"upstream\":\"{OUTSIDE}:8000\"")).count();
+    let logged = told(pods);
+    // What the rules leave alone does not come by the sidecar.
+    let left_alone = [
+        ["--exclude-outbound-cidrs", "10.77.0.1/32"],
+        ["--exclude-outbound-ports", "8000"],
+        ["--include-outbound-cidrs", "10.77.1.0/24"],
+    ]
+    .map(|rule| {
+        proxy(pods, "client", &[&["capture", "apply", "--proxy-gid", "2102"], &rule[..]].concat())?;
+        pods.run("client", "curl", &["-sS", "-m", "10", &format!("http://{OUTSIDE}:8000/")])
+    });
+    proxy(pods, "client", &["capture", "apply", "--proxy-gid", "2102"])?;
     crate::pods::end(&mut server);
     same("a server outside the mesh", &said?, "outside")?;
-    if !pods.access_log("client").contains(&format!("\"upstream\":\"{OUTSIDE}:8000\"")) {
-        return Err("it was not logged".into());
+    for said in left_alone {
+        same("left alone", &said?, "outside")?;
     }
-    Ok(Shown::Yes("as they are, and logged with their address".into()))
+    if logged == 0 || told(pods) != logged {
+        return Err(format!("logged {logged} times, and {} times after it was left alone", told(pods)));
+    }
+    Ok(Shown::Yes(
+        "as they are, and logged with their address; excluded by range or port, they do not come by the sidecar".into(),
+    ))
 }
 
 pub(crate) fn egress_refused(pods: &mut Pods) -> Result<Shown, String> {
