@@ -4,13 +4,14 @@
 use message::http2::{self, BodyState, Event, Role, Settings, StreamId};
 use message::{Fields, Head};
 use proxy::detect::{Guess, detect as guess};
-use proxy::facts::Facts;
+use proxy::facts::{self, Facts, Hop};
 use proxy::framing::{Answering, Framing, Part, Rules, Step};
 use proxy::mux::{self, Side};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
+use std::net::Ipv4Addr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -81,6 +82,40 @@ pub(crate) fn target(input: &[u8]) {
     again.path.push('x');
     again.collect(&forwarded).expect("what is forwarded is accepted");
     assert_eq!(again, first);
+}
+
+/// Whatever a caller says of itself, no application reads it: header lines and trailers, one `name: value` per line of the input.
+/// Nobody reads `x-forwarded-client-cert` on the way; it is removed, and set anew.
+pub(crate) fn claims(input: &[u8]) {
+    let mut said = Fields::default();
+    for line in input.split(|byte| *byte == b'\n') {
+        let colon = line.iter().position(|byte| *byte == b':').unwrap_or(line.len());
+        let (name, value) = line.split_at(colon);
+        let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+        if !name.is_empty() && name.iter().all(is_token) {
+            said.push(name, value.get(1..).unwrap_or_default().trim_ascii());
+        }
+    }
+    let mut forwarded = said.clone();
+    facts::forward_headers(&mut forwarded, Hop::Inbound);
+    let mut once_more = forwarded.clone();
+    facts::forward_headers(&mut once_more, Hop::Inbound);
+    assert!(once_more.iter().eq(forwarded.iter()), "what is forwarded would not be forwarded as it is");
+    facts::forwarded_for(&mut forwarded, Ipv4Addr::LOCALHOST.into(), false);
+    facts::forward_trailers(&mut said);
+    let mut origins = 0;
+    for (name, value) in forwarded.iter().chain(said.iter()) {
+        // As a CGI program sees it, where every header is a variable.
+        let variable: String =
+            name.iter().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_uppercase().into() } else { '_' }).collect();
+        let is_ours = variable.starts_with("X_RONDEL_") || variable == "X_FORWARDED_CLIENT_CERT";
+        assert!(!is_ours && !matches!(variable.as_str(), "FORWARDED" | "X_REAL_IP" | "CONNECTION" | "PROXY"), "{variable}");
+        if variable == "X_FORWARDED_FOR" {
+            origins += 1;
+            assert_eq!(value, b"127.0.0.1");
+        }
+    }
+    assert_eq!(origins, 1);
 }
 
 /// The streams between two sidecars are the same however the bytes arrive, for both ends; memory stays in its bounds.

@@ -13,6 +13,7 @@ fn proxy(pods: &Pods, pod: &str, arguments: &[&str]) -> Result<String, String> {
 const NOTICED: Duration = Duration::from_secs(15);
 
 pub(crate) fn readiness(pods: &mut Pods) -> Result<Shown, String> {
+    need!("curl");
     let rules = ["--proxy-gid", "2102"];
     let check = |pods: &Pods| proxy(pods, "client", &[&["capture", "check"], &rules[..]].concat());
     check(pods)?;
@@ -26,6 +27,10 @@ pub(crate) fn readiness(pods: &mut Pods) -> Result<Shown, String> {
     let why = proxy(pods, "client", &["wait", "--timeout", "0"]).err().unwrap_or_default();
     if !why.contains("not redirected here") {
         return Err(format!("it does not say why: {why}"));
+    }
+    let metrics = pods.run("client", "curl", &["-sS", "-m", "5", "http://127.0.0.1:15000/metrics"])?;
+    if !metrics.contains("\nrondel_capture_proven 0\n") {
+        return Err("`rondel_capture_proven` is not 0".into());
     }
     for _ in 0..2 {
         proxy(pods, "client", &[&["capture", "apply"], &rules[..]].concat())?;
@@ -141,12 +146,30 @@ pub(crate) fn egress(pods: &mut Pods) -> Result<Shown, String> {
             &format!("http://{OUTSIDE}:8000/"),
         ],
     );
+    let told = |pods: &Pods| pods.access_log("client").matches(&format!("\"upstream\":\"{OUTSIDE}:8000\"")).count();
+    let logged = told(pods);
+    // What the rules leave alone does not come by the sidecar.
+    let left_alone = [
+        ["--exclude-outbound-cidrs", "10.77.0.1/32"],
+        ["--exclude-outbound-ports", "8000"],
+        ["--include-outbound-cidrs", "10.77.1.0/24"],
+    ]
+    .map(|rule| {
+        proxy(pods, "client", &[&["capture", "apply", "--proxy-gid", "2102"], &rule[..]].concat())?;
+        pods.run("client", "curl", &["-sS", "-m", "10", &format!("http://{OUTSIDE}:8000/")])
+    });
+    proxy(pods, "client", &["capture", "apply", "--proxy-gid", "2102"])?;
     crate::pods::end(&mut server);
     same("a server outside the mesh", &said?, "outside")?;
-    if !pods.access_log("client").contains(&format!("\"upstream\":\"{OUTSIDE}:8000\"")) {
-        return Err("it was not logged".into());
+    for said in left_alone {
+        same("left alone", &said?, "outside")?;
     }
-    Ok(Shown::Yes("as they are, and logged with their address".into()))
+    if logged == 0 || told(pods) != logged {
+        return Err(format!("logged {logged} times, and {} times after it was left alone", told(pods)));
+    }
+    Ok(Shown::Yes(
+        "as they are, and logged with their address; excluded by range or port, they do not come by the sidecar".into(),
+    ))
 }
 
 pub(crate) fn egress_refused(pods: &mut Pods) -> Result<Shown, String> {

@@ -37,6 +37,7 @@ const LOOPBACK: [LoopbackCheck; 7] = [
     ("openssl_is_called_by_a_sidecar", identity::openssl::server),
     ("envoy_holds_an_svid_and_calls_a_sidecar", identity::envoy::client),
     ("envoy_is_called_by_a_sidecar", identity::envoy::server),
+    ("h2spec_over_mutual_tls_passes_what_nghttpd_passes_beside_it", identity::h2spec::over_mutual_tls),
     ("spiffe_of_python_asks_the_workload_api_of_a_sidecar", identity::workload::python),
     ("a_sidecar_takes_its_identity_from_a_workload_api", identity::workload::source),
     ("a_clock_that_is_five_minutes_off_is_borne_and_measured", identity::skew::five_minutes),

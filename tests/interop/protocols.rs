@@ -2,7 +2,8 @@
 
 use crate::Shown;
 use crate::pods::{CLIENT_ID, Pods, SERVER, SERVER_V6, apps, target, which};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Fails with both sides of what should be equal.
 pub(crate) fn same(what: &str, got: &str, wanted: &str) -> Result<(), String> {
@@ -25,7 +26,7 @@ macro_rules! need {
 pub(crate) use need;
 
 /// nginx in the server's pod, once.
-pub(crate) fn start_nginx(pods: &mut Pods, nginx: &std::path::Path) -> Result<(), String> {
+pub(crate) fn start_nginx(pods: &mut Pods, nginx: &Path) -> Result<(), String> {
     let dir = pods.dir.path().join("nginx");
     if dir.exists() {
         return Ok(());
@@ -80,24 +81,39 @@ pub(crate) fn h2load_http2(pods: &mut Pods) -> Result<Shown, String> {
     load(pods, &["-n", "4000", "-c", "4", "-m", "20", &format!("http://{SERVER}:81/page")])
 }
 
-/// The conformance suite, against the sidecar's listener and, beside it, against nghttpd itself.
+/// The conformance suite, against the sidecar's plaintext listener and, beside it, against nghttpd itself.
 pub(crate) fn h2spec(pods: &mut Pods) -> Result<Shown, String> {
     need!("nghttpd", "h2load");
-    let program = target().join("../interop/h2spec");
-    if !program.exists() {
+    let Some(program) = h2spec_program() else {
         return Ok(Shown::Skipped("`h2spec` is not there: run tests/interop/prepare.sh".into()));
-    }
-    let program = program.display().to_string();
-    let cases = |pod: &str, host: &str| {
-        let report = pods.dir.path().join(format!("h2spec-{pod}.xml"));
-        let arguments = ["-h", host, "-p", "81", "--path", "/page", "-o", "2", "-j", &report.display().to_string()];
-        let told = pods.command(pod, &program).args(arguments).output().map_err(|error| format!("h2spec: {error}"))?;
-        let xml = std::fs::read_to_string(&report).map_err(|error| format!("no report: {error}: {told:?}"))?;
-        Ok::<_, String>(failures(&xml))
     };
-    let (ours, theirs) = (cases("outside", SERVER)?, cases("server", "127.0.0.1")?);
+    let cases = |pod: &str, host: &str| {
+        conformance(pods.command(pod, &program), &pods.dir.path().join(format!("h2spec-{pod}.xml")), host, 81)
+    };
     // This plaintext port serves both versions, so that what is no preface is an HTTP/1 head, and is answered as one.
     let expected = |case: &str| case == "http2/3.5 Sends invalid connection preface";
+    compared(&cases("outside", SERVER)?, &cases("server", "127.0.0.1")?, expected)
+}
+
+/// The program, as `prepare.sh` fetched it.
+pub(crate) fn h2spec_program() -> Option<PathBuf> {
+    Some(target().join("../interop/h2spec")).filter(|program| program.exists())
+}
+
+/// How many cases the suite has, and the names of those that this server fails.
+pub(crate) fn conformance(mut h2spec: Command, report: &Path, host: &str, port: u16) -> Result<(usize, Vec<String>), String> {
+    h2spec.args(["-h", host, "-p", &port.to_string(), "--path", "/page", "-o", "2", "-j"]).arg(report);
+    let told = h2spec.output().map_err(|error| format!("h2spec: {error}"))?;
+    let xml = std::fs::read_to_string(report).map_err(|error| format!("no report: {error}: {told:?}"))?;
+    Ok(failures(&xml))
+}
+
+/// Fails if a case fails here that nghttpd passes, unless it is expected to.
+pub(crate) fn compared(
+    ours: &(usize, Vec<String>),
+    theirs: &(usize, Vec<String>),
+    expected: impl Fn(&str) -> bool,
+) -> Result<Shown, String> {
     let worse: Vec<&String> = ours.1.iter().filter(|case| !theirs.1.contains(case) && !expected(case)).collect();
     if ours.0 < 100 || !worse.is_empty() {
         return Err(format!("of {} cases these fail here alone: {worse:#?}; nghttpd fails {:?}", ours.0, theirs.1));

@@ -357,6 +357,38 @@ fn a_captured_workload_calls_every_port_by_its_own_protocol() {
 }
 
 #[test]
+fn a_port_may_be_declared_in_the_words_of_a_service() {
+    use model::snapshot::Protocol::{Detect, Http, Tcp};
+    for (words, wanted) in [
+        ("appProtocol: http", Http),
+        ("appProtocol: grpc", Http),
+        ("appProtocol: kubernetes.io/h2c", Http),
+        ("appProtocol: kubernetes.io/ws", Http),
+        ("appProtocol: https", Tcp),
+        ("appProtocol: example.com/custom", Detect),
+        ("name: http", Http),
+        ("name: grpc-api", Http),
+        ("name: tcp-replies", Tcp),
+        ("name: httpx", Detect),
+        ("name: replies-http", Detect),
+        ("name: http-api, appProtocol: redis", Tcp),
+        ("name: http-api, appProtocol: example.com/custom", Http),
+        ("name: http-api, appProtocol: http, protocol: tcp", Tcp),
+        ("name: tcp-api, appProtocol: redis, protocol: http", Http),
+    ] {
+        let mesh = pods(|text| {
+            let from = "\"10.77.1.2:6379\"";
+            assert!(text.contains(from), "{text}");
+            text.replacen(from, &format!("{from}, {words}"), 1)
+        });
+        let cache = model::WorkloadName::parse("shop/cache").expect("name");
+        let snapshot = mesh.expect(words).snapshot(&cache, model::Revision(1), &Trust::default()).expect("snapshot");
+        let port = snapshot.inbound.iter().find(|port| port.listen.port() == 6379).expect("port");
+        assert_eq!(port.protocol, wanted, "{words}");
+    }
+}
+
+#[test]
 fn what_only_capture_makes_possible_is_refused_without_it() {
     for (from, to, wanted) in [
         (

@@ -6,7 +6,7 @@ use crate::mesh::{Call, Mesh, Process, Workload};
 use crate::source::Document;
 use crate::yaml::{AuthenticationSpec, InboundSpec, UpstreamSpec, WorkloadSpec, Written};
 use model::ids;
-use model::snapshot::Inbound;
+use model::snapshot::{Inbound, Protocol};
 use model::{ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use serde_saphyr::{Location, Spanned};
 use std::collections::BTreeMap;
@@ -43,7 +43,10 @@ fn account_place(written: &Written<'_, WorkloadSpec>) -> Location {
 
 fn inbound(document: Document<'_>, spec: &InboundSpec, captured: bool, errors: &mut Errors) -> Option<Inbound> {
     let listen = address(document, &spec.listen, errors)?;
-    let protocol = protocol(document, spec.protocol.as_ref(), errors)?;
+    let protocol = match as_in_a_service(spec) {
+        Some(protocol) if spec.protocol.is_none() => protocol,
+        _ => protocol(document, spec.protocol.as_ref(), errors)?,
+    };
     let application = match &spec.application {
         Some(written) if captured => {
             let application = address(document, written, errors)?;
@@ -63,6 +66,22 @@ fn inbound(document: Document<'_>, spec: &InboundSpec, captured: bool, errors: &
         }
     };
     Some(Inbound { listen, application, protocol, permissive: false })
+}
+
+/// What a port is declared to carry in the words of a Kubernetes Service: by `appProtocol`, or else by its name up to the first hyphen.
+/// Other words are anybody's there, and declare nothing.
+fn as_in_a_service(spec: &InboundSpec) -> Option<Protocol> {
+    let by_name = || declared(spec.name.as_ref()?.split('-').next()?);
+    spec.app_protocol.as_deref().and_then(declared).or_else(by_name)
+}
+
+fn declared(word: &str) -> Option<Protocol> {
+    match word {
+        "http" | "http2" | "grpc" | "grpc-web" | "kubernetes.io/h2c" | "kubernetes.io/ws" => Some(Protocol::Http),
+        // What is encrypted already is carried as it is.
+        "tcp" | "tls" | "https" | "kubernetes.io/wss" | "mongo" | "mysql" | "redis" => Some(Protocol::Tcp),
+        _ => None,
+    }
 }
 
 fn call(document: Document<'_>, spec: &UpstreamSpec, captured: bool, errors: &mut Errors) -> Option<Call> {

@@ -148,11 +148,13 @@ pub(crate) struct WorkloadSpec {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct InboundSpec {
     pub(crate) listen: Spanned<String>,
     pub(crate) application: Option<Spanned<String>>,
     pub(crate) protocol: Option<Spanned<String>>,
+    pub(crate) app_protocol: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

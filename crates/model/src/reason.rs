@@ -136,6 +136,8 @@ pub enum Reason {
     Overloaded,
     /// The caller went away before the answer was sent.
     CallerGone,
+    /// The caller asks for work that leads nowhere: HTTP/2 streams reset before they are answered, frames that carry nothing.
+    Flooding,
     /// Nothing moved on the connection for `idleMs`.
     IdleTimeout,
     /// The connection reached its maximum age.
@@ -198,6 +200,7 @@ impl Reason {
         Self::Draining,
         Self::Overloaded,
         Self::CallerGone,
+        Self::Flooding,
         Self::IdleTimeout,
         Self::ConnectionAge,
         Self::Internal,
@@ -490,6 +493,12 @@ impl Reason {
                 "raise `inboundConnections` or `outboundConnections`, or add instances",
             ),
             Self::CallerGone => ("caller_gone", Caller, "the caller went away", "look at the caller's timeouts"),
+            Self::Flooding => (
+                "flooding",
+                Caller,
+                "the connection asks for work that leads nowhere",
+                "wait for answers before giving them up; send fewer resets, pings and empty frames",
+            ),
             Self::IdleTimeout => ("idle_timeout", Caller, "the connection was idle", "raise `idleMs`"),
             Self::ConnectionAge => {
                 ("connection_age", Sidecar, "the connection reached its maximum age", "nothing: the peer connects again")

@@ -260,17 +260,22 @@ impl Connection {
 
     /// Notes that the connection has ended because we asked for it, or waited in vain.
     pub(crate) fn tell_ending(&self, why: Ending, limits: &Limits) {
-        let mut entry = Entry::begin(&self.shared, "connection", self.direction(), self.remote);
-        entry.principal = self.principal();
-        entry.revision = self.shared.revision();
-        entry.note_method(b"connect");
         let after = self.activity.started.elapsed().as_secs();
         let detail = match why {
             Ending::Draining | Ending::Age => format!("open for {after} s"),
             Ending::Revoked => format!("the SVID {} is revoked", self.peer().map_or("", VerifiedPeer::serial)),
             Ending::Idle => format!("no request for limit `idleMs` ({} ms)", limits.of(Limit::IdleMs)),
         };
-        entry.reason = Some(why.reason());
+        self.tell_end(why.reason(), detail);
+    }
+
+    /// Notes that the connection has ended, by our doing.
+    fn tell_end(&self, reason: Reason, detail: String) {
+        let mut entry = Entry::begin(&self.shared, "connection", self.direction(), self.remote);
+        entry.principal = self.principal();
+        entry.revision = self.shared.revision();
+        entry.note_method(b"connect");
+        entry.reason = Some(reason);
         entry.detail = Some(detail);
     }
 
@@ -484,7 +489,12 @@ pub(crate) async fn serve_mux(io: Io, connection: Arc<Connection>, active: &Arc<
                     serve_http1(Io::Shared(stream), Buffer::default(), stream_of, &active).await;
                 });
             }
-            (Some(Err(_ended)), _) => break,
+            (Some(Err(ended)), _) => {
+                if let mux::Ended::Protocol(_) = ended {
+                    connection.tell_end(Reason::RequestMalformed, ended.to_string());
+                }
+                break;
+            }
             (None, _) => streams.leave(),
         }
     }
@@ -526,7 +536,14 @@ pub(crate) async fn serve_http2(io: Io, input: Buffer, connection: Arc<Connectio
         );
         match next.await {
             Some(Some(Some(Ok(served)))) => connection.shared.watch(serve_stream(served, Arc::clone(&connection))),
-            Some(Some(Some(Err(_)))) | None => break,
+            Some(Some(Some(Err(ended)))) => {
+                if let http2::Ended::Protocol(error) = ended {
+                    let reason = if error.is_flood() { Reason::Flooding } else { Reason::RequestMalformed };
+                    connection.tell_end(reason, ended.to_string());
+                }
+                break;
+            }
+            None => break,
             Some(None) => driver.shutdown(),
             Some(Some(None)) => {
                 looked = true;

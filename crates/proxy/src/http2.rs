@@ -18,7 +18,7 @@ use crate::io::Io;
 use identity::HandshakeRefusal;
 use identity::handshake::refused_by_peer;
 use message::Fields;
-use message::http2::{Connection, ErrorCode, Event, Role, Settings, StreamId};
+use message::http2::{Connection, ConnectionError, ErrorCode, Event, Role, Settings, StreamId};
 use model::{Limit, Limits};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -56,7 +56,7 @@ pub enum Ended {
     Broken(String),
     /// The other side does not speak HTTP/2 as it should.
     #[error("no HTTP/2: {0}")]
-    Protocol(String),
+    Protocol(ConnectionError),
     /// The peer gave no sign of life.
     #[error("the peer said nothing for {} s", TICK.as_secs() * u64::from(SILENT_TICKS) * 2)]
     Silent,
@@ -337,7 +337,7 @@ impl Driver {
                 self.input.consume(count);
                 Ok(())
             }
-            Err(error) => Err(Ended::Protocol(error.to_string())),
+            Err(error) => Err(Ended::Protocol(error)),
         }
     }
 

@@ -100,6 +100,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::RedirectLoop
         | Reason::HandshakeFailed
         | Reason::CallerGone
+        | Reason::Flooding
         | Reason::IdleTimeout => StatusCode::BAD_REQUEST,
         Reason::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

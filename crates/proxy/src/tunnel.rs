@@ -221,7 +221,12 @@ pub async fn carry<A, B>(
                 entry.detail = Some(error.to_string());
             }
         },
-        reason = ending(connection, active, question, started, &moved_ms) => entry.reason = Some(reason),
+        reason = ending(connection, active, question, started, &moved_ms) => {
+            entry.reason = Some(reason);
+            if reason == Reason::IdleTimeout {
+                entry.detail = Some(format!("no byte for limit `idleMs` ({} ms)", active.snapshot.limits.of(Limit::IdleMs)));
+            }
+        }
     }
 }
 

@@ -290,9 +290,25 @@ mod tests {
             decisions: Mutex::default(),
         };
         let (restarts, broken) = (Counter::default(), AtomicUsize::new(0));
-        keep_running(runtime, &worker, &restarts, || {
-            let times = broken.fetch_add(1, Ordering::Relaxed);
-            async move { assert!(times >= 2, "break") }
+        let (served, was_served) = mpsc::sync_channel(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                keep_running(runtime, &worker, &restarts, || {
+                    let times = broken.fetch_add(1, Ordering::Relaxed);
+                    if times == 2 {
+                        // What is accepted from now on is handed to the runtime that took the place of the broken one.
+                        let served = served.clone();
+                        worker.handle.lock().spawn(async move { served.send(()).expect("the test waits") });
+                    }
+                    async move {
+                        assert!(times >= 2, "break");
+                        for _ in 0..100 {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                });
+            });
+            was_served.recv_timeout(Duration::from_secs(5)).expect("the worker serves again");
         });
         assert_eq!(restarts.get(), 2);
         assert_eq!(broken.load(Ordering::Relaxed), 3);

@@ -1,6 +1,7 @@
 //! Others' software that holds an SVID of the mesh, against sidecars on loopback. Needs neither pods nor root.
 
 pub(crate) mod envoy;
+pub(crate) mod h2spec;
 pub(crate) mod openssl;
 pub(crate) mod skew;
 pub(crate) mod spire;

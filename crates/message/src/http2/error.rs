@@ -172,6 +172,11 @@ pub enum ConnectionError {
 }
 
 impl ConnectionError {
+    /// Whether the peer makes work that leads nowhere, and breaks no rule else.
+    pub const fn is_flood(self) -> bool {
+        matches!(self, Self::TooManyResets | Self::TooManyIdleFrames | Self::BlockTooLarge)
+    }
+
     /// The code of the GOAWAY that the peer is sent.
     pub fn code(self) -> ErrorCode {
         match self {

@@ -369,7 +369,7 @@ fn classify(fault: ClientFault, stuck: Option<io::Error>) -> Failure {
         ClientFault::Broken(error) => stuck.unwrap_or(error),
     };
     if let Some(http2::Ended::Protocol(detail)) = http2::Ended::found_in(&error) {
-        return Failure::Malformed { detail: detail.clone() };
+        return Failure::Malformed { detail: detail.to_string() };
     }
     let not_taken = match (mux::Ended::found_in(&error), http2::Ended::found_in(&error)) {
         (Some(mux::Ended::NotTaken(refusal)), _) | (_, Some(http2::Ended::NotTaken(refusal))) => Some(refusal.clone()),

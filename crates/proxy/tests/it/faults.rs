@@ -10,7 +10,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Barrier;
 use tokio::time::{Instant, sleep, timeout};
+
+/// How often a fault is met where its memory is looked at.
+const TIMES: usize = 100;
+
+/// Memory since `before`, after a fault was met many times: told, and bounded.
+fn bounded(sidecar: &Sidecar, before: u64, what: &str) {
+    let grown = sidecar.resident_kib().saturating_sub(before);
+    println!("{TIMES} times {what}: {grown} KiB more");
+    assert!(grown < 16 * 1024, "{grown} KiB: {what}");
+}
 
 /// An application that answers the first request of a connection, and closes it when it reads anything of the second.
 async fn forgetful() -> (SocketAddr, Arc<AtomicUsize>) {
@@ -50,6 +61,38 @@ async fn a_request_that_met_a_closing_connection_is_repeated_only_if_that_is_saf
     assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("application_reset"), "{answer}");
     assert_eq!(seen.load(Ordering::Relaxed), 4, "a POST was repeated");
     sidecar.logged("application_reset").await;
+    let before = sidecar.resident_kib();
+    for _ in 0..TIMES {
+        assert!(sidecar.exchange(get.as_bytes()).await.starts_with("HTTP/1.1 200"));
+    }
+    bounded(&sidecar, before, "closed at the moment of reuse");
+}
+
+#[tokio::test]
+async fn a_request_is_repeated_once_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    // Answers when three have come, so that three connections are kept; then it answers none on any connection.
+    let (seen, together) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(3)));
+    let counted = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (counted, together) = (Arc::clone(&counted), Arc::clone(&together));
+            tokio::spawn(async move {
+                while stream.read(&mut [0; 4096]).await.unwrap_or(0) > 0 && counted.fetch_add(1, Ordering::Relaxed) < 3 {
+                    together.wait().await;
+                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                }
+            });
+        }
+    });
+    let sidecar = Sidecar::start(address, Setup::default()).await;
+    let get = b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
+    let answers = tokio::join!(sidecar.exchange(get), sidecar.exchange(get), sidecar.exchange(get));
+    assert!([answers.0, answers.1, answers.2].iter().all(|answer| answer.starts_with("HTTP/1.1 200")));
+    let answer = sidecar.exchange(get).await;
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("application_reset"), "{answer}");
+    assert_eq!(seen.load(Ordering::Relaxed), 3 + 2, "on a kept connection and on a new one");
 }
 
 /// An application that says this at once when it is connected to, after it read something, and then does what is asked.
@@ -82,12 +125,28 @@ async fn a_silent_application_and_one_that_breaks_off_are_told_apart() {
     assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("application_timeout"), "{answer}");
     let line = sidecar.logged("application_timeout").await;
     assert!(line["detail"].as_str().unwrap().contains("limit `responseHeadMs` (300 ms)"), "{line}");
+    let before = sidecar.resident_kib();
+    let mut waiting = Vec::new();
+    for _ in 0..TIMES {
+        let mut stream = sidecar.caller().await;
+        stream.write_all(get).await.unwrap();
+        waiting.push(stream);
+    }
+    for mut stream in waiting {
+        assert!(read_all(&mut stream).await.starts_with("HTTP/1.1 504"));
+    }
+    bounded(&sidecar, before, "accepted and not answered");
 
     let broken = saying(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", true).await;
     let sidecar = Sidecar::start(broken, Setup::default()).await;
     let answer = sidecar.exchange(get).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("half"), "{answer}");
     assert_eq!(sidecar.logged("application_reset").await["status"], 200);
+    let before = sidecar.resident_kib();
+    for _ in 0..TIMES {
+        assert!(sidecar.exchange(get).await.ends_with("half"));
+    }
+    bounded(&sidecar, before, "reset in mid body");
 }
 
 #[tokio::test]
@@ -137,13 +196,15 @@ async fn an_upload_and_a_grpc_answer_may_take_their_time() {
 async fn an_answer_before_the_end_of_the_request_reaches_the_caller_and_poisons_nothing() {
     let early = saying(b"HTTP/1.1 413 Too Much\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno", false).await;
     let sidecar = Sidecar::start(early, Setup::default()).await;
-    for _ in 0..3 {
+    let before = sidecar.resident_kib();
+    for _ in 0..TIMES {
         let mut stream = sidecar.caller().await;
         stream.write_all(b"POST / HTTP/1.1\r\nhost: server\r\ncontent-length: 1000000\r\n\r\nbegin").await.unwrap();
         let mut seen = [0; 12];
         timeout(DEADLINE, stream.read_exact(&mut seen)).await.expect("in time").unwrap();
         assert_eq!(&seen, b"HTTP/1.1 413");
     }
+    bounded(&sidecar, before, "answered before the request ended");
 }
 
 #[tokio::test]
@@ -190,6 +251,7 @@ async fn a_body_that_breaks_behind_an_early_answer_ends_the_exchange() {
         // The one place among the requests under way is free for the next.
         let _rest = read_all(&mut stream).await;
     }
+    sidecar.logged("caller_gone").await;
 }
 
 #[tokio::test]
@@ -241,10 +303,16 @@ async fn a_caller_that_sends_or_reads_a_byte_at_a_time_costs_little() {
         let _byte = timeout(DEADLINE, stream.read_u8()).await.expect("in time").unwrap();
         readers.push(stream);
     }
-    sleep(Duration::from_secs(1)).await;
-    let grown = sidecar.resident_kib().saturating_sub(before);
-    println!("8 callers that do not read 64 MiB each: {grown} KiB more");
-    assert!(grown < 24 * 1024, "{grown} KiB for 8 callers that do not read");
+    for second in 1..=3_u8 {
+        for stream in &mut readers {
+            let _byte = timeout(DEADLINE, stream.read_u8()).await.expect("in time").unwrap();
+        }
+        sleep(Duration::from_secs(1)).await;
+        let grown = sidecar.resident_kib().saturating_sub(before);
+        println!("8 callers that read a byte a second of 64 MiB each, after {second} s: {grown} KiB more");
+        assert!(grown < 24 * 1024, "{grown} KiB for 8 callers that hardly read");
+    }
+    assert!(!sidecar.log().contains("\"reason\":\""), "they are given up: {}", sidecar.log());
 }
 
 #[tokio::test]
@@ -273,6 +341,8 @@ async fn streams_that_are_reset_as_fast_as_they_open_stall_nobody_and_cost_no_me
     let answer = sidecar.exchange(b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let grown = sidecar.resident_kib().saturating_sub(before);
+    let line = sidecar.logged("flooding").await;
+    assert_eq!(line["detail"], "no HTTP/2: too many streams were reset before they were answered", "{line}");
     println!("4 times 1,000 streams reset at once: {grown} KiB more, {ended} connections ended by the sidecar");
     assert!(grown < 16 * 1024, "{grown} KiB");
 }

@@ -55,8 +55,29 @@ async fn a_connection_without_a_preface_does_not_keep_its_place() {
 }
 
 #[tokio::test]
+async fn a_connection_that_breaks_its_protocol_is_ended_and_told() {
+    let sidecar = Sidecar::start(application().await, Setup::default()).await;
+    // A first frame that is not SETTINGS; a frame of a kind that is none, longer than any may be.
+    for (alpn, words, told) in [
+        ("h2", &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x08\x06\0\0\0\0\0pingpong"[..], "the first frame is not SETTINGS"),
+        ("rondel-mux", &[0xff; 16], "broke the protocol between sidecars"),
+    ] {
+        let mut stream = announcing(&sidecar, &[alpn]).await;
+        stream.write_all(words).await.unwrap();
+        timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await.expect("it is ended").ok();
+        let deadline = Instant::now() + DEADLINE;
+        let of_client = "\"principal\":\"spiffe://shop.example/ns/shop/sa/client\"";
+        let is_told = |line: &str| ["\"request_malformed\"", told, of_client].iter().all(|part| line.contains(part));
+        while !sidecar.log().lines().any(is_told) {
+            assert!(Instant::now() < deadline, "{alpn}: {}", sidecar.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refused_caller_that_does_not_read_holds_no_place() {
-    let limits = &[(Limit::RequestsUnderWay, 4), (Limit::QueueMs, 200)];
+    let limits = &[(Limit::RequestsUnderWay, 4), (Limit::QueueMs, 200), (Limit::IdleMs, 1000)];
     let policy = "@id(\"mesh\") permit (principal, action, resource) when { principal has account };";
     let sidecar = Sidecar::start(application().await, Setup { permissive: true, policy, limits, ..Setup::default() }).await;
     let stream = TcpStream::connect(sidecar.inbound).await.unwrap();
@@ -72,6 +93,7 @@ async fn a_refused_caller_that_does_not_read_holds_no_place() {
         kept.push(answer);
     }
     assert!(sidecar.exchange(GET).await.starts_with("HTTP/1.1 200"));
+    sidecar.logged("idle_timeout").await;
 }
 
 #[tokio::test]

@@ -133,9 +133,15 @@ async fn after_sigterm_the_application_may_still_open_connections_and_peers_may_
 async fn the_grace_ends_for_an_application_that_stays() {
     let (address, _stop) = slow().await;
     let mut sidecar = Sidecar::start(address, Setup { limits: &[(Limit::DrainMs, 300)], ..Setup::default() }).await;
+    let mut stream = sidecar.caller().await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: server\r\n\r\n").await.unwrap();
+    sleep(Duration::from_millis(200)).await;
     let answer = sidecar.admin_post("/quit").await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(sidecar.until_ended().await.success());
+    let log = sidecar.log();
+    let warning = log.lines().find(|line| line.contains("limit `drainMs` is over")).expect(&log);
+    assert!(warning.contains("\"WARN\"") && warning.contains("\"left\":1"), "{warning}");
 }
 
 #[tokio::test]

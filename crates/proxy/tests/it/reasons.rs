@@ -140,6 +140,7 @@ async fn an_opaque_connection_that_nothing_moves_on_is_ended() {
     let sidecar = Sidecar::start(application().await, setup).await;
     ended(&mut opaque(&sidecar).await).await;
     told(&sidecar, Reason::IdleTimeout).await;
+    assert_eq!(sidecar.logged("idle_timeout").await["detail"], "no byte for limit `idleMs` (1000 ms)");
 }
 
 #[tokio::test]
@@ -273,6 +274,7 @@ const fn produced(reason: Reason) -> &'static str {
         Reason::NotReady => "a_sidecar_without_an_identity_refuses_and_says_so",
         Reason::Overloaded => "requests_beyond_the_limit_wait_and_are_then_refused_by_name",
         Reason::CallerGone => "a_stream_that_its_caller_resets_is_told_as_such",
+        Reason::Flooding => "streams_that_are_reset_as_fast_as_they_open_stall_nobody_and_cost_no_memory",
         Reason::IdleTimeout => "an_opaque_connection_that_nothing_moves_on_is_ended",
         Reason::ConnectionAge => "an_opaque_connection_ends_at_its_maximum_age",
         Reason::Draining => "an_opaque_connection_is_ended_by_a_drain",

@@ -65,6 +65,11 @@ fn what_is_forwarded_is_accepted_as_the_same_for_every_seed() {
 }
 
 #[test]
+fn no_claim_of_a_caller_is_forwarded_for_every_seed() {
+    every_beginning_and_change_holds("claims", invariants::claims);
+}
+
+#[test]
 fn responses_read_the_same_however_they_arrive_for_every_seed() {
     every_beginning_and_change_holds("answer", invariants::answer);
 }
