@@ -30,6 +30,7 @@ scenario: build ## The whole mesh, promise by promise
 
 interop: build ## Real applications in pods, one line each; needs root, nftables and what it names as missing
 	@./tests/interop/prepare.sh
+	@./tests/interop/spire.sh
 	$(CARGO) test --locked --package scenarios --test interop
 
 guard: build ## Instructions and allocations of one request in each sidecar against tests/guard/costs.json; needs valgrind; ARGS=--write takes new ones

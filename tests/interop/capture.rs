@@ -169,14 +169,20 @@ pub(crate) fn cut_off(pods: &mut Pods) -> Result<Shown, String> {
     let url = format!("http://{SERVER}/");
     let code = |pods: &Pods| pods.run("client", "curl", &["-sS", "-m", "15", "-o", "/dev/null", "-w", "%{http_code}", &url]);
     same("before", &code(pods)?, "200")?;
+    let before = pods.resident_kib("client")?;
     // The second workload's side of the bridge.
     pods.run("outside", "ip", &["link", "set", "rondel-1", "down"])?;
     let began = std::time::Instant::now();
     let post = ["-sS", "-m", "25", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", "-d", "x", &url];
     let cut = pods.run("client", "curl", &post);
     let failed_after = began.elapsed();
+    // Callers that try on and on meanwhile: what waits for a pod that is gone is let go.
+    let flood = format!("http://{SERVER}/?[1-400]");
+    let flood = ["-sS", "-Z", "--parallel-max", "100", "-m", "5", "-o", "/dev/null", &flood];
+    let _none_answered = pods.run("client", "curl", &flood);
+    let grown = pods.resident_kib("client")?.saturating_sub(before);
     // By then every kept connection has been given up, so that only new ones are tried.
-    std::thread::sleep(Duration::from_secs(14).saturating_sub(failed_after));
+    std::thread::sleep(Duration::from_secs(14).saturating_sub(began.elapsed()));
     let later = pods.run("client", "curl", &post);
     pods.run("outside", "ip", &["link", "set", "rondel-1", "up"])?;
     let log = pods.access_log("client");
@@ -194,7 +200,12 @@ pub(crate) fn cut_off(pods: &mut Pods) -> Result<Shown, String> {
     let began = std::time::Instant::now();
     pods.wait_for("it is back", Duration::from_secs(30), |pods| code(pods).is_ok_and(|code| code == "200"))?;
     let back = began.elapsed();
-    Ok(Shown::Yes(format!("`{reason}` after {failed_after:.1?}, back {back:.1?} after the link")))
+    if grown > 16 * 1024 {
+        return Err(format!("{grown} KiB more for 400 calls that nobody could answer"));
+    }
+    let told =
+        format!("`{reason}` after {failed_after:.1?}, back {back:.1?} after the link; 400 calls meanwhile: {grown} KiB more");
+    Ok(Shown::Yes(told))
 }
 
 pub(crate) fn drain(pods: &mut Pods) -> Result<Shown, String> {
@@ -204,11 +215,7 @@ pub(crate) fn drain(pods: &mut Pods) -> Result<Shown, String> {
     let script = format!(
         "import http.client,time,os,signal\nc=http.client.HTTPConnection('{SERVER}',80,timeout=5)\ndef call():\n  c.request('GET','/'); r=c.getresponse(); assert r.read()==b'hello\\n', r.status\ncall()\nos.kill(int(open('pid').read()),signal.SIGTERM)\nend=time.monotonic()+2\nn=0\nwhile time.monotonic()<end:\n  call(); n+=1; time.sleep(0.02)\nprint(n)"
     );
-    let up: serde_json::Value = serde_json::from_str(&pods.log("mesh/.rondel/up.json")).map_err(|error| error.to_string())?;
-    let workloads = up["workloads"].as_array().cloned().unwrap_or_default();
-    let client =
-        workloads.iter().find(|workload| workload["name"] == "shop/client").map(|client| client["proxy_pid"].to_string());
-    std::fs::write(pods.dir.path().join("pid"), client.unwrap_or_default()).map_err(|error| error.to_string())?;
+    std::fs::write(pods.dir.path().join("pid"), pods.sidecar_pid("client")?).map_err(|error| error.to_string())?;
     let calls = pods.run("client", "python3", &["-c", &script])?;
     Ok(Shown::Yes(format!("{} calls after SIGTERM, none failed", calls.trim())))
 }

@@ -32,13 +32,22 @@ type Check = (&'static str, fn(&mut Pods) -> Result<Shown, String>);
 /// One promise that needs no pods.
 type LoopbackCheck = (&'static str, fn(&mut identity::Loopback) -> Result<Shown, String>);
 
-const LOOPBACK: [LoopbackCheck; 6] = [
+const LOOPBACK: [LoopbackCheck; 7] = [
     ("openssl_holds_an_svid_and_calls_a_sidecar", identity::openssl::client),
+    ("openssl_is_called_by_a_sidecar", identity::openssl::server),
     ("envoy_holds_an_svid_and_calls_a_sidecar", identity::envoy::client),
     ("envoy_is_called_by_a_sidecar", identity::envoy::server),
     ("spiffe_of_python_asks_the_workload_api_of_a_sidecar", identity::workload::python),
     ("a_sidecar_takes_its_identity_from_a_workload_api", identity::workload::source),
     ("a_clock_that_is_five_minutes_off_is_borne_and_measured", identity::skew::five_minutes),
+];
+
+/// One promise that makes a mesh of its own.
+type LoneCheck = (&'static str, fn() -> Result<Shown, String>);
+
+const ALONE: [LoneCheck; 2] = [
+    ("spire_gives_a_sidecar_its_identity_under_the_same_root", identity::spire::source),
+    ("spire_is_a_federation_peer_in_both_directions", identity::spire::federation),
 ];
 
 const MESH: &str = r#"
@@ -149,6 +158,9 @@ fn main() -> ExitCode {
                 told("a_mesh_on_loopback", Err(error));
             }
         }
+    }
+    for (name, check) in ALONE.into_iter().filter(|(name, _)| is_asked(name)) {
+        told(name, check());
     }
     if CHECKS.iter().any(|(name, _)| is_asked(name)) || is_asked("the_bank_runs_in_pods") {
         in_pods(&only, &mut told);

@@ -113,12 +113,31 @@ impl Pods {
         self.log(&format!("mesh/.rondel/logs/{workload}-proxy.log"))
     }
 
+    /// What `up` tells of a workload.
+    fn told(&self, workload: &str) -> Option<serde_json::Value> {
+        let up: serde_json::Value = serde_json::from_str(&self.log("mesh/.rondel/up.json")).ok()?;
+        let name = format!("{}/{workload}", self.namespace);
+        up["workloads"].as_array()?.iter().find(|each| each["name"] == name).cloned()
+    }
+
+    /// The process of a workload's sidecar.
+    pub(crate) fn sidecar_pid(&self, workload: &str) -> Result<String, String> {
+        let told = self.told(workload).ok_or_else(|| format!("`up` tells of no {workload}"))?;
+        Ok(told["proxy_pid"].to_string())
+    }
+
+    /// Resident memory of a workload's sidecar, in KiB (proc(5)).
+    pub(crate) fn resident_kib(&self, workload: &str) -> Result<u64, String> {
+        let path = format!("/proc/{}/status", self.sidecar_pid(workload)?);
+        let status = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        line.ok_or_else(|| format!("{path} tells of no memory"))
+    }
+
     /// The pod of a workload, as `ip netns` knows it; the outsider's network for any other name.
     fn network(&self, pod: &str) -> String {
-        let up: serde_json::Value = serde_json::from_str(&self.log("mesh/.rondel/up.json")).unwrap_or_default();
-        let workloads = up["workloads"].as_array().cloned().unwrap_or_default();
-        let found = workloads.iter().find(|workload| workload["name"] == format!("{}/{pod}", self.namespace));
-        found.and_then(|workload| workload["namespace"].as_str()).unwrap_or(&self.network).to_owned()
+        let told = self.told(pod).and_then(|workload| workload["namespace"].as_str().map(str::to_owned));
+        told.unwrap_or_else(|| self.network.clone())
     }
 
     /// A command in a pod.

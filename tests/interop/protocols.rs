@@ -102,7 +102,8 @@ pub(crate) fn h2spec(pods: &mut Pods) -> Result<Shown, String> {
     if ours.0 < 100 || !worse.is_empty() {
         return Err(format!("of {} cases these fail here alone: {worse:#?}; nghttpd fails {:?}", ours.0, theirs.1));
     }
-    Ok(Shown::Yes(format!("{} cases, {} fail; nghttpd beside it: {} fail", ours.0, ours.1.len(), theirs.1.len())))
+    let told = |cases: &[String]| if cases.is_empty() { "none".to_owned() } else { cases.join(", ") };
+    Ok(Shown::Yes(format!("{} cases; fail: {}; nghttpd beside it: {}", ours.0, told(&ours.1), told(&theirs.1))))
 }
 
 /// How many cases a JUnit report has, and the names of those that failed.

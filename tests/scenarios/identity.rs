@@ -18,7 +18,7 @@ permit (principal, action, resource);"#;
 /// For a whole rotation: the SVID of a sidecar that is away must end first.
 const ROTATION_DEADLINE: Duration = Duration::from_secs(90);
 
-fn plan(application: SocketAddr, settings: &'static str, more: String) -> Plan {
+fn plan(application: SocketAddr, settings: &str, more: String) -> Plan<'_> {
     Plan { protocol: "http", application, lifetime: "10s", policy: ALLOW_MESH, more, settings }
 }
 

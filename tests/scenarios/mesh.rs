@@ -20,6 +20,7 @@ pub(crate) struct Mesh {
     pub(crate) dir: tempfile::TempDir,
     up: Child,
     pub(crate) workloads: Vec<Workload>,
+    environment: Vec<(String, String)>,
 }
 
 /// One workload of a test mesh. The test itself plays its application.
@@ -34,18 +35,18 @@ pub(crate) struct Workload {
 }
 
 /// What to build a mesh from.
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
     pub(crate) protocol: &'static str,
     /// The test's server, behind the workload `server`.
     pub(crate) application: SocketAddr,
     /// Certificate lifetime in YAML's form.
-    pub(crate) lifetime: &'static str,
+    pub(crate) lifetime: &'a str,
     /// Cedar text of the policy of `server`.
     pub(crate) policy: &'static str,
     /// More YAML documents, each with its leading `---`.
     pub(crate) more: String,
     /// Lines under MeshConfig's `spec`, indented by two.
-    pub(crate) settings: &'static str,
+    pub(crate) settings: &'a str,
 }
 
 /// The directory of the programs under test.
@@ -62,13 +63,19 @@ pub(crate) fn program(name: &str) -> PathBuf {
 
 impl Mesh {
     /// Starts `client` -> `server`, waits until both are ready.
-    pub(crate) async fn start(plan: &Plan) -> Self {
+    pub(crate) async fn start(plan: &Plan<'_>) -> Self {
+        Self::start_in(plan, &[]).await
+    }
+
+    /// The same in this environment.
+    pub(crate) async fn start_in(plan: &Plan<'_>, environment: &[(String, String)]) -> Self {
         let dir = tempfile::tempdir().expect("directory");
         let client = Workload { name: "client", admin: free(), inbound: free(), upstreams: vec![("server", free())] };
         let server = Workload { name: "server", admin: free(), inbound: free(), upstreams: Vec::new() };
         std::fs::write(dir.path().join("mesh.yaml"), mesh_yaml(plan, &client, &server)).expect("write");
         std::fs::write(dir.path().join("policy.yaml"), policy_yaml(plan.policy)).expect("write");
-        let mut mesh = Self { up: up(dir.path()), dir, workloads: vec![client, server] };
+        let mut mesh =
+            Self { up: up(dir.path(), environment), dir, workloads: vec![client, server], environment: environment.to_vec() };
         mesh.ready().await;
         mesh
     }
@@ -157,7 +164,7 @@ impl Mesh {
 
     /// Starts `rondel up` again on the same directory.
     pub(crate) fn start_again(&mut self) {
-        self.up = up(self.dir.path());
+        self.up = up(self.dir.path(), &self.environment);
     }
 
     /// Asks `rondel up` to end and waits for it.
@@ -209,7 +216,7 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     }
 }
 
-fn up(dir: &Path) -> Child {
+fn up(dir: &Path, environment: &[(String, String)]) -> Child {
     let log = std::fs::File::create(dir.join("up.log")).expect("log");
     let mut command = Command::new(program("rondel"));
     command
@@ -221,11 +228,12 @@ fn up(dir: &Path) -> Child {
         .arg(free().to_string())
         .arg("--output")
         .arg("json");
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
     command.spawn().expect("start rondel up")
 }
 
-fn mesh_yaml(plan: &Plan, client: &Workload, server: &Workload) -> String {
+fn mesh_yaml(plan: &Plan<'_>, client: &Workload, server: &Workload) -> String {
     let Plan { protocol, application, lifetime, more, settings, .. } = plan;
     format!(
         "apiVersion: rondel.dev/v1alpha1

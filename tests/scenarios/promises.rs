@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 const ALLOW_CLIENT: &str = r#"@id("client")
 permit (principal == Workload::"spiffe://shop.example/ns/shop/sa/client", action, resource);"#;
 
-fn plan(application: SocketAddr) -> Plan {
+fn plan(application: SocketAddr) -> Plan<'static> {
     Plan { protocol: "http", application, lifetime: "1h", policy: ALLOW_CLIENT, more: String::new(), settings: "" }
 }
 

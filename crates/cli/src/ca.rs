@@ -2,7 +2,7 @@
 
 use crate::certs::short_id;
 use crate::operator::{self, DEADLINE, Where};
-use crate::output::{Output, bold, table};
+use crate::output::{Output, bold, plain, table};
 use crate::status::left;
 use model::Timestamp;
 use std::collections::BTreeSet;
@@ -127,6 +127,7 @@ impl Told {
 }
 
 fn note(output: Output, text: &str, begun: Instant) {
+    let text = plain(text);
     match output {
         Output::Text => println!("{:>6.1} s  {text}", begun.elapsed().as_secs_f32()),
         Output::Json => eprintln!("{text}"),
@@ -225,6 +226,10 @@ fn json(status: &AuthorityStatus) -> serde_json::Value {
         "held_up_by": held.collect::<Vec<_>>(),
         "federated": federated.collect::<Vec<_>>(),
         "revoked": revoked.collect::<Vec<_>>(),
+        "bundle_endpoint": status.bundle_endpoint.as_ref().map(|each| serde_json::json!({
+            "listen": each.listen, "sequence": each.sequence, "refresh_hint_seconds": each.refresh_hint.as_secs(),
+            "given": each.given, "failure": each.failure,
+        })),
     })
 }
 
@@ -254,8 +259,15 @@ fn text(status: &AuthorityStatus, now: Timestamp) -> String {
         Some(step) => {
             out.push_str(&format!("a rotation is under way; `{step}` waits for:\n"));
             for (who, why) in &status.held_up_by {
-                out.push_str(&format!("  {who}: {why}\n"));
+                out.push_str(&format!("  {who}: {}\n", plain(why)));
             }
+        }
+    }
+    if let Some(served) = &status.bundle_endpoint {
+        let (listen, sequence, given) = (&served.listen, served.sequence, served.given);
+        out.push_str(&format!("this bundle is served at {listen}: sequence {sequence}, given {given} times\n"));
+        if let Some(failure) = &served.failure {
+            out.push_str(&format!("  NOT AS IT SHOULD: {failure}\n"));
         }
     }
     if !status.federated.is_empty() {
@@ -272,7 +284,7 @@ fn text(status: &AuthorityStatus, now: Timestamp) -> String {
         out.push_str(&titled(rows));
         for each in &status.federated {
             if let Some(failure) = &each.failure {
-                out.push_str(&format!("  {}: {failure}\n", each.trust_domain));
+                out.push_str(&format!("  {}: {}\n", each.trust_domain, plain(failure)));
             }
         }
     }

@@ -11,13 +11,28 @@ pub(crate) enum Output {
     Json,
 }
 
+/// What a sidecar or another server said, on one line: a control character could rewrite what stands on the operator's terminal.
+pub(crate) fn plain(text: &str) -> String {
+    // The others turn the direction of what follows.
+    let is_harmful = |letter: char| letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut out = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            harmful if is_harmful(harmful) => out.extend(harmful.escape_default()),
+            harmless => out.push(harmless),
+        }
+    }
+    out
+}
+
 /// Left-aligned columns, two spaces apart, without trailing blanks.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
@@ -58,5 +73,13 @@ mod tests {
     fn tables_align_and_leave_no_trailing_blanks() {
         let rows = [vec!["a".to_owned(), "bb".to_owned()], vec!["ccc".to_owned(), String::new()]];
         assert_eq!(table(&rows), "a    bb\nccc\n");
+    }
+
+    #[test]
+    fn what_others_said_moves_no_cursor_and_begins_no_line() {
+        let said = "no room\r\x1b[2Jall is well\n\u{9b}1A\u{202e}x é";
+        assert_eq!(plain(said), "no room\\r\\u{1b}[2Jall is well\\n\\u{9b}1A\\u{202e}x é");
+        let rows = [vec!["a".to_owned(), said.to_owned()]];
+        assert_eq!(table(&rows), format!("a  {}\n", plain(said)));
     }
 }

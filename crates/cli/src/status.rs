@@ -1,7 +1,7 @@
 //! `rondel status`: every workload as the control plane sees it.
 
 use crate::operator::{self, DEADLINE, Where};
-use crate::output::{Output, bold, short, table};
+use crate::output::{Output, bold, plain, short, table};
 use model::Timestamp;
 use std::process::ExitCode;
 use wire::operator::{MeshStatus, WorkloadStatus};
@@ -81,7 +81,7 @@ fn text(status: &MeshStatus, now: Timestamp) -> String {
     }
     for each in &status.workloads {
         if let Some(reason) = &each.rejected {
-            out.push_str(&format!("{} refuses the configuration: {reason}\n", each.name));
+            out.push_str(&format!("{} refuses the configuration: {}\n", each.name, plain(reason)));
         }
     }
     out.push_str(&format!("revision {}", status.revision));

@@ -194,6 +194,7 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
         upstream: certificates::upstream_authority(document, written_certificates.upstream.as_ref(), errors),
         post_quantum_required: certificates::post_quantum(document, written_certificates.post_quantum.as_ref(), errors),
         federation,
+        bundle_endpoint: certificates::bundle_endpoint(document, spec.bundle_endpoint.as_ref(), errors),
         connection_age_max: age,
         country: None,
         forwarders: Vec::new(),
@@ -219,7 +220,7 @@ pub(crate) fn command(document: Document<'_>, command: &Spanned<Vec<String>>, er
 }
 
 /// A duration within a range, or the default.
-fn ranged(
+pub(crate) fn ranged(
     document: Document<'_>,
     written: Option<&Spanned<String>>,
     default: Duration,

@@ -1,12 +1,18 @@
 //! Who signs the mesh's authority, which key exchange is required, and who is federated with.
 
-use crate::build::{Errors, command};
-use crate::mesh::{Federation, UpstreamAuthority};
+use crate::build::{Errors, address, command, ranged};
+use crate::mesh::{BundleEndpoint, Federation, UpstreamAuthority};
 use crate::source::Document;
-use crate::yaml::{FederationSpec, UpstreamAuthoritySpec};
+use crate::yaml::{BundleEndpointSpec, FederationSpec, UpstreamAuthoritySpec};
 use model::{TrustDomain, ids};
 use serde_saphyr::Spanned;
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What SPIFFE Trust Domain and Bundle §4.1.3 takes where nothing is said.
+const REFRESH_HINT: Duration = Duration::from_secs(300);
+/// SPIRE looks once a minute at most, whatever the hint: a shorter one would promise what nobody keeps.
+const REFRESH_HINTS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(24 * 3600));
 
 /// Exactly one way to have the authority's certificate signed, or none, and it signs itself.
 pub(crate) fn upstream_authority(
@@ -17,13 +23,7 @@ pub(crate) fn upstream_authority(
     let Some(written) = written else { return UpstreamAuthority::SelfSigned };
     match (&written.value.files, &written.value.command) {
         (Some(files), None) => {
-            for path in [&files.certificate, &files.key] {
-                if !path.value.starts_with('/') {
-                    let message =
-                        format!("`{}` must be an absolute path of the control plane's machine", ids::printable(&path.value));
-                    errors.at(document, path.defined, message);
-                }
-            }
+            absolute(document, &[&files.certificate, &files.key], errors);
             UpstreamAuthority::Files { certificate: files.certificate.value.clone().into(), key: files.key.value.clone().into() }
         }
         (None, Some(program)) => {
@@ -47,6 +47,28 @@ pub(crate) fn post_quantum(document: Document<'_>, written: Option<&Spanned<Stri
             errors.at(document, written.defined, message);
             true
         }
+    }
+}
+
+/// Where the mesh's own bundle is served.
+pub(crate) fn bundle_endpoint(
+    document: Document<'_>,
+    spec: Option<&BundleEndpointSpec>,
+    errors: &mut Errors,
+) -> Option<BundleEndpoint> {
+    let spec = spec?;
+    absolute(document, &[&spec.certificate, &spec.key], errors);
+    let refresh_hint = ranged(document, spec.refresh_hint.as_ref(), REFRESH_HINT, REFRESH_HINTS, errors);
+    let listen = address(document, &spec.listen, errors)?;
+    let (certificate, key) = (spec.certificate.value.clone().into(), spec.key.value.clone().into());
+    Some(BundleEndpoint { listen, certificate, key, refresh_hint })
+}
+
+/// What the control plane reads must not depend on where it was started.
+fn absolute(document: Document<'_>, paths: &[&Spanned<String>], errors: &mut Errors) {
+    for path in paths.iter().filter(|path| !path.value.starts_with('/')) {
+        let message = format!("`{}` must be an absolute path of the control plane's machine", ids::printable(&path.value));
+        errors.at(document, path.defined, message);
     }
 }
 

@@ -15,7 +15,7 @@ mod yaml;
 
 pub use build::parse;
 pub use error::ConfigError;
-pub use mesh::{Call, Federation, Mesh, Process, SelectedPolicy, Settings, Trust, UpstreamAuthority, Workload};
+pub use mesh::{BundleEndpoint, Call, Federation, Mesh, Process, SelectedPolicy, Settings, Trust, UpstreamAuthority, Workload};
 pub use source::{Source, read};
 /// Whether a resolved address may be fetched from.
 pub use token::jwks::fetchable_address;

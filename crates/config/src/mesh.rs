@@ -39,6 +39,8 @@ pub struct Settings {
     pub post_quantum_required: bool,
     /// Foreign trust domains whose workloads may call, in the order of their names.
     pub federation: Vec<Federation>,
+    /// Where other trust domains fetch the mesh's bundle.
+    pub bundle_endpoint: Option<BundleEndpoint>,
     /// Age at which a connection between sidecars ends: 1 s to the life of an SVID, half of that by default.
     pub connection_age_max: Duration,
     /// Where a call's country is read from.
@@ -76,6 +78,19 @@ pub struct Federation {
     pub trust_domain: TrustDomain,
     /// An `https://` URL.
     pub bundle_endpoint: String,
+}
+
+/// Where the control plane serves the mesh's bundle to other trust domains (SPIFFE Federation §5, profile `https_web`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleEndpoint {
+    /// Its address.
+    pub listen: SocketAddr,
+    /// PEM: a certificate of the web for the endpoint's name, and what stands above it.
+    pub certificate: PathBuf,
+    /// PEM: its key.
+    pub key: PathBuf,
+    /// How often others should look again: a minute to 24 h, five minutes by default.
+    pub refresh_hint: Duration,
 }
 
 /// A command that `rondel up` runs.

@@ -123,6 +123,19 @@ fn who_signs_the_authority_and_who_is_federated_with_is_read() {
         let errors = with(spec).expect_err(told);
         assert!(errors.iter().any(|error| error.to_string().contains(told)), "{told}: {errors:?}");
     }
+    let files = "certificate: /web/tls.crt, key: /web/tls.key";
+    let endpoint = |more: &str| with(&format!("  bundleEndpoint: {{ {more} }}\n"));
+    let served = endpoint(&format!("listen: \"0.0.0.0:8443\", {files}")).expect("good").settings.bundle_endpoint.expect("one");
+    assert_eq!((served.listen.port(), served.refresh_hint.as_secs()), (8443, 300));
+    for (more, told) in [
+        (format!("listen: somewhere, {files}"), "not an address"),
+        (format!("listen: \"0.0.0.0:8443\", {files}, refreshHint: 59s"), "outside 60 s to 86400 s"),
+        ("listen: \"0.0.0.0:8443\", certificate: tls.crt, key: /tls.key".into(), "must be an absolute path"),
+        ("listen: \"0.0.0.0:8443\", certificate: /tls.crt".into(), "key"),
+    ] {
+        let errors = endpoint(&more).expect_err(told);
+        assert!(errors.iter().any(|error| error.to_string().contains(told)), "{told}: {errors:?}");
+    }
     let certificates = |line: &str| with(&format!("  certificates: {line}\n"));
     let command = certificates("{ postQuantum: required, upstream: { command: [sign, --now] } }").expect("good").settings;
     assert_eq!(command.upstream, UpstreamAuthority::Command(vec!["sign".into(), "--now".into()]));

@@ -66,6 +66,7 @@ pub(crate) struct MeshSpec {
     pub(crate) certificates: Certificates,
     #[serde(default)]
     pub(crate) federation: Vec<FederationSpec>,
+    pub(crate) bundle_endpoint: Option<BundleEndpointSpec>,
     pub(crate) country: Option<Country>,
     #[serde(default)]
     pub(crate) forwarders: Vec<Spanned<String>>,
@@ -105,6 +106,15 @@ pub(crate) struct AuthorityFilesSpec {
 pub(crate) struct FederationSpec {
     pub(crate) trust_domain: Spanned<String>,
     pub(crate) bundle_endpoint: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct BundleEndpointSpec {
+    pub(crate) listen: Spanned<String>,
+    pub(crate) certificate: Spanned<String>,
+    pub(crate) key: Spanned<String>,
+    pub(crate) refresh_hint: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

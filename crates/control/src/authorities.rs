@@ -4,7 +4,7 @@
 
 use crate::keys::{KeyFileFailure, Keys, Use};
 use crate::store::{Store, StoreFailure};
-use crate::upstream::{self, UpstreamFailure};
+use crate::upstream::{self, Obtained, UpstreamFailure};
 use config::Settings;
 use identity::Authority;
 use identity::authority::AuthorityError;
@@ -108,6 +108,14 @@ pub(crate) enum AuthorityFailure {
         /// The stage that is missing.
         wanted: &'static str,
     },
+    /// Whoever signed it gave it the key id of another: their keys could not be told apart.
+    #[error(
+        "the new authority has the subject key id `{id}`, which another has already; whoever signs it must give each its own"
+    )]
+    SameId {
+        /// The key id.
+        id: String,
+    },
     /// Too many at once.
     #[error("there are {AUTHORITIES_MAX} authorities already; let the rotation under way end first")]
     TooMany,
@@ -130,7 +138,7 @@ impl Authorities {
             }
             Some(stored) => stored,
             None => {
-                let first = prepare(keys, settings, now)?;
+                let first = kept(keys, make(settings, now)?, now)?;
                 let authorities = vec![StoredAuthority { stage: Stage::Active, ..first }];
                 let stored = StoredAuthorities { trust_domain: domain.to_string(), authorities };
                 store.keep_authorities(&stored)?;
@@ -185,17 +193,16 @@ impl Authorities {
     }
 
     /// With one more authority, which is believed and does not sign yet.
-    pub(crate) fn prepared(
-        &self,
-        store: &Store,
-        keys: &Keys,
-        settings: &Settings,
-        now: Timestamp,
-    ) -> Result<Self, AuthorityFailure> {
+    pub(crate) fn prepared(&self, store: &Store, keys: &Keys, fresh: Fresh, now: Timestamp) -> Result<Self, AuthorityFailure> {
         if self.stored.authorities.len() >= AUTHORITIES_MAX {
             return Err(AuthorityFailure::TooMany);
         }
-        let next = prepare(keys, settings, now)?;
+        // Its key files are named by it: they would replace those of the other.
+        let id = fresh.made.authority.subject_key_id();
+        if self.stored.authorities.iter().any(|known| known.id == id) {
+            return Err(AuthorityFailure::SameId { id });
+        }
+        let next = kept(keys, fresh, now)?;
         self.with(store, keys, now, |authorities| authorities.push(next))
     }
 
@@ -265,10 +272,20 @@ impl fmt::Debug for Authorities {
     }
 }
 
-/// Makes an authority with its keys, which are on disk when this returns; nobody believes it yet.
-fn prepare(keys: &Keys, settings: &Settings, now: Timestamp) -> Result<StoredAuthority, AuthorityFailure> {
+/// An authority with its keys, of which nothing is on disk yet.
+pub(crate) struct Fresh {
+    made: Obtained,
+    jwt: JwtKey,
+}
+
+/// Makes an authority. Blocks for as long as its signer takes, at most half a minute.
+pub(crate) fn make(settings: &Settings, now: Timestamp) -> Result<Fresh, AuthorityFailure> {
     let made = upstream::obtain(&settings.upstream, &settings.trust_domain, settings.authority_lifetime, now)?;
-    let jwt = JwtKey::generate()?;
+    Ok(Fresh { made, jwt: JwtKey::generate()? })
+}
+
+/// Keeps an authority's keys, which are on disk when this returns; nobody believes it yet.
+fn kept(keys: &Keys, Fresh { made, jwt }: Fresh, now: Timestamp) -> Result<StoredAuthority, AuthorityFailure> {
     let id = made.authority.subject_key_id();
     keys.keep(&id, Use::X509, &made.authority.key().to_pkcs8_der())?;
     keys.keep(&id, Use::Jwt, &jwt.to_pkcs8_der())?;
@@ -298,4 +315,31 @@ pub(crate) fn is_due(authority: &StoredAuthority, now: Timestamp) -> bool {
 pub(crate) fn ids(authorities: &Authorities, stage: Stage) -> BTreeSet<&str> {
     let of = authorities.stored.authorities.iter().filter(|authority| authority.stage == stage);
     of.map(|authority| authority.id.as_str()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+    #[test]
+    fn an_authority_with_the_key_id_of_another_replaces_no_key() {
+        let dir = tempfile::tempdir().expect("directory");
+        let store = Store::open(&dir.path().join("control.redb")).expect("store");
+        let keys = Keys::open(dir.path()).expect("keys");
+        let text = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n";
+        let settings = config::parse(&[config::Source { file: "a.yaml".into(), text: text.into() }]).expect("mesh").settings;
+        let authorities = Authorities::open(&store, &keys, &settings, NOW).expect("open");
+        let first = authorities.active().expect("active").clone();
+        let before = keys.read(&first.id, Use::Jwt).expect("key");
+        // A signer may write whatever key id it likes.
+        let authority = Authority::load(first.roots[0].clone(), keys.x509(&first.id).expect("key")).expect("authority");
+        let made = Obtained { authority, chain: first.chain.clone(), roots: first.roots.clone(), source: "command" };
+        let fresh = Fresh { made, jwt: JwtKey::generate().expect("key") };
+        let refused = authorities.prepared(&store, &keys, fresh, NOW);
+        assert!(matches!(refused, Err(AuthorityFailure::SameId { id }) if id == first.id));
+        assert_eq!(keys.read(&first.id, Use::Jwt).expect("key"), before);
+        assert_eq!(store.authorities().expect("read"), Some(authorities.stored));
+    }
 }

@@ -1,6 +1,6 @@
 //! The certificate authority: who is asking, and what they get.
 
-use crate::authorities::{Authorities, AuthorityFailure};
+use crate::authorities::{self, Authorities, AuthorityFailure};
 use crate::desired::Board;
 use crate::keys::Keys;
 use crate::rotation::{self, Step};
@@ -23,6 +23,9 @@ use tokio::sync::watch;
 
 /// Issued SVIDs in memory after which those that have ended are forgotten.
 const ISSUED_SWEEP_AT: usize = 10_000;
+/// LIMIT: SVIDs of one workload that have not ended, its application's included. One that renews in its time has four; this many
+/// can be revoked at once, and take nobody else's place in the records.
+const ISSUED_PER_WORKLOAD_MAX: usize = 256;
 /// Life of a rehearsal's SVID.
 const SHADOW_SVID_LIFETIME: Duration = Duration::from_secs(120);
 /// The longest life of a JWT-SVID.
@@ -73,6 +76,12 @@ pub(crate) enum IssueFailure {
         /// What it says.
         workload: String,
     },
+    /// Its sidecar asks for more than it can use.
+    #[error("`{workload}` has {ISSUED_PER_WORKLOAD_MAX} SVIDs that have not ended, which is the limit")]
+    TooMany {
+        /// The workload.
+        workload: String,
+    },
     /// No such rehearsal is under way.
     #[error("no rehearsal of this id is under way")]
     NoRehearsal,
@@ -113,6 +122,7 @@ impl IssueFailure {
                 | Self::PeerExpired { .. }
                 | Self::PeerRevoked { .. }
                 | Self::OtherWorkload { .. }
+                | Self::TooMany { .. }
                 | Self::NoRehearsal
                 | Self::Jwt(_)
                 | Self::NotConfigured { .. }
@@ -149,7 +159,11 @@ pub(crate) struct Ca {
     authorities: watch::Sender<Arc<Authorities>>,
     /// Held by whoever changes something, from reading to telling.
     changing: Mutex<()>,
-    issued: Mutex<HashMap<String, Issued>>,
+    /// Held by whoever has an authority made, which may take half a minute: what is revoked meanwhile must not wait for it.
+    making: Mutex<()>,
+    /// Held for reading from the look at what is revoked until an SVID is on record, and for writing by whoever revokes.
+    issuing: RwLock<()>,
+    issued: Mutex<OnRecord>,
     revoked: RwLock<BTreeMap<String, Revoked>>,
     federated: RwLock<Vec<TrustBundle>>,
     /// The shadow authority of the rehearsal that is under way, and its id.
@@ -164,12 +178,15 @@ impl Ca {
         let keys = Keys::open(state).map_err(AuthorityFailure::from)?;
         let is_first = store.authorities()?.is_none();
         let authorities = Authorities::open(&store, &keys, settings, now)?;
-        let issued = store.issued(now)?.into_iter().collect();
+        let mut issued = OnRecord::default();
+        store.issued(now)?.into_iter().for_each(|(serial, row)| issued.keep(serial, row));
         let revoked = store.revoked(now)?.into_iter().collect();
         Ok(Self {
             keys,
             authorities: watch::Sender::new(Arc::new(authorities)),
             changing: Mutex::new(()),
+            making: Mutex::new(()),
+            issuing: RwLock::new(()),
             issued: Mutex::new(issued),
             revoked: RwLock::new(revoked),
             federated: RwLock::new(Vec::new()),
@@ -200,7 +217,7 @@ impl Ca {
         let mut bundles = vec![self.bundle()];
         bundles.extend(self.federated.read().iter().cloned());
         let revoked = self.revoked.read();
-        let revoked = revoked.iter().filter(|(_, revoked)| now < revoked.until);
+        let revoked = revoked.iter().filter(|(_, revoked)| revoked.counts(now));
         let revoked = revoked.map(|(serial, revoked)| RevokedSvid { serial: serial.clone(), until: revoked.until });
         Trust { bundles, revoked: revoked.collect() }
     }
@@ -213,22 +230,29 @@ impl Ca {
 
     /// Begins a rotation: another authority is believed from now on.
     pub(crate) fn prepare(&self, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
-        let _changing = self.changing.lock();
-        let before = self.authorities();
-        if let Some(step) = rotation::next(&before) {
+        let _making = self.making.lock();
+        if let Some(step) = rotation::next(&self.authorities()) {
             return Err(ChangeFailure::UnderWay { next: step.as_str() });
         }
-        let desired = board.current();
-        let next = before.prepared(&self.store, &self.keys, &desired.mesh.settings, now)?;
+        let fresh = authorities::make(&board.current().mesh.settings, now)?;
+        // Without a rotation under way only this function changes the authorities: they are as they were.
+        let _changing = self.changing.lock();
+        let next = self.authorities().prepared(&self.store, &self.keys, fresh, now)?;
         self.replace(next, board, now)
     }
 
-    /// Takes a step of the rotation. Whoever calls has the evidence for it.
-    pub(crate) fn take(&self, step: Step, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
+    /// Takes a step of the rotation if `may` says so, which is asked while nothing can change; says whether it was taken.
+    pub(crate) fn take(
+        &self,
+        step: Step,
+        board: &Board,
+        now: Timestamp,
+        may: impl FnOnce(&Authorities) -> bool,
+    ) -> Result<bool, ChangeFailure> {
         let _changing = self.changing.lock();
         let before = self.authorities();
-        if rotation::next(&before) != Some(step) {
-            return Ok(());
+        if rotation::next(&before) != Some(step) || !may(&before) {
+            return Ok(false);
         }
         let next = match step {
             Step::Activate => {
@@ -237,12 +261,13 @@ impl Ca {
                 let next = before.activated(&self.store, &self.keys, *until, now)?;
                 self.authorities.send_replace(Arc::new(next));
                 drop(until);
-                return Ok(board.set_trust(self.trust(now))?);
+                board.set_trust(self.trust(now))?;
+                return Ok(true);
             }
             Step::Taint => before.tainted(&self.store, &self.keys, now)?,
             Step::Retire => before.retired(&self.store, &self.keys, now)?,
         };
-        self.replace(next, board, now)
+        self.replace(next, board, now).map(|()| true)
     }
 
     fn replace(&self, next: Authorities, board: &Board, now: Timestamp) -> Result<(), ChangeFailure> {
@@ -271,6 +296,7 @@ impl Ca {
         now: Timestamp,
     ) -> Result<Vec<(String, Revoked)>, ChangeFailure> {
         let _changing = self.changing.lock();
+        let issuing = self.issuing.write();
         let alive = self.alive(now);
         let meant = alive.into_iter().filter(|(serial, issued)| match what {
             Revocable::Id(id) => issued.id == id.as_str(),
@@ -304,9 +330,10 @@ impl Ca {
         let rows: Vec<(&str, &Revoked)> = revoked.iter().map(|(serial, revoked)| (serial.as_str(), revoked)).collect();
         self.store.revoke(&rows, now)?;
         let mut all = self.revoked.write();
-        all.retain(|_, revoked| now < revoked.until);
+        all.retain(|_, revoked| revoked.counts(now));
         all.extend(revoked.iter().cloned());
         drop(all);
+        drop(issuing);
         board.set_trust(self.trust(now))?;
         Ok(revoked)
     }
@@ -316,12 +343,12 @@ impl Ca {
         self.revoked.read().contains_key(serial)
     }
 
-    /// Every revoked SVID that has not ended, with its serial.
+    /// Every revoked SVID that somebody may still believe, with its serial.
     pub(crate) fn revoked(&self, now: Timestamp) -> Vec<(String, Revoked)> {
         let revoked = self.revoked.read();
         revoked
             .iter()
-            .filter(|(_, revoked)| now < revoked.until)
+            .filter(|(_, revoked)| revoked.counts(now))
             .map(|(serial, revoked)| (serial.clone(), revoked.clone()))
             .collect()
     }
@@ -330,6 +357,7 @@ impl Ca {
     pub(crate) fn alive(&self, now: Timestamp) -> Vec<(String, Issued)> {
         let issued = self.issued.lock();
         issued
+            .by_serial
             .iter()
             .filter(|(_, issued)| now < issued.not_after)
             .map(|(serial, issued)| (serial.clone(), issued.clone()))
@@ -378,37 +406,36 @@ impl Ca {
     /// Issues an SVID for an attested identity. Of the CSR only the public key is used; the record is on disk before the answer.
     ///
     /// It ends with the authority at the latest.
-    pub(crate) fn issue(
-        &self,
-        csr: &[u8],
-        id: &SpiffeId,
-        workload: &str,
-        application: bool,
-        lifetime: Duration,
-        now: Timestamp,
-    ) -> Result<(IssuedSvid, String), IssueFailure> {
+    pub(crate) fn issue(&self, csr: &[u8], wanted: &Wanted<'_>, now: Timestamp) -> Result<(IssuedSvid, String), IssueFailure> {
         let key = csr::prove(csr)?;
+        // Whoever revokes an identity meanwhile finds this SVID on record, or is found here.
+        let _issuing = self.issuing.read();
+        if let Some(serial) = wanted.shown.filter(|serial| self.is_revoked(serial)) {
+            return Err(IssueFailure::PeerRevoked { serial: serial.to_owned() });
+        }
         let authorities = self.authorities();
         let end = authorities.active.not_after();
         if end.since(now) < Duration::from_secs(2) {
             return Err(IssueFailure::AuthorityEnded { at: end });
         }
         let left = Duration::from_secs(end.since(now).as_secs().saturating_sub(1));
-        let issued = authorities.active.issue(&key, id, lifetime.min(left), now)?;
+        let issued = authorities.active.issue(&key, wanted.id, wanted.lifetime.min(left), now)?;
         let authority = authorities.active().map_or_else(String::new, |active| active.id.clone());
         let row = Issued {
-            id: id.to_string(),
+            id: wanted.id.to_string(),
             not_after: issued.not_after,
             authority: authority.clone(),
-            workload: workload.to_owned(),
-            application,
+            workload: wanted.workload.to_owned(),
+            application: wanted.application,
         };
-        self.store.record_issue(&issued.serial, &row, now)?;
-        let mut all = self.issued.lock();
-        if all.len() >= ISSUED_SWEEP_AT {
-            all.retain(|_, issued| now < issued.not_after);
+        // In memory first, so that no two are let in for one place.
+        if !self.issued.lock().admit(&issued.serial, &row, now) {
+            return Err(IssueFailure::TooMany { workload: row.workload });
         }
-        all.insert(issued.serial.clone(), row);
+        if let Err(failure) = self.store.record_issue(&issued.serial, &row, now) {
+            self.issued.lock().forget(&issued.serial);
+            return Err(failure.into());
+        }
         Ok((issued, authority))
     }
 
@@ -449,6 +476,72 @@ impl Ca {
     }
 }
 
+/// What an SVID is issued for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) id: &'a SpiffeId,
+    /// The serial of the SVID that spoke for it, if one did.
+    pub(crate) shown: Option<&'a str>,
+    /// `namespace/name`; empty for the control plane's own.
+    pub(crate) workload: &'a str,
+    pub(crate) application: bool,
+    pub(crate) lifetime: Duration,
+}
+
+/// The issued SVIDs by serial, and how many there are of each workload. Some may have ended.
+#[derive(Debug, Default)]
+struct OnRecord {
+    by_serial: HashMap<String, Issued>,
+    counts: HashMap<String, usize>,
+}
+
+impl OnRecord {
+    fn keep(&mut self, serial: String, row: Issued) {
+        *self.counts.entry(row.workload.clone()).or_default() += 1;
+        if let Some(before) = self.by_serial.insert(serial, row) {
+            self.discount(&before.workload);
+        }
+    }
+
+    fn forget(&mut self, serial: &str) {
+        if let Some(row) = self.by_serial.remove(serial) {
+            self.discount(&row.workload);
+        }
+    }
+
+    fn discount(&mut self, workload: &str) {
+        if let Some(count) = self.counts.get_mut(workload) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(workload);
+            }
+        }
+    }
+
+    /// Keeps a record, unless its workload has as many as it may. The control plane's own are not counted: it must start again.
+    fn admit(&mut self, serial: &str, row: &Issued, now: Timestamp) -> bool {
+        let is_full = |counts: &HashMap<String, usize>| {
+            !row.workload.is_empty() && counts.get(&row.workload).is_some_and(|count| *count >= ISSUED_PER_WORKLOAD_MAX)
+        };
+        if self.by_serial.len() >= ISSUED_SWEEP_AT || is_full(&self.counts) {
+            self.sweep(now);
+        }
+        let may = !is_full(&self.counts);
+        if may {
+            self.keep(serial.to_owned(), row.clone());
+        }
+        may
+    }
+
+    fn sweep(&mut self, now: Timestamp) {
+        self.by_serial.retain(|_, row| now < row.not_after);
+        self.counts.clear();
+        for row in self.by_serial.values() {
+            *self.counts.entry(row.workload.clone()).or_default() += 1;
+        }
+    }
+}
+
 /// What can be revoked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Revocable {
@@ -466,6 +559,7 @@ fn jwt_lifetime(settings: &Settings) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use identity::authority::BACK_DATING;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
@@ -481,6 +575,10 @@ mod tests {
         let store = Arc::new(Store::open(&dir.path().join("control.redb")).expect("open"));
         let ca = Ca::open(store, dir.path(), &settings("a.example"), NOW).expect("authority");
         (dir, ca)
+    }
+
+    fn wanted(id: &SpiffeId) -> Wanted<'_> {
+        Wanted { id, shown: None, workload: "b/c", application: false, lifetime: Duration::from_secs(60) }
     }
 
     #[test]
@@ -512,24 +610,29 @@ mod tests {
         let (_dir, ca) = ca();
         let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
         let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
-        let (issued, authority) = ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), NOW).expect("issue");
+        let (issued, authority) = ca.issue(&request, &wanted(&id), NOW).expect("issue");
         let row =
             Issued { id: id.to_string(), not_after: issued.not_after, authority, workload: "b/c".into(), application: false };
         assert_eq!(ca.store.issued(NOW).expect("records"), [(issued.serial.clone(), row.clone())]);
         assert_eq!(ca.alive(NOW), [(issued.serial, row)]);
-        assert!(ca.issue(b"garbage", &id, "b/c", false, Duration::from_secs(60), NOW).is_err());
+        assert!(ca.issue(b"garbage", &wanted(&id), NOW).is_err());
         let end = ca.authorities().active.not_after();
         let late = end.minus(Duration::from_secs(30));
-        let (short, _) = ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), late).expect("issue");
+        let (short, _) = ca.issue(&request, &wanted(&id), late).expect("issue");
         assert!(short.not_after < end, "what outlives its authority nobody believes");
-        let ended = ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), end);
+        let ended = ca.issue(&request, &wanted(&id), end);
         assert!(matches!(ended, Err(IssueFailure::AuthorityEnded { .. })));
     }
 
     /// A board that begins with what the authority says.
     fn board(ca: &Ca) -> Board {
-        let text = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n";
-        let sources = vec![config::Source { file: "a.yaml".into(), text: text.into() }];
+        board_with(ca, "")
+    }
+
+    /// The same, with `certificates` in the configuration.
+    fn board_with(ca: &Ca, certificates: &str) -> Board {
+        let head = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n";
+        let sources = vec![config::Source { file: "a.yaml".into(), text: format!("{head}{certificates}") }];
         let begun = crate::desired::Begun::read(&ca.store, Ok(sources)).expect("begun");
         Board::begin(Arc::clone(&ca.store), begun, ca.trust(NOW)).expect("board")
     }
@@ -549,8 +652,8 @@ mod tests {
             ca = Ca::open(store, dir.path(), &settings("a.example"), NOW).expect("restart");
             assert_eq!(rotation::next(&ca.authorities()), Some(step));
             let before = board.current().revision;
-            ca.take(step, &board, NOW).expect("step");
-            ca.take(step, &board, NOW).expect("twice is once");
+            assert!(ca.take(step, &board, NOW, |_| true).expect("step"));
+            assert!(!ca.take(step, &board, NOW, |_| true).expect("twice is once"));
             assert_eq!(ca.bundle().authorities.len(), roots, "{step:?}");
             assert_eq!(*board.current().trust, ca.trust(NOW), "{step:?}: what is believed is told");
             // Who signs is nothing that a sidecar is told.
@@ -564,12 +667,85 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_a_step_up_is_looked_at_while_nothing_can_change() {
+        let (_dir, ca) = ca();
+        let board = board(&ca);
+        ca.prepare(&board, NOW).expect("prepare");
+        let taken = ca.take(Step::Activate, &board, NOW, |authorities| {
+            // Else a step could be taken on what was acknowledged before the authority was told of.
+            assert!(ca.changing.is_locked(), "an authority that is not told of yet would count as acknowledged");
+            assert_eq!(board.current().trust.bundles, [authorities.bundle()]);
+            false
+        });
+        assert!(!taken.expect("not taken"));
+        assert_eq!(rotation::next(&ca.authorities()), Some(Step::Activate));
+    }
+
+    #[test]
+    fn a_revocation_does_not_wait_for_whoever_signs_the_authority() {
+        let (dir, ca) = ca();
+        let begun = dir.path().join("begun");
+        let command =
+            format!("  certificates: {{ upstream: {{ command: [sh, -c, 'touch {}; sleep 3; false'] }} }}\n", begun.display());
+        let board = board_with(&ca, &command);
+        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
+        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        ca.issue(&request, &wanted(&id), NOW).expect("issue");
+        std::thread::scope(|scope| {
+            let preparing = scope.spawn(|| ca.prepare(&board, NOW));
+            while !begun.exists() {
+                std::thread::yield_now();
+            }
+            ca.revoke(&Revocable::Id(id), "stolen", &board, NOW).expect("revoke");
+            assert!(!preparing.is_finished(), "the signer still takes its time");
+            assert!(matches!(preparing.join().expect("thread"), Err(ChangeFailure::Authority(AuthorityFailure::Upstream(_)))));
+        });
+    }
+
+    #[test]
+    fn what_a_revoked_svid_was_asking_for_is_not_issued() {
+        let (_dir, ca) = ca();
+        let board = board(&ca);
+        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
+        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        let (first, _) = ca.issue(&request, &wanted(&id), NOW).expect("issue");
+        // It was attested, and its identity is revoked before the next one is on record.
+        let asking = Wanted { shown: Some(&first.serial), ..wanted(&id) };
+        ca.issue(&request, &asking, NOW).expect("good until now");
+        assert_eq!(ca.revoke(&Revocable::Id(id.clone()), "stolen", &board, NOW).expect("revoke").len(), 2);
+        let refused = ca.issue(&request, &asking, NOW);
+        assert!(matches!(refused, Err(IssueFailure::PeerRevoked { serial }) if serial == first.serial));
+        assert_eq!(ca.alive(NOW).len(), 2, "none is on record that is not revoked");
+        ca.issue(&request, &wanted(&id), NOW).expect("with a new join token");
+    }
+
+    #[test]
+    fn a_workload_that_asks_without_end_can_still_be_revoked_and_takes_nobodys_place() {
+        let (dir, ca) = ca();
+        let board = board(&ca);
+        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
+        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        for _ in 0..ISSUED_PER_WORKLOAD_MAX {
+            ca.issue(&request, &wanted(&id), NOW).expect("issue");
+        }
+        let again = Ca::open(Arc::clone(&ca.store), dir.path(), &settings("a.example"), NOW).expect("restart");
+        for ca in [&ca, &again] {
+            let refused = ca.issue(&request, &wanted(&id), NOW);
+            assert!(matches!(refused, Err(IssueFailure::TooMany { workload }) if workload == "b/c"));
+        }
+        ca.issue(&request, &Wanted { workload: "b/d", ..wanted(&id) }, NOW).expect("another workload");
+        let revoked = ca.revoke(&Revocable::Id(id.clone()), "stolen", &board, NOW).expect("all at once");
+        assert_eq!(revoked.len(), ISSUED_PER_WORKLOAD_MAX + 1);
+        ca.issue(&request, &wanted(&id), NOW.plus(Duration::from_secs(61))).expect("what has ended makes room");
+    }
+
+    #[test]
     fn what_is_revoked_stays_so_over_a_restart_until_its_end() {
         let (dir, ca) = ca();
         let board = board(&ca);
         let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
         let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
-        let issue = || ca.issue(&request, &id, "b/c", false, Duration::from_secs(60), NOW).expect("issue").0.serial;
+        let issue = || ca.issue(&request, &wanted(&id), NOW).expect("issue").0.serial;
         let (one, two) = (issue(), issue());
         let revoked = ca.revoke(&Revocable::Serial(one.clone()), "lost", &board, NOW).expect("revoke");
         assert_eq!(revoked.iter().map(|(serial, _)| serial.as_str()).collect::<Vec<_>>(), [one.as_str()]);
@@ -580,7 +756,10 @@ mod tests {
         assert_eq!(board.current().trust.revoked.len(), 2);
         let again = Ca::open(Arc::clone(&ca.store), dir.path(), &settings("a.example"), NOW).expect("restart");
         assert!(again.is_revoked(&one) && again.is_revoked(&two));
-        assert!(again.trust(NOW.plus(Duration::from_secs(61))).revoked.is_empty(), "what has ended is not remembered");
+        // A peer whose clock is behind believes it for longer than its end.
+        let (ended, forgotten) = (NOW.plus(Duration::from_secs(61)), NOW.plus(Duration::from_secs(60) + BACK_DATING));
+        assert_eq!(again.trust(ended).revoked.len(), 2);
+        assert!(again.trust(forgotten).revoked.is_empty(), "what nobody believes is not remembered");
         for nothing in
             [Revocable::Serial("0a".into()), Revocable::Id(SpiffeId::parse("spiffe://a.example/ns/b/sa/d").expect("id"))]
         {

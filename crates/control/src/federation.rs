@@ -111,56 +111,65 @@ impl Federation {
 
     /// Fetches what is due, for as long as the process lives.
     pub(crate) async fn run(self: Arc<Self>, board: Arc<Board>) {
+        // What was kept and put in force last. What could not be, on a full disk say, is tried again.
+        let mut told = None;
+        let mut is_failing = false;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let has_changed = self.follow(&board.current().mesh.settings);
+            self.follow(&board.current().mesh.settings);
             let now = clock::now();
             let due: Vec<(TrustDomain, Foreign)> =
                 self.each().into_iter().filter(|(_, foreign)| foreign.next_at <= now).collect();
-            let mut has_fetched = false;
             for (domain, foreign) in due {
-                has_fetched |= self.fetched(&domain, &foreign, fetch(&domain, &foreign).await);
+                self.fetched(&domain, &foreign, fetch(&domain, &foreign).await);
             }
-            if has_changed || has_fetched {
-                self.tell(&board).await;
+            let kept: Vec<StoredBundle> = self.each().into_iter().filter_map(|(_, foreign)| foreign.bundle).collect();
+            if told.as_ref() == Some(&kept) {
+                continue;
+            }
+            match self.tell(&board, kept.clone()).await {
+                Ok(()) => (told, is_failing) = (Some(kept), false),
+                Err(failure) if !std::mem::replace(&mut is_failing, true) => {
+                    tracing::error!(failure, "foreign bundles could not be put in force; it is tried again");
+                }
+                Err(_) => {}
             }
         }
     }
 
-    /// Takes over what the configuration says; true if a trust domain came or went.
-    fn follow(&self, settings: &Settings) -> bool {
+    /// Takes over what the configuration says.
+    fn follow(&self, settings: &Settings) {
         let mut foreign = self.foreign.lock();
-        let mut has_changed = false;
         foreign.retain(|domain, known| {
-            let is_wanted =
-                settings.federation.iter().any(|each| each.trust_domain == *domain && each.bundle_endpoint == known.url);
-            has_changed |= !is_wanted;
-            is_wanted
+            settings.federation.iter().any(|each| each.trust_domain == *domain && each.bundle_endpoint == known.url)
         });
         for each in &settings.federation {
-            foreign.entry(each.trust_domain.clone()).or_insert_with(|| {
-                has_changed = true;
-                Foreign { url: each.bundle_endpoint.clone(), bundle: None, next_at: clock::now(), failure: None }
+            foreign.entry(each.trust_domain.clone()).or_insert_with(|| Foreign {
+                url: each.bundle_endpoint.clone(),
+                bundle: None,
+                next_at: clock::now(),
+                failure: None,
             });
         }
-        has_changed
     }
 
-    /// Notes what came of a fetch; true if the bundle has changed.
-    fn fetched(&self, domain: &TrustDomain, asked: &Foreign, outcome: Result<BundleDocument, FetchFailure>) -> bool {
+    /// Notes what came of a fetch.
+    fn fetched(&self, domain: &TrustDomain, asked: &Foreign, outcome: Result<BundleDocument, FetchFailure>) {
         let now = clock::now();
         let mut all = self.foreign.lock();
         // The configuration may have dropped it meanwhile.
-        let Some(foreign) = all.get_mut(domain).filter(|foreign| foreign.url == asked.url) else { return false };
+        let Some(foreign) = all.get_mut(domain).filter(|foreign| foreign.url == asked.url) else { return };
         match outcome {
             Ok(document) => {
                 let hint = document.refresh_hint.unwrap_or(REFRESH_DEFAULT).clamp(REFRESH_MIN, REFRESH_MAX);
+                let before = foreign.bundle.as_ref().and_then(|bundle| bundle.sequence);
                 let fresh = StoredBundle {
                     trust_domain: domain.to_string(),
                     url: foreign.url.clone(),
                     authorities: document.x509_authorities,
                     jwt_authorities: document.jwt_authorities,
-                    sequence: document.sequence,
+                    // A document that leaves it out must not open the way for every old one.
+                    sequence: document.sequence.or(before),
                     refresh_hint: document.refresh_hint.map(|hint| hint.as_secs()),
                     fetched_at: now,
                 };
@@ -172,7 +181,6 @@ impl Federation {
                     tracing::info!(%domain, authorities = fresh.authorities.len(), "a foreign bundle was fetched");
                 }
                 (foreign.next_at, foreign.failure, foreign.bundle) = (now.plus(hint), None, Some(fresh));
-                is_new
             }
             Err(failure) => {
                 let failure = failure.to_string();
@@ -180,21 +188,27 @@ impl Federation {
                     tracing::warn!(%domain, url = foreign.url, failure, "a foreign bundle could not be fetched; the last one stays");
                 }
                 (foreign.next_at, foreign.failure) = (now.plus(RETRY), Some(failure));
-                false
             }
         }
     }
 
-    async fn tell(self: &Arc<Self>, board: &Arc<Board>) {
+    async fn tell(self: &Arc<Self>, board: &Arc<Board>, kept: Vec<StoredBundle>) -> Result<(), String> {
         let (federation, board) = (Arc::clone(self), Arc::clone(board));
         let told = tokio::task::spawn_blocking(move || {
-            let kept: Vec<StoredBundle> = federation.each().into_iter().filter_map(|(_, foreign)| foreign.bundle).collect();
             federation.store.keep_federated(&kept)?;
             federation.ca.federate(federation.bundles(), &board, clock::now())
         });
-        if let Ok(Err(failure)) = told.await {
-            tracing::error!(%failure, "foreign bundles could not be put in force");
-        }
+        told.await.map_err(|error| error.to_string())?.map_err(|failure| failure.to_string())
+    }
+}
+
+/// That a document is not older than the bundle in force.
+fn later(foreign: &Foreign, document: BundleDocument) -> Result<BundleDocument, FetchFailure> {
+    let before = foreign.bundle.as_ref().and_then(|bundle| bundle.sequence);
+    match (before, document.sequence) {
+        // Whoever replays an old document could bring a retired authority back.
+        (Some(before), Some(got)) if got < before => Err(FetchFailure::Older { before, got }),
+        _ => Ok(document),
     }
 }
 
@@ -203,13 +217,7 @@ async fn fetch(domain: &TrustDomain, foreign: &Foreign) -> Result<BundleDocument
         Ok(body) => body?,
         Err(_) => return Err(FetchFailure::Slow),
     };
-    let document = bundle_document::parse(&body, domain)?;
-    let before = foreign.bundle.as_ref().and_then(|bundle| bundle.sequence);
-    match (before, document.sequence) {
-        // Whoever replays an old document could bring a retired authority back.
-        (Some(before), Some(got)) if got < before => Err(FetchFailure::Older { before, got }),
-        _ => Ok(document),
-    }
+    later(foreign, bundle_document::parse(&body, domain)?)
 }
 
 /// One GET by TLS, without redirects, to an address that may be fetched from.
@@ -238,4 +246,59 @@ async fn get(url: &str) -> Result<Bytes, FetchFailure> {
     }
     let body = Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await;
     Ok(body.map_err(|error| failed(&error))?.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testkit::pki::TestAuthority;
+
+    /// A mesh that federates with `partner.example`, of which nothing was fetched yet.
+    fn federation() -> (tempfile::TempDir, Arc<Federation>, Arc<Board>, TrustDomain) {
+        let dir = tempfile::tempdir().expect("directory");
+        let text = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n  \
+                    federation: [ { trustDomain: partner.example, bundleEndpoint: \"https://127.0.0.1:1/\" } ]\n";
+        let sources = vec![config::Source { file: "a.yaml".into(), text: text.into() }];
+        let settings = config::parse(&sources).expect("mesh").settings;
+        let store = Arc::new(Store::open(&dir.path().join("control.redb")).expect("store"));
+        let ca = Arc::new(Ca::open(Arc::clone(&store), dir.path(), &settings, clock::now()).expect("authority"));
+        let federation = Arc::new(Federation::open(Arc::clone(&store), Arc::clone(&ca), &settings).expect("federation"));
+        let begun = crate::desired::Begun::read(&store, Ok(sources)).expect("begun");
+        let board = Arc::new(Board::begin(store, begun, ca.trust(clock::now())).expect("board"));
+        (dir, federation, board, TrustDomain::parse("partner.example").expect("domain"))
+    }
+
+    fn document(authority: &TestAuthority, sequence: Option<u64>) -> BundleDocument {
+        BundleDocument { x509_authorities: vec![authority.certificate_der().to_vec()], sequence, ..BundleDocument::default() }
+    }
+
+    #[test]
+    fn a_document_without_a_sequence_number_does_not_open_the_way_for_an_old_one() {
+        let (_dir, federation, _board, domain) = federation();
+        let partner = TestAuthority::new("partner.example");
+        for (sequence, is_taken) in [(Some(7), true), (None, true), (Some(6), false), (Some(7), true), (Some(8), true)] {
+            let (_, known) = federation.each().remove(0);
+            let outcome = later(&known, document(&partner, sequence));
+            assert_eq!(outcome.is_ok(), is_taken, "{sequence:?}");
+            federation.fetched(&domain, &known, outcome);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_foreign_bundle_that_could_not_be_put_in_force_is_put_there_later() {
+        let (_dir, federation, board, domain) = federation();
+        let partner = TestAuthority::new("partner.example");
+        let (_, known) = federation.each().remove(0);
+        // Fetched while the disk was full, say; it does not change any more.
+        federation.fetched(&domain, &known, Ok(document(&partner, Some(7))));
+        let mut desired = board.subscribe();
+        let told = desired.wait_for(|desired| desired.trust.bundles.contains(&partner.bundle()));
+        tokio::select! {
+            () = Arc::clone(&federation).run(Arc::clone(&board)) => {}
+            told = tokio::time::timeout(Duration::from_secs(10), told) => {
+                told.expect("in time").expect("told");
+            }
+        }
+        assert_eq!(federation.store.federated().expect("read").len(), 1);
+    }
 }

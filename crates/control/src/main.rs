@@ -3,6 +3,7 @@
 mod admin;
 mod api;
 mod authorities;
+mod bundle_endpoint;
 mod ca;
 mod clock;
 mod desired;

@@ -81,10 +81,11 @@ impl Rollout {
         }
     }
 
-    /// A sidecar has put a revision in force. Notes the time since publication when it was the last of the connected.
-    pub(crate) fn acked(&self, workload: &WorkloadName, revision: Revision, desired: &Desired) {
+    /// A sidecar has put a revision in force; what comes on a stream that was replaced says nothing of the one that is there now.
+    /// Notes the time since publication when it was the last of the connected.
+    pub(crate) fn acked(&self, workload: &WorkloadName, session: u64, revision: Revision, desired: &Desired) {
         let mut inner = self.inner.lock();
-        if let Some(seen) = inner.seen.get_mut(workload) {
+        if let Some(seen) = inner.seen.get_mut(workload).filter(|seen| seen.session == Some(session)) {
             seen.acked = revision;
             seen.rejected = None;
         }
@@ -96,8 +97,8 @@ impl Rollout {
     }
 
     /// A sidecar refuses a revision.
-    pub(crate) fn rejected(&self, workload: &WorkloadName, revision: Revision, reason: &str) {
-        if let Some(seen) = self.inner.lock().seen.get_mut(workload) {
+    pub(crate) fn rejected(&self, workload: &WorkloadName, session: u64, revision: Revision, reason: &str) {
+        if let Some(seen) = self.inner.lock().seen.get_mut(workload).filter(|seen| seen.session == Some(session)) {
             seen.rejected = Some(format!("revision {revision}: {reason}"));
         }
     }
@@ -163,6 +164,16 @@ impl Rollout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
+    fn desired() -> Arc<Desired> {
+        let dir = tempfile::tempdir().expect("directory");
+        let store = Arc::new(crate::store::Store::open(&dir.path().join("control.redb")).expect("store"));
+        let text = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n";
+        let sources = vec![config::Source { file: "a.yaml".into(), text: text.into() }];
+        let begun = crate::desired::Begun::read(&store, Ok(sources)).expect("begun");
+        crate::desired::Board::begin(store, begun, config::Trust::default()).expect("board").current()
+    }
 
     #[test]
     fn a_later_stream_replaces_an_earlier_one_whose_end_changes_nothing() {
@@ -175,6 +186,13 @@ mod tests {
         assert!(rollout.of(&name).connected());
         let witnesses = rollout.witnesses();
         assert_eq!((witnesses[0].proven.as_deref(), witnesses[0].acked), (Some("0b"), Revision(4)));
+        let desired = desired();
+        rollout.acked(&name, first, Revision(9), &desired);
+        rollout.rejected(&name, first, Revision(9), "no room");
+        let seen = rollout.of(&name);
+        assert_eq!((seen.acked, seen.rejected), (Revision(4), None), "what it acknowledges late is not the later one's");
+        rollout.acked(&name, second, Revision(9), &desired);
+        assert_eq!(rollout.of(&name).acked, Revision(9));
         rollout.disconnected(&name, second);
         assert!(!rollout.of(&name).connected());
         assert_eq!(rollout.witnesses()[0].proven, None, "what is away proves nothing");

@@ -3,20 +3,24 @@
 //! [`next`] and [`held_up`] are the rule, without a clock or a store; [`run`] looks every half second and takes the step that
 //! nothing holds up. What was decided is on disk, so that a control plane that was killed goes on where it was.
 
-use crate::authorities::{self, Authorities, Stage};
-use crate::ca::Ca;
+use crate::authorities::{self, Authorities, AuthorityFailure, Stage};
+use crate::ca::{Ca, ChangeFailure};
 use crate::clock;
 use crate::desired::Board;
 use crate::rollout::Rollout;
 use identity::Credentials;
+use identity::authority::BACK_DATING;
 use model::{Revision, Timestamp};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How often it is looked whether the next step is held up.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long whoever signs the authority is left alone after it failed.
+const SIGNER_REST: Duration = Duration::from_secs(60);
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +83,8 @@ pub(crate) struct Evidence {
     /// The authority of the control plane's own SVID.
     pub(crate) own: Option<String>,
     pub(crate) witnesses: Vec<Witness>,
+    /// How often other trust domains look for a new bundle; `None` where it is not served to them.
+    pub(crate) fetched_every: Option<Duration>,
 }
 
 /// The step that comes next; `None` if no rotation is under way.
@@ -105,12 +111,13 @@ pub(crate) fn held_up(step: Step, authorities: &Authorities, evidence: &Evidence
 /// Whoever may be alive must believe the new authority before it signs anything.
 fn activating(authorities: &Authorities, evidence: &Evidence) -> Vec<HoldUp> {
     let mut held = Vec::new();
-    if let Some(early) = authorities.in_stage(Stage::Prepared).filter(|prepared| evidence.now < prepared.not_before) {
-        held.push(HoldUp {
-            who: CONTROL_PLANE.into(),
-            why: format!("the prepared authority is valid from {}", early.not_before),
-        });
+    // Ours begin so long before they are made; what a program signs may begin this very moment.
+    let prepared = authorities.in_stage(Stage::Prepared).map(|prepared| prepared.not_before.plus(BACK_DATING));
+    if let Some(begins) = prepared.filter(|begins| evidence.now < *begins) {
+        let why = format!("whoever's clock is behind believes the prepared authority from {begins} only");
+        held.push(HoldUp { who: CONTROL_PLANE.into(), why });
     }
+    held.extend(foreign(authorities, evidence));
     for witness in &evidence.witnesses {
         if witness.acked >= evidence.trust_revision {
             continue;
@@ -130,6 +137,18 @@ fn activating(authorities: &Authorities, evidence: &Evidence) -> Vec<HoldUp> {
         held.push(HoldUp { who: witness.workload.clone(), why });
     }
     held
+}
+
+/// Other trust domains acknowledge nothing: they have had the new authority's bundle for as long as two of their looks take.
+/// An authority that has ended is believed by none of them, so that nothing is lost by its successor's haste.
+fn foreign(authorities: &Authorities, evidence: &Evidence) -> Option<HoldUp> {
+    let (prepared, every) = (authorities.in_stage(Stage::Prepared)?, evidence.fetched_every?);
+    let is_alive = authorities.active().is_some_and(|active| evidence.now < active.not_after);
+    let until = prepared.since.plus(every * 2);
+    (is_alive && evidence.now < until).then(|| HoldUp {
+        who: "other trust domains".into(),
+        why: format!("look for a new bundle every {} s; they have seen it at {until}", every.as_secs()),
+    })
 }
 
 /// The first SVID of the new authority must be in use: our own, with which everybody talks.
@@ -176,13 +195,19 @@ pub(crate) async fn run(
     credentials: watch::Receiver<Option<Arc<Credentials>>>,
 ) {
     let mut told = String::new();
+    let mut rests_until = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let (ca, board, rollout, own) = (Arc::clone(&ca), Arc::clone(&board), Arc::clone(&rollout), credentials.clone());
-        let taken = tokio::task::spawn_blocking(move || look(&ca, &board, &rollout, &own)).await;
+        let may_begin = Instant::now() >= rests_until;
+        let taken = tokio::task::spawn_blocking(move || look(&ca, &board, &rollout, &own, may_begin)).await;
+        if may_begin && matches!(taken, Ok(Err(ChangeFailure::Authority(AuthorityFailure::Upstream(_))))) {
+            rests_until = Instant::now() + SIGNER_REST;
+        }
         // The same complaint twice a second helps nobody.
         let now = match taken {
-            Ok(Ok(())) => String::new(),
+            Ok(Ok(())) if may_begin => String::new(),
+            Ok(Ok(())) => told.clone(),
             Ok(Err(failure)) => failure.to_string(),
             Err(failure) => failure.to_string(),
         };
@@ -198,7 +223,8 @@ fn look(
     board: &Board,
     rollout: &Rollout,
     credentials: &watch::Receiver<Option<Arc<Credentials>>>,
-) -> Result<(), crate::ca::ChangeFailure> {
+    may_begin: bool,
+) -> Result<(), ChangeFailure> {
     let now = clock::now();
     // What a crash cut off between the store and the sidecars is told now; what has ended is told no longer.
     ca.publish(board, now)?;
@@ -206,18 +232,18 @@ fn look(
     let Some(step) = next(&authorities) else {
         // With nobody there to prove anything to, a wrong clock could rotate the mesh away.
         let is_due = authorities.active().is_some_and(|active| authorities::is_due(active, now)) && rollout.connections() > 0;
-        if is_due {
+        if is_due && may_begin {
             tracing::info!("half of the authority's life is over; its rotation begins");
             ca.prepare(board, now)?;
         }
         return Ok(());
     };
-    let evidence = evidence(ca, board, rollout, credentials, now);
-    if !held_up(step, &authorities, &evidence).is_empty() {
-        return Ok(());
+    let is_free =
+        |authorities: &Authorities| held_up(step, authorities, &evidence(ca, board, rollout, credentials, now)).is_empty();
+    if ca.take(step, board, now, is_free)? {
+        tracing::info!(step = step.as_str(), "the authority's rotation went on");
     }
-    tracing::info!(step = step.as_str(), "the authority's rotation goes on");
-    ca.take(step, board, now)
+    Ok(())
 }
 
 /// What is known now.
@@ -241,7 +267,9 @@ pub(crate) fn evidence(
             None => witnesses.push(Witness { workload: issued.workload, alive: vec![alive], ..Witness::default() }),
         }
     }
-    Evidence { now, trust_revision: board.current().trust_revision, own, witnesses }
+    let desired = board.current();
+    let fetched_every = desired.mesh.settings.bundle_endpoint.as_ref().map(|endpoint| endpoint.refresh_hint);
+    Evidence { now, trust_revision: desired.trust_revision, own, witnesses, fetched_every }
 }
 
 #[cfg(test)]
@@ -265,7 +293,7 @@ mod tests {
             source: "self-signed".into(),
             chain: Vec::new(),
             roots: Vec::new(),
-            not_before: NOW,
+            not_before: NOW.minus(BACK_DATING),
             not_after: LATER,
             jwk: Vec::new(),
             jwt_until: NOW,
@@ -288,7 +316,7 @@ mod tests {
     }
 
     fn evidence(own: &str, witness: Witness) -> Evidence {
-        Evidence { now: NOW, trust_revision: Revision(7), own: Some(own.into()), witnesses: vec![witness] }
+        Evidence { now: NOW, trust_revision: Revision(7), own: Some(own.into()), witnesses: vec![witness], fetched_every: None }
     }
 
     #[test]
@@ -328,7 +356,31 @@ mod tests {
             );
         }
         let early = Evidence { now: Timestamp::from_seconds(1), ..evidence("old", witness(true, 7, None, Vec::new())) };
-        assert!(held_up(Step::Activate, &authorities, &early)[0].why.contains("is valid from"), "the clock was set back");
+        assert!(held_up(Step::Activate, &authorities, &early)[0].why.contains("clock is behind"), "the clock was set back");
+        // A program signed it this very moment: a sidecar whose clock is behind would refuse whoever has an SVID of it.
+        let mut young = authorities;
+        young.stored.authorities[1].not_before = NOW;
+        let acknowledged = evidence("old", witness(true, 7, None, Vec::new()));
+        assert!(held_up(Step::Activate, &young, &acknowledged)[0].why.contains("clock is behind"));
+        let later = Evidence { now: NOW.plus(BACK_DATING), ..acknowledged };
+        assert!(held_up(Step::Activate, &young, &later).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_activated_before_other_trust_domains_have_looked_twice() {
+        let authorities = authorities(Stage::Active, Some(Stage::Prepared));
+        for (after, every, is_held) in
+            [(0, Some(10), true), (19, Some(10), true), (20, Some(10), false), (0, None, false), (60, Some(600), false)]
+        {
+            let evidence = Evidence {
+                now: NOW.plus(Duration::from_secs(after)),
+                fetched_every: every.map(Duration::from_secs),
+                ..evidence("old", witness(true, 7, Some("old"), Vec::new()))
+            };
+            let found = held_up(Step::Activate, &authorities, &evidence);
+            assert_eq!(found.len(), usize::from(is_held), "{after} s, every {every:?}: {found:?}");
+            assert!(found.iter().all(|each| each.who == "other trust domains"), "{found:?}");
+        }
     }
 
     #[test]
@@ -378,5 +430,32 @@ mod tests {
         {
             assert_eq!(authorities::is_due(&authority(not_before, not_after), now), expected, "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_signer_that_fails_is_left_alone_for_a_while() {
+        let dir = tempfile::tempdir().expect("directory");
+        let asked = dir.path().join("asked");
+        let text = format!(
+            "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{ name: a }}\nspec:\n  trustDomain: a.example\n  \
+             certificates: {{ upstream: {{ command: [sh, -c, 'echo >> {}; false'] }} }}\n",
+            asked.display()
+        );
+        let sources = vec![config::Source { file: "a.yaml".into(), text }];
+        let mesh = config::parse(&sources).expect("mesh");
+        // Nine tenths of its life lie before it began: it is due at once.
+        let lifetime = Duration::from_secs(60);
+        let first =
+            config::Settings { upstream: config::UpstreamAuthority::SelfSigned, authority_lifetime: lifetime, ..mesh.settings };
+        let store = Arc::new(crate::store::Store::open(&dir.path().join("control.redb")).expect("store"));
+        let ca = Arc::new(Ca::open(Arc::clone(&store), dir.path(), &first, clock::now()).expect("authority"));
+        let begun = crate::desired::Begun::read(&store, Ok(sources)).expect("begun");
+        let board = Arc::new(Board::begin(store, begun, ca.trust(clock::now())).expect("board"));
+        let rollout = Arc::new(Rollout::default());
+        rollout.connected(&model::WorkloadName::parse("a/b").expect("name"), Revision(1), None, "X25519");
+        let (_own, credentials) = watch::channel(None);
+        let run = run(ca, board, rollout, credentials);
+        tokio::time::timeout(Duration::from_secs(3), run).await.expect_err("it runs for as long as the process");
+        assert_eq!(std::fs::read_to_string(asked).expect("asked").lines().count(), 1);
     }
 }

@@ -1,6 +1,6 @@
 //! The port for sidecars: handshakes in tasks of their own, so that a slow or hostile one stalls nobody.
 
-use crate::ca::Ca;
+use crate::ca::{Ca, Wanted};
 use crate::clock;
 use crate::desired::{Board, Desired};
 use identity::credentials::{Credentials, CredentialsError};
@@ -172,7 +172,9 @@ pub(crate) fn own_credentials(ca: &Ca, board: &Board) -> Result<Credentials, Own
     let key = PrivateKey::generate()?;
     let request = csr::build(&key, &id)?;
     let now = clock::now();
-    let (issued, _) = ca.issue(&request, &id, "", false, desired.mesh.settings.svid_lifetime, now)?;
+    let lifetime = desired.mesh.settings.svid_lifetime;
+    let wanted = Wanted { id: &id, shown: None, workload: "", application: false, lifetime };
+    let (issued, _) = ca.issue(&request, &wanted, now)?;
     Ok(Credentials::build(&key, issued.chain, Arc::new(believed(&desired)?), now)?)
 }
 

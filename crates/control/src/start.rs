@@ -1,6 +1,7 @@
 //! Start-up as one readable function, and the list of every task of the process.
 
 use crate::api::Plane;
+use crate::bundle_endpoint::{self, Served};
 use crate::ca::{Ca, IssueFailure};
 use crate::desired::{Begun, Board};
 use crate::federation::Federation;
@@ -66,6 +67,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let operator = operator_socket(&settings.state.join("operator.sock"))?;
     let rollout = Arc::new(restored(&store, &board)?);
     let records = Arc::new(Records::default());
+    let served = Arc::new(Served::default());
     let plane = Plane {
         board: Arc::clone(&board),
         rollout: Arc::clone(&rollout),
@@ -74,6 +76,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         credentials: own.clone(),
         rehearsals: Arc::new(Rehearsals::default()),
         federation: Arc::clone(&federation),
+        bundle_endpoint: Arc::clone(&served),
     };
     tracing::info!(%domain, revision = %desired.revision, listen = %settings.listen, "starting");
 
@@ -95,6 +98,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(serve::renew(Arc::clone(&ca), Arc::clone(&board), credentials));
     tasks.spawn(rotation::run(Arc::clone(&ca), Arc::clone(&board), Arc::clone(&rollout), own.clone()));
     tasks.spawn(federation.run(Arc::clone(&board)));
+    tasks.spawn(bundle_endpoint::run(served, Arc::clone(&board)));
     tasks.spawn(keep_bundle(settings.state.clone(), Arc::clone(&ca), Arc::clone(&board)));
     tasks.spawn(watch::run(Arc::clone(&board), settings.config.clone()));
     tasks.spawn(admin::run(admin_listener, admin::Seen { board, rollout, records, ca, credentials: own }));

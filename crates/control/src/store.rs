@@ -1,6 +1,7 @@
 //! The embedded store: what must outlive the process. One writer, every commit on disk before it counts.
 
 use crate::authorities::StoredAuthorities;
+use identity::authority::BACK_DATING;
 use model::{Revision, SpiffeId, Timestamp};
 use parking_lot::RwLock;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 const JOIN_TOKENS_MAX: u64 = 10_000;
 /// Issued serials that are remembered; beyond it those that have ended must be gone first.
 const ISSUED_MAX: u64 = 200_000;
-/// Revoked serials; every sidecar holds them all, each until it ends.
+/// Revoked serials; every sidecar holds them all, each until nobody believes it.
 pub(crate) const REVOKED_MAX: u64 = 10_000;
 /// The layout of the store; another one is refused.
 const SCHEMA: u64 = 2;
@@ -114,6 +115,14 @@ pub(crate) struct Revoked {
     pub(crate) reason: String,
 }
 
+impl Revoked {
+    /// Whether it must still be refused: somebody whose clock is behind believes it for longer than its end. Certificates are
+    /// back-dated for the same reason, and by as much.
+    pub(crate) fn counts(&self, now: Timestamp) -> bool {
+        now < self.until.plus(BACK_DATING)
+    }
+}
+
 /// The store. Every call blocks: use it from a blocking thread.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -188,6 +197,10 @@ impl Store {
 
     /// Takes a join token out of the store, so that nobody can use it again; its identity and expiry if it was there.
     pub(crate) fn take_join(&self, digest: [u8; 32]) -> Result<Option<(String, Timestamp)>, StoreFailure> {
+        // Anybody may ask for anything: only what is there is worth the disk's time and the one place of a writer.
+        if !self.has_join(digest)? {
+            return Ok(None);
+        }
         let transaction = self.begin_write()?;
         let taken = {
             let mut table = transaction.open_table(JOIN).map_err(redb::Error::from)?;
@@ -198,6 +211,16 @@ impl Store {
         let Some(bytes) = taken else { return Ok(None) };
         let join: StoredJoin = decode("join token", &bytes)?;
         Ok(Some((join.id, join.expires_at)))
+    }
+
+    fn has_join(&self, digest: [u8; 32]) -> Result<bool, StoreFailure> {
+        let transaction = self.begin(|database| database.begin_read())?;
+        let table = match transaction.open_table(JOIN) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(false),
+            Err(error) => return Err(redb::Error::from(error).into()),
+        };
+        Ok(table.get(digest.as_slice()).map_err(redb::Error::from)?.is_some())
     }
 
     /// Records an issued SVID before it is handed out; forgets those that have ended where there is no room.
@@ -212,12 +235,12 @@ impl Store {
 
     /// Revokes SVIDs, all or none.
     pub(crate) fn revoke(&self, revoked: &[(&str, &Revoked)], now: Timestamp) -> Result<(), StoreFailure> {
-        self.record(REVOKED, ("revoked SVIDs", REVOKED_MAX), revoked, |revoked: Revoked| now < revoked.until)
+        self.record(REVOKED, ("revoked SVIDs", REVOKED_MAX), revoked, |revoked: Revoked| revoked.counts(now))
     }
 
     /// Every revoked SVID that has not ended, with its serial.
     pub(crate) fn revoked(&self, now: Timestamp) -> Result<Vec<(String, Revoked)>, StoreFailure> {
-        self.all(REVOKED, "revoked SVID", |revoked: &Revoked| now < revoked.until)
+        self.all(REVOKED, "revoked SVID", |revoked: &Revoked| revoked.counts(now))
     }
 
     /// Adds rows to a bounded table; those that no longer count make room.
@@ -382,6 +405,26 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_join_token_costs_no_writing() {
+        let (_dir, store) = store();
+        let id = SpiffeId::parse("spiffe://a/ns/b/sa/c").expect("id");
+        let (now, end) = (Timestamp::from_seconds(10), Timestamp::from_seconds(20));
+        for name in ["without any", "beside a good one"] {
+            // There is one writer at a time: whoever needs to be it would wait here.
+            let writing = store.begin_write().expect("write");
+            std::thread::scope(|scope| {
+                let (done, answer) = std::sync::mpsc::sync_channel(1);
+                let store = &store;
+                scope.spawn(move || done.send(store.take_join([2; 32]).expect("read")));
+                let answer = answer.recv_timeout(std::time::Duration::from_secs(5));
+                drop(writing);
+                assert_eq!(answer, Ok(None), "{name}");
+            });
+            store.keep_join([1; 32], &id, end, now).expect("keep");
+        }
+    }
+
+    #[test]
     fn expired_join_tokens_and_ended_svids_are_forgotten() {
         let (_dir, store) = store();
         let id = SpiffeId::parse("spiffe://a/ns/b/sa/c").expect("id");
@@ -401,7 +444,8 @@ mod tests {
         assert_eq!(store.issued(at(30)).expect("issued"), [("bb".to_owned(), issued(50))]);
         let revoked = |end| Revoked { id: id.to_string(), until: at(end), at: at(10), reason: String::new() };
         store.revoke(&[("aa", &revoked(20)), ("bb", &revoked(50))], at(10)).expect("revoke");
-        assert_eq!(store.revoked(at(30)).expect("revoked"), [("bb".to_owned(), revoked(50))]);
+        let late = at(20).plus(BACK_DATING);
+        assert_eq!(store.revoked(late).expect("revoked"), [("bb".to_owned(), revoked(50))]);
     }
 
     #[test]
@@ -416,7 +460,8 @@ mod tests {
         assert!(store.revoked(at(1)).expect("none").is_empty(), "all or none");
         store.revoke(&rows[1..], at(1)).expect("as many as there is room for");
         assert!(store.revoke(&[("new", &long)], at(1)).is_err());
-        store.revoke(&[("new", &long)], at(30)).expect("what has ended made room");
-        assert_eq!(store.revoked(at(30)).expect("one").len(), 1);
+        let late = at(20).plus(BACK_DATING);
+        store.revoke(&[("new", &long)], late).expect("what has ended made room");
+        assert_eq!(store.revoked(late).expect("one").len(), 1);
     }
 }

@@ -148,6 +148,11 @@ fn built(
     }
     let roots: Vec<Vec<u8>> = whole.pop().into_iter().collect();
     let authority = Authority::load_chain(whole.clone(), key, &roots, domain, now)?;
+    // One that has ended is still loaded, for its operator; one that begins so would sign nothing that anybody believes.
+    if authority.not_after() <= now {
+        let problem = format!("it ended at {}, it is {now}", authority.not_after());
+        return Err(UpstreamFailure::Chain { from: from.to_owned(), problem });
+    }
     Ok(Obtained { authority, chain: whole, roots, source })
 }
 
@@ -241,4 +246,31 @@ fn certificates(text: &str, from: &str) -> Result<Vec<Vec<u8>>, UpstreamFailure>
 /// RFC 7468.
 fn pem(kind: &str, der: &[u8]) -> String {
     identity::bundle::pem_section(kind, der)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+
+    #[test]
+    fn a_chain_that_has_ended_begins_no_authority() {
+        let domain = TrustDomain::parse("a.example").expect("domain");
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let root = params.self_signed(&key).expect("root").der().to_vec();
+        let signer = UpstreamKey::from_pem(&pem("CERTIFICATE", &root), &key.serialize_pem()).expect("signer");
+        let (begin, hour) = (Timestamp::from_seconds(1_800_000_000), Duration::from_secs(3600));
+        for (name, now, is_good) in [("alive", begin, true), ("ended", begin.plus(hour), false)] {
+            let own = PrivateKey::generate().expect("key");
+            let request = Authority::signing_request(&own, &domain).expect("request");
+            let signed = signer.sign_intermediate(&csr::prove(&request).expect("proven"), &domain, hour, begin).expect("signed");
+            let built = built(vec![signed, root.clone()], own, &domain, now, "sign-csr", "command");
+            assert_eq!(built.is_ok(), is_good, "{name}");
+            let ended = |failure: &UpstreamFailure| failure.to_string().contains("`sign-csr` gave: it ended at 2027");
+            assert!(built.err().as_ref().is_none_or(ended), "{name}");
+        }
+    }
 }

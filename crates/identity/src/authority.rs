@@ -186,11 +186,14 @@ impl Authority {
         }
         let ends = facts.iter().take(chain.len()).map(|facts| facts.not_after).min();
         let root_ends = facts.iter().skip(chain.len()).map(|facts| facts.not_after).max();
+        let begins = facts.iter().take(chain.len()).map(|facts| facts.not_before).max();
+        let root_begins = facts.iter().skip(chain.len()).map(|facts| facts.not_before).min();
         let first = facts.into_iter().next().ok_or_else(|| wrong("the chain".into(), "empty".into()))?;
-        // What it signs is believed only as long as everything above it is.
+        // What it signs is believed only from when and as long as everything above it is.
+        let not_before = begins.max(root_begins).unwrap_or(first.not_before);
         let not_after = [Some(first.not_after), ends, root_ends].into_iter().flatten().min().unwrap_or(first.not_after);
         let certificate = chain.first().cloned().unwrap_or_default();
-        let first = AuthorityFacts { not_after, ..first };
+        let first = AuthorityFacts { not_before, not_after, ..first };
         let authority = Self::assemble(certificate, chain, key, first, trust_domain.clone())?;
         if now < authority.not_after {
             authority.prove(roots, now)?;
@@ -221,8 +224,8 @@ impl Authority {
             return Err(AuthorityError::KeyMismatch);
         }
         let issuer = issuer(&certificate, key.signer().clone()).map_err(|rule| AuthorityError::Certificate { rule })?;
-        let subject_key_id =
-            facts.subject_key_id.ok_or(AuthorityError::Certificate { rule: "it has no subject key identifier" })?;
+        let subject_key_id = facts.subject_key_id.filter(|id| !id.is_empty());
+        let subject_key_id = subject_key_id.ok_or(AuthorityError::Certificate { rule: "it has no subject key identifier" })?;
         let (not_before, not_after) = (facts.not_before, facts.not_after);
         Ok(Self { certificate, chain, key, issuer, trust_domain, subject_key_id, not_before, not_after })
     }

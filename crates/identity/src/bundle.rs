@@ -317,12 +317,23 @@ fn push(anchors: &mut Vec<Anchor>, anchor: Anchor) -> Result<(), BundleError> {
 
 /// Reads a signing certificate, and the trust domain that its URI SAN names.
 fn read_authority(der: &[u8], index: usize) -> Result<(Anchor, Option<TrustDomain>), BundleError> {
-    let wrong = |rule| BundleError::Authority { index, rule };
-    let facts = authority_facts(der).map_err(wrong)?;
-    let certificate = CertificateDer::from(der);
-    let anchor = webpki::anchor_from_trusted_cert(&certificate).map_err(|_| wrong("its encoding is broken"))?.to_owned();
+    let facts = authority_facts(der).map_err(|rule| BundleError::Authority { index, rule })?;
+    let anchor = anchor(der).map_err(|rule| BundleError::Authority { index, rule })?;
     let anchor = Anchor { der: der.to_vec(), anchor, not_before: facts.not_before, not_after: facts.not_after };
     Ok((anchor, facts.trust_domain))
+}
+
+/// Checks that a certificate can be an authority of a bundle; gives the trust domain that it names. The error is the rule that it breaks.
+pub(crate) fn authority(der: &[u8]) -> Result<Option<TrustDomain>, &'static str> {
+    let facts = authority_facts(der)?;
+    anchor(der)?;
+    Ok(facts.trust_domain)
+}
+
+/// What a path is verified with. The library that does that is stricter than the parser.
+fn anchor(der: &[u8]) -> Result<TrustAnchor<'static>, &'static str> {
+    let certificate = CertificateDer::from(der);
+    webpki::anchor_from_trusted_cert(&certificate).map(|anchor| anchor.to_owned()).map_err(|_| "its encoding is broken")
 }
 
 /// What a signing certificate says of itself.

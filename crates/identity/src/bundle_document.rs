@@ -109,8 +109,9 @@ pub fn parse(json: &[u8], trust_domain: &TrustDomain) -> Result<BundleDocument, 
                     document.ignored += 1;
                     continue;
                 };
-                let facts = bundle::authority_facts(&der).map_err(wrong)?;
-                if let Some(found) = facts.trust_domain.filter(|named| named != trust_domain) {
+                // Read as every sidecar will: what one of them cannot use would make it refuse the whole configuration.
+                let named = bundle::authority(&der).map_err(wrong)?;
+                if let Some(found) = named.filter(|named| named != trust_domain) {
                     return Err(BundleDocumentError::Foreign { index: at + 1, trust_domain: trust_domain.clone(), found });
                 }
                 if !document.x509_authorities.contains(&der) {

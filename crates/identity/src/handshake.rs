@@ -195,6 +195,14 @@ impl HandshakeRefusal {
         }
     }
 
+    /// The word where this side called. Whose certificate is wrong is told as such; what else broke is the upstream's.
+    pub const fn reason_of_call(&self) -> Reason {
+        match self {
+            Self::Peer(_) | Self::Unexpected { .. } => self.reason(),
+            Self::Timeout { .. } | Self::Plaintext | Self::CertificateMissing | Self::Failed { .. } => Reason::UpstreamHandshake,
+        }
+    }
+
     fn failed(detail: impl Into<String>) -> Self {
         Self::Failed { detail: detail.into() }
     }

@@ -112,6 +112,8 @@ pub enum Reason {
     UpstreamNoEndpoint,
     /// No connection to the upstream could be made.
     UpstreamConnect,
+    /// No TLS connection to the upstream could be made, or it does not take this sidecar's certificate.
+    UpstreamHandshake,
     /// The upstream closed before it answered.
     UpstreamReset,
     /// The upstream did not answer in time.
@@ -144,7 +146,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 54] = [
         Self::PlaintextRefused,
         Self::PortUnknown,
         Self::RedirectLoop,
@@ -184,6 +186,7 @@ impl Reason {
         Self::EgressRefused,
         Self::UpstreamNoEndpoint,
         Self::UpstreamConnect,
+        Self::UpstreamHandshake,
         Self::UpstreamReset,
         Self::UpstreamTimeout,
         Self::UpstreamMalformed,
@@ -208,6 +211,19 @@ impl Reason {
     /// Whose fault it is.
     pub const fn side(self) -> Side {
         self.row().1
+    }
+
+    /// Whose fault it is where this side called: then the peer of the `peer_…` reasons is the upstream.
+    pub const fn side_of_call(self) -> Side {
+        match self {
+            Self::PeerCertificateMissing
+            | Self::PeerUntrusted
+            | Self::PeerRevoked
+            | Self::PeerExpired
+            | Self::PeerNotYetValid
+            | Self::PeerProfile => Side::Upstream,
+            other => other.side(),
+        }
     }
 
     /// What a caller may be told: one sentence that helps no attacker.
@@ -423,6 +439,12 @@ impl Reason {
                 Upstream,
                 "the upstream could not be reached",
                 "look whether the upstream's sidecar runs and listens",
+            ),
+            Self::UpstreamHandshake => (
+                "upstream_handshake",
+                Upstream,
+                "no secure connection to the upstream could be made",
+                "look at the detail: the upstream must speak TLS 1.3 with this protocol, and take this workload's SVID",
             ),
             Self::UpstreamReset => {
                 ("upstream_reset", Upstream, "the upstream closed the connection", "look at the upstream's log")

@@ -6,6 +6,7 @@
 use crate::buffer::Buffer;
 use crate::connection::{Caller, Connection, serve_http1, serve_http2, serve_mux};
 use crate::detect::Guess;
+use crate::ending::Ending;
 use crate::io::Io;
 use crate::prefixed::{self, Prefixed, last_words};
 use crate::rehearsal::Rehearsal;
@@ -154,8 +155,9 @@ where
         Ok(Ok(Ok(Guess::Opaque | Guess::Unclear))) => {
             Box::pin(tunnel::inbound(Prefixed::new(prefix, stream), &connection, active)).await;
         }
-        // The peer said nothing for `idleMs`, or has gone.
-        Ok(Err(_) | Ok(Err(_))) => {}
+        Ok(Err(_)) => connection.tell_ending(Ending::Idle, &active.snapshot.limits),
+        // The peer has gone.
+        Ok(Ok(Err(_))) => {}
         Err(application) => Box::pin(tunnel::inbound_to(Prefixed::new(prefix, stream), application, &connection, active)).await,
     }
 }
@@ -188,8 +190,12 @@ async fn first_of_permissive(arrival: Arrival, active: &Arc<Active>, listener: &
     match timeout(idle, first).await {
         Ok(Ok(Ok(Some(TLS_HANDSHAKE_RECORD)))) => return Some(arrival),
         Ok(Ok(Ok(Some(_)))) => {}
-        // Nobody spoke, or the caller has gone: nothing to serve and nothing to tell.
-        Err(_) | Ok(Ok(Ok(None) | Err(_))) => return None,
+        Err(_) => {
+            plain.tell_ending(Ending::Idle, &active.snapshot.limits);
+            return None;
+        }
+        // The caller has gone: nothing to serve and nothing to tell.
+        Ok(Ok(Ok(None) | Err(_))) => return None,
         Ok(Err(application)) => {
             plain.shared.metrics.plaintext(arrival.remote.ip());
             let (stream, connection) = arrival.connection(Caller::Plaintext);
@@ -233,8 +239,11 @@ pub async fn outbound(arrival: Arrival) {
             // An application may open a connection long before it speaks; only idleness ends that.
             let (idle, patience) = waits(&active);
             let mut prefix = BytesMut::new();
-            let Ok(Ok(guess)) = timeout(idle, prefixed::first_words(&mut stream, &mut prefix, patience)).await else { return };
-            serve_http(stream.into(), Buffer::of(&prefix), guess, connection, &active).await;
+            match timeout(idle, prefixed::first_words(&mut stream, &mut prefix, patience)).await {
+                Ok(Ok(guess)) => serve_http(stream.into(), Buffer::of(&prefix), guess, connection, &active).await,
+                Ok(Err(_)) => {}
+                Err(_) => connection.tell_ending(Ending::Idle, &active.snapshot.limits),
+            }
         }
         Some(Protocol::Detect) => detect_outbound(stream, connection, &active).await,
         None if active.snapshot.egress == Egress::Allow => Box::pin(tunnel::pass(stream, &connection, &active)).await,
@@ -265,8 +274,9 @@ async fn detect_outbound(mut stream: TcpStream, connection: Arc<Connection>, act
         Ok(Ok(Ok(Guess::Opaque | Guess::Unclear))) => {
             Box::pin(tunnel::outbound(Prefixed::new(prefix, stream), &connection, active)).await;
         }
-        // The application said nothing for `idleMs`, or has gone.
-        Ok(Err(_) | Ok(Err(_))) => {}
+        Ok(Err(_)) => connection.tell_ending(Ending::Idle, &active.snapshot.limits),
+        // The application has gone.
+        Ok(Ok(Err(_))) => {}
         Err(upstream) => Box::pin(tunnel::outbound_to(Prefixed::new(prefix, stream), *upstream, &connection, active)).await,
     }
 }

@@ -258,8 +258,8 @@ impl Connection {
         UnderWay(Arc::clone(self))
     }
 
-    /// Notes that the connection has ended because we asked for it.
-    fn tell_ending(&self, why: Ending, limits: &Limits) {
+    /// Notes that the connection has ended because we asked for it, or waited in vain.
+    pub(crate) fn tell_ending(&self, why: Ending, limits: &Limits) {
         let mut entry = Entry::begin(&self.shared, "connection", self.direction(), self.remote);
         entry.principal = self.principal();
         entry.revision = self.shared.revision();

@@ -150,11 +150,19 @@ async fn accept_loop(
         true => (Direction::Inbound, Limit::InboundConnections),
         false => (Direction::Outbound, Limit::OutboundConnections),
     };
+    let mut fails = false;
     loop {
         let accepted = listener.accept().await.and_then(|(stream, remote)| Ok((stream.into_std()?, remote)));
-        let Ok((stream, remote)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            continue;
+        let failed_before = std::mem::replace(&mut fails, accepted.is_err());
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !failed_before {
+                    tracing::error!(%error, %local, "connections cannot be accepted");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
         let limit_value = shared.active().map_or_else(|| limit.default_value(), |active| active.snapshot.limits.of(limit));
         let Some(place) = Place::take(&open, is_inbound, limit_value) else {

@@ -125,6 +125,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::PeerUnexpected
         | Reason::HandshakeTimeout
         | Reason::UpstreamConnect
+        | Reason::UpstreamHandshake
         | Reason::UpstreamReset
         | Reason::UpstreamMalformed
         | Reason::ApplicationConnect

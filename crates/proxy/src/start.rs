@@ -12,6 +12,7 @@ use crate::workers::Workers;
 use crate::{admin, disk, fetch, probe, proof, rotate, workload_api, workload_client};
 use anyhow::{Context, bail};
 use model::Limit;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +33,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// - a setting that cannot be used, an address that cannot be bound, or a task that ended by itself.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     identity::install_provider();
+    take_descriptors();
     disk::prepare(&settings.state)?;
     let anchor = Anchor::open(&settings.trust_bundle, &settings.state)?;
 
@@ -86,6 +88,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     workers.stop().await;
     shared.access_log.finish();
     Ok(())
+}
+
+/// Every connection takes a descriptor or two, and what a process may open is 1,024 unless it asks for what it is allowed.
+fn take_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Tells inbound connections to end gracefully, and goes on serving the application until it is gone, all up to `drainMs`.

@@ -3,3 +3,4 @@
 pub mod issuer;
 pub mod pki;
 pub mod ports;
+pub mod web;

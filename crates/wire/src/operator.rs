@@ -94,6 +94,23 @@ pub struct AuthorityStatus {
     pub federated: Vec<FederatedBundle>,
     /// SVIDs that are refused everywhere.
     pub revoked: Vec<RevokedRecord>,
+    /// Where the own bundle is served to other trust domains.
+    pub bundle_endpoint: Option<BundleEndpoint>,
+}
+
+/// Where the own bundle is served.
+#[derive(Clone, Debug)]
+pub struct BundleEndpoint {
+    /// Its address.
+    pub listen: String,
+    /// `spiffe_sequence` of what it gives.
+    pub sequence: u64,
+    /// How often others should look again.
+    pub refresh_hint: Duration,
+    /// Documents given since the control plane started.
+    pub given: u64,
+    /// What stands in the way; `None` if nothing does.
+    pub failure: Option<String>,
 }
 
 /// One authority.
@@ -372,6 +389,13 @@ fn authority_status(wire: proto::AuthorityStatusResponse) -> AuthorityStatus {
         held_up_by: wire.held_up_by.into_iter().map(|each| (each.who, each.why)).collect(),
         federated: wire.federated.into_iter().map(federated).collect(),
         revoked: wire.revoked.into_iter().map(revoked).collect(),
+        bundle_endpoint: wire.bundle_endpoint.map(|wire| BundleEndpoint {
+            listen: wire.listen,
+            sequence: wire.sequence,
+            refresh_hint: Duration::from_secs(wire.refresh_hint_seconds),
+            given: wire.given,
+            failure: filled(wire.failure),
+        }),
     }
 }
 

@@ -137,11 +137,13 @@ pub(crate) fn server(loopback: &mut Loopback) -> Result<Shown, String> {
         return Ok(missing());
     }
     let route = serde_json::json!({
-        "match": { "prefix": "/" }, "direct_response": { "status": 200, "body": { "inline_string": "envoy was here" } }
+        "match": { "prefix": "/" }, "direct_response": { "status": 200, "body_format": { "text_format_source": { "inline_string": "envoy was here, %PROTOCOL%" } } }
     });
-    let get = || loopback.runtime.block_on(call(loopback.to_peer, Version::HTTP_11, Request::get("/x"), ""));
+    let ask = |version| loopback.runtime.block_on(call(loopback.to_peer, version, Request::get("/x"), ""));
+    let get = || ask(Version::HTTP_11);
     let serve = |name: &str, files: &Files, client: &str| {
-        let common = tls(files, client, "http/1.1");
+        let mut common = tls(files, client, "http/1.1");
+        common["alpn_protocols"] = serde_json::json!(["h2", "http/1.1"]);
         start(
             loopback,
             name,
@@ -152,15 +154,17 @@ pub(crate) fn server(loopback: &mut Loopback) -> Result<Shown, String> {
         )
     };
     let envoy = serve("envoy-server", &loopback.files, CLIENT_ID)?;
-    let answer = get()?;
-    if answer.status != 200 || answer.body != "envoy was here" {
-        return Err(format!("through the sidecar: {answer:?}"));
+    for (version, seen) in [(Version::HTTP_11, "HTTP/1.1"), (Version::HTTP_2, "HTTP/2")] {
+        let answer = ask(version)?;
+        if answer.status != 200 || answer.body != format!("envoy was here, {seen}") {
+            return Err(format!("through the sidecar by {seen}: {answer:?}"));
+        }
     }
     drop(envoy);
     let strict = serve("envoy-strict", &loopback.files, SERVER_ID)?;
     let answer = get()?;
-    if answer.status == 200 {
-        return Err("Envoy let in a client that it does not expect".into());
+    if answer.status != 502 || answer.header("x-rondel-reason") != "upstream_handshake" {
+        return Err(format!("Envoy that expects another client: {answer:?}"));
     }
     drop(strict);
     let _impostor = serve("envoy-impostor", &loopback.other, CLIENT_ID)?;
@@ -169,6 +173,6 @@ pub(crate) fn server(loopback: &mut Loopback) -> Result<Shown, String> {
         return Err(format!("Envoy with another SPIFFE ID: {answer:?}"));
     }
     Ok(Shown::Yes(
-        "the client's certificate demanded and its URI SAN matched; an Envoy with another SPIFFE ID: peer_unexpected".into(),
+        "called by http/1.1 and h2; the client's certificate demanded and its URI SAN matched; an Envoy with another SPIFFE ID: peer_unexpected".into(),
     ))
 }

@@ -11,7 +11,7 @@ pub(crate) struct Serving {
     pub(crate) _sidecar: Beside,
     pub(crate) admin: SocketAddr,
     pub(crate) dir: PathBuf,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
 }
 
 /// The sidecar of `peer`, started by hand with a Workload API socket, in this environment.
@@ -33,7 +33,8 @@ pub(crate) fn serving(loopback: &Loopback, name: &str, environment: &[(&str, &st
     Ok(Serving { _sidecar: sidecar, admin, dir, socket })
 }
 
-fn sidecar(loopback: &Loopback, workload: &str, dir: &Path, admin: SocketAddr) -> Result<Command, String> {
+/// A sidecar of a workload that `rondel up` does not run.
+pub(crate) fn sidecar(loopback: &Loopback, workload: &str, dir: &Path, admin: SocketAddr) -> Result<Command, String> {
     let control = super::control(&loopback.mesh)?;
     let mut command = Command::new(crate::mesh::program("rondel-proxy"));
     command.args(["--workload", workload, "--control", &control.to_string(), "--workers", "1"]);

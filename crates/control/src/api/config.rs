@@ -133,7 +133,7 @@ impl Plane {
             };
             match answer {
                 Ok(Some(request)) => {
-                    if let Err(status) = self.answered(workload, &mut publication, request, &desired) {
+                    if let Err(status) = self.answered(workload, session, &mut publication, request, &desired) {
                         return status;
                     }
                 }
@@ -154,6 +154,7 @@ impl Plane {
     fn answered(
         &self,
         workload: &WorkloadName,
+        session: u64,
         publication: &mut Publication,
         request: proto::ConfigRequest,
         desired: &Desired,
@@ -162,14 +163,14 @@ impl Plane {
         match request.message {
             Some(Message::Ack(ack)) => {
                 let revision = publication.ack(&ack.nonce).map_err(wrong)?;
-                self.rollout.acked(workload, revision, desired);
+                self.rollout.acked(workload, session, revision, desired);
                 Ok(())
             }
             Some(Message::Nack(nack)) => {
                 let reason: String = nack.reason.chars().take(4096).collect();
                 let revision = publication.nack(&nack.nonce, &reason).map_err(wrong)?;
                 tracing::warn!(%workload, %revision, reason, "a sidecar refuses its configuration");
-                self.rollout.rejected(workload, revision, &reason);
+                self.rollout.rejected(workload, session, revision, &reason);
                 Ok(())
             }
             Some(Message::Rehearsed(report)) => {

@@ -1,9 +1,10 @@
 //! Issues SVIDs: attest, prove possession of the key, sign, record, answer.
 
 use super::{Plane, caller};
-use crate::ca::IssueFailure;
+use crate::ca::{IssueFailure, Wanted};
 use crate::clock;
 use crate::desired::Desired;
+use ::identity::handshake::VerifiedPeer;
 use model::{SpiffeId, WorkloadName};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -26,7 +27,9 @@ impl proto::identity_server::Identity for Plane {
                 let issued = ca.issue_shadow(&rehearsal, &csr, &id, lifetime, now)?;
                 return Ok((id, workload, issued, None));
             }
-            let (issued, authority) = ca.issue(&csr, &id, workload.as_str(), for_application, lifetime, now)?;
+            let (shown, workload_name) = (peer.as_ref().map(VerifiedPeer::serial), workload.as_str());
+            let wanted = Wanted { id: &id, shown, workload: workload_name, application: for_application, lifetime };
+            let (issued, authority) = ca.issue(&csr, &wanted, now)?;
             Ok::<_, IssueFailure>((id, workload, issued, Some(authority)))
         });
         let signed = signed.await.map_err(|_| Status::internal("the signing task ended"))?;
@@ -73,6 +76,7 @@ fn refuse(failure: IssueFailure) -> Status {
     tracing::warn!(%failure, "no SVID issued");
     match &failure {
         IssueFailure::AuthorityEnded { .. } => Status::failed_precondition(failure.to_string()),
+        IssueFailure::TooMany { .. } => Status::resource_exhausted(failure.to_string()),
         IssueFailure::Csr(_) | IssueFailure::Jwt(_) => Status::invalid_argument(failure.to_string()),
         _ if failure.is_refusal() => Status::permission_denied(failure.to_string()),
         // What is wrong with our store concerns the operator, not the caller.

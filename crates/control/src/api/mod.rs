@@ -5,6 +5,7 @@ pub(crate) mod identity;
 pub(crate) mod operator;
 pub(crate) mod telemetry;
 
+use crate::bundle_endpoint::Served;
 use crate::ca::Ca;
 use crate::clock;
 use crate::desired::Board;
@@ -29,6 +30,7 @@ pub(crate) struct Plane {
     pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub(crate) rehearsals: Arc<Rehearsals>,
     pub(crate) federation: Arc<Federation>,
+    pub(crate) bundle_endpoint: Arc<Served>,
 }
 
 /// Who opened the connection that a call came on.

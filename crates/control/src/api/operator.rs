@@ -189,6 +189,18 @@ impl Plane {
             held_up_by: held.unwrap_or_default().into_iter().map(|HoldUp { who, why }| proto::HoldUp { who, why }).collect(),
             federated: self.federation.each().into_iter().map(federated).collect(),
             revoked: self.ca.revoked(now).into_iter().map(revoked_record).collect(),
+            bundle_endpoint: self.board.current().mesh.settings.bundle_endpoint.as_ref().map(|endpoint| self.endpoint(endpoint)),
+        }
+    }
+
+    fn endpoint(&self, endpoint: &config::BundleEndpoint) -> proto::BundleEndpoint {
+        let state = self.bundle_endpoint.state();
+        proto::BundleEndpoint {
+            listen: endpoint.listen.to_string(),
+            sequence: self.board.current().trust_revision.0,
+            refresh_hint_seconds: endpoint.refresh_hint.as_secs(),
+            given: state.count,
+            failure: state.failure.unwrap_or_default(),
         }
     }
 }

@@ -1,26 +1,25 @@
 //! A bundle endpoint of another trust domain, that answers what the test says.
 
 use crate::plane::{DEADLINE, MESH, Plane};
-use identity::bundle::pem_section;
+use identity::Credentials;
 use identity::bundle_document::{BundleDocument, write};
-use identity::{Credentials, PrivateKey};
+use identity::web::Site;
 use parking_lot::Mutex;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use testkit::pki::{self, LawlessServer, TestAuthority};
+use testkit::pki::TestAuthority;
+use testkit::web::{self, WebFiles};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use wire::operator::FederatedBundle;
 
-/// The roots of the web, and who has a certificate of them.
+/// A root of the web, and servers with its certificate for 127.0.0.1.
 pub(crate) struct Web {
-    dir: tempfile::TempDir,
-    root: CertificateParams,
-    key: KeyPair,
+    files: WebFiles,
+    _dir: tempfile::TempDir,
 }
 
 /// An endpoint on loopback.
@@ -30,54 +29,33 @@ pub(crate) struct Endpoint {
     pub(crate) requests: Arc<Mutex<Vec<String>>>,
 }
 
-fn params(ip: Option<Ipv4Addr>) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let now = pki::now();
-    pki::set_life(&mut params, now.minus(Duration::from_secs(3600)), now.plus(Duration::from_secs(86_400)));
-    match ip {
-        None => {
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        }
-        Some(ip) => {
-            params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(ip))];
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        }
-    }
-    params
-}
-
 impl Web {
-    /// Writes its root to a file.
     pub(crate) fn new() -> Self {
-        let web = Self { dir: tempfile::tempdir().unwrap(), root: params(None), key: KeyPair::generate().unwrap() };
-        let der = web.root.self_signed(&web.key).unwrap().der().to_vec();
-        std::fs::write(web.roots(), pem_section("CERTIFICATE", &der)).unwrap();
-        web
+        let dir = tempfile::tempdir().unwrap();
+        Self { files: web::write(dir.path()), _dir: dir }
     }
 
-    pub(crate) fn roots(&self) -> PathBuf {
-        self.dir.path().join("roots.pem")
+    /// The file with its root.
+    pub(crate) fn roots(&self) -> &Path {
+        &self.files.root
     }
 
-    /// An endpoint with a certificate for 127.0.0.1.
+    /// An endpoint where its certificate says.
     pub(crate) async fn endpoint(&self, answer: String) -> Endpoint {
-        self.endpoint_named(Ipv4Addr::LOCALHOST, answer).await
+        self.endpoint_at(Ipv4Addr::LOCALHOST, answer).await
     }
 
-    /// An endpoint on 127.0.0.1 with a certificate for this address.
-    pub(crate) async fn endpoint_named(&self, ip: Ipv4Addr, answer: String) -> Endpoint {
-        let own = PrivateKey::generate().unwrap();
-        let pair = KeyPair::try_from(own.to_pkcs8_der().as_slice()).unwrap();
-        let leaf = params(Some(ip)).signed_by(&pair, &Issuer::new(self.root.clone(), &self.key)).unwrap().der().to_vec();
-        let server = LawlessServer::presenting(&[leaf], &own, &["http/1.1"]);
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    /// An endpoint at another address.
+    pub(crate) async fn endpoint_at(&self, ip: Ipv4Addr, answer: String) -> Endpoint {
+        let read = |path| std::fs::read(path).unwrap();
+        let site = Site::from_pem(&read(&self.files.certificate), &read(&self.files.key)).unwrap();
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (answer, requests) = (Arc::new(Mutex::new(answer)), Arc::new(Mutex::new(Vec::new())));
         let endpoint = Endpoint { address, answer: Arc::clone(&answer), requests: Arc::clone(&requests) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let Ok(mut stream) = server.accept(stream).await else { continue };
+                let Ok(mut stream) = site.accept(stream, DEADLINE).await else { continue };
                 let mut head = [0; 4096];
                 let read = stream.read(&mut head).await.unwrap_or(0);
                 requests.lock().push(String::from_utf8_lossy(head.get(..read).unwrap_or_default()).into_owned());

@@ -51,6 +51,7 @@ pub(crate) struct Plane {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
+    environment: Vec<(String, String)>,
     child: Child,
 }
 
@@ -82,7 +83,8 @@ impl Plane {
         let (listen, admin) = (testkit::ports::free(), testkit::ports::free());
         let mut command = command(&dir.path().join("mesh"), &dir.path().join("state"), listen, admin);
         let child = command.envs(environment.iter().copied()).spawn().unwrap();
-        let mut plane = Self { dir, listen, admin, child };
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut plane = Self { dir, listen, admin, environment, child };
         plane.until_ready().await;
         plane
     }
@@ -91,7 +93,8 @@ impl Plane {
     pub(crate) async fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.child = command(&self.config(""), &self.state(), self.listen, self.admin).spawn().unwrap();
+        let mut command = command(&self.config(""), &self.state(), self.listen, self.admin);
+        self.child = command.envs(self.environment.iter().map(|(name, value)| (name, value))).spawn().unwrap();
         self.until_ready().await;
     }
 

@@ -310,3 +310,19 @@ fn x509_svid_6_2_what_is_published_for_us_but_broken_is_refused() {
     let foreign = consumed(&published(&[&TestAuthority::new("partner.example")]));
     assert!(matches!(foreign, Err(BundleDocumentError::Foreign { index: 1, .. })), "{foreign:?}");
 }
+
+#[test]
+fn a_document_is_refused_for_an_authority_that_sidecars_cannot_take() {
+    // Two extended key usages: the parser passes over them, the verifier does not.
+    let usage =
+        rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 37], b"\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x01".to_vec());
+    let domain = bank().trust_domain().clone();
+    let mut params = authority_params(&domain, "root");
+    params.custom_extensions = vec![usage.clone(), usage];
+    let strange = TestAuthority::root(params, domain);
+    // A sidecar would refuse the whole configuration for it, with everything that it revokes.
+    let taken = TrustBundles::from_model(&[strange.bundle()]);
+    assert!(matches!(taken, Err(BundleError::Authority { index: 1, .. })), "{taken:?}");
+    let rule = "its encoding is broken".to_owned();
+    assert_eq!(consumed(&published(&[&strange])), Err(BundleDocumentError::Authority { index: 1, rule }));
+}

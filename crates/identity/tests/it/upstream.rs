@@ -118,6 +118,19 @@ fn an_authority_ends_with_what_stands_above_it() {
 }
 
 #[test]
+fn an_authority_begins_with_what_stands_above_it() {
+    let (begin, key) = (pki::now().minus(Duration::from_secs(60)), KeyPair::generate().expect("key"));
+    let mut young = params("the bank's new root", BasicConstraints::Unconstrained, HOUR);
+    pki::set_life(&mut young, begin, begin.plus(HOUR));
+    let root = Operator { der: young.self_signed(&key).expect("root").der().to_vec(), params: young, key };
+    // The authority itself is back-dated by ten minutes, and is believed by nobody whose clock is two behind.
+    let (own, key) = root.authority(HOUR);
+    let authority =
+        Authority::load_chain(vec![own], key, std::slice::from_ref(&root.der), &domain(), pki::now()).expect("authority");
+    assert_eq!(authority.not_before().seconds(), begin.seconds());
+}
+
+#[test]
 fn a_chain_that_no_peer_would_believe_is_refused_at_once() {
     let root = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Unconstrained);
     let other = Operator::root(&rcgen::PKCS_ECDSA_P256_SHA256, BasicConstraints::Unconstrained);

@@ -238,7 +238,8 @@ impl Entry {
         self.at
     }
 
-    /// Notes that the response was delivered to its end; an entry that is dropped before says `caller_gone`.
+    /// Notes that the response was delivered to its end; an entry that is dropped before says `caller_gone`, or `internal` where a
+    /// panic drops it.
     pub fn ended(&mut self) {
         self.ended = true;
     }
@@ -256,7 +257,8 @@ impl Entry {
         line.text("path", Some(&self.path));
         line.number("status", self.status.into());
         line.text("reason", self.reason.map(Reason::as_str));
-        line.text("side", self.reason.map(Reason::side).map(Side::as_str));
+        let side = if self.direction == Direction::Inbound { Reason::side } else { Reason::side_of_call };
+        line.text("side", self.reason.map(side).map(Side::as_str));
         line.text("detail", self.detail.as_deref());
         line.plain("decision", self.decision.text().as_bytes());
         line.number("duration_us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
@@ -273,7 +275,8 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if !self.ended && self.reason.is_none() {
-            self.reason = self.under_way.as_ref().and_then(UnderWay::cut).or(Some(Reason::CallerGone));
+            let cut = self.under_way.as_ref().and_then(UnderWay::cut);
+            self.reason = Some(if std::thread::panicking() { Reason::Internal } else { cut.unwrap_or(Reason::CallerGone) });
         }
         let took = self.started.elapsed();
         let metrics = &self.shared.metrics;

@@ -133,8 +133,7 @@ impl Failed {
             (Failure::NoEndpoint, _) => Reason::UpstreamNoEndpoint,
             (Failure::Connect { .. } | Failure::ConnectTimeout { .. }, true) => Reason::ApplicationConnect,
             (Failure::Connect { .. } | Failure::ConnectTimeout { .. }, false) => Reason::UpstreamConnect,
-            (Failure::Handshake { refusal, .. }, _) => refusal.reason(),
-            (Failure::NotTaken(refusal), _) => refusal.reason(),
+            (Failure::Handshake { refusal, .. } | Failure::NotTaken(refusal), _) => refusal.reason_of_call(),
             (Failure::Full { .. }, _) => Reason::Overloaded,
             (Failure::Reset { .. }, true) => Reason::ApplicationReset,
             (Failure::Reset { .. }, false) => Reason::UpstreamReset,
@@ -529,7 +528,7 @@ pub async fn connect_peer(
     let stream = Revocable::new(connect_tcp(address, limits).await?);
     let expected = std::slice::from_ref(&endpoint.identity);
     let shaken = handshake::connect(stream, &credentials, expected, alpn, limits.duration(Limit::HandshakeMs)).await;
-    shared.metrics.handshake("outbound", shaken.as_ref().map(|(_, peer, _)| peer).map_err(HandshakeRefusal::reason));
+    shared.metrics.handshake("outbound", shaken.as_ref().map(|(_, peer, _)| peer).map_err(HandshakeRefusal::reason_of_call));
     let (stream, peer, alpn) = shaken.map_err(|refusal| Failure::Handshake { address, refusal })?;
     shared.opened.note(stream.get_ref().0, peer.serial());
     // Revoked while the handshake was under way: whoever cuts may have looked before it was noted.

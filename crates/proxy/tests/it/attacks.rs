@@ -200,21 +200,24 @@ async fn a_body_that_a_policy_reads_is_bounded_and_unambiguous() {
             "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
         )
     };
-    for (body, status) in [
-        (r#"{"amount": 10}"#.to_owned(), "200"),
-        (r#"{"amount": 11}"#.to_owned(), "403"),
-        (r#"{"amount": 1, "amount": 100}"#.to_owned(), "400"),
-        (r#"{"amount": 1, "\u0061mount": 100}"#.to_owned(), "400"),
-        (r#"{"amount": "1"}"#.to_owned(), "403"),
-        (r#"{"amount": 1e0}"#.to_owned(), "403"),
-        ("{}".to_owned(), "403"),
-        ("not json".to_owned(), "403"),
-        (format!("{{\"amount\": 1, \"pad\": \"{}\"}}", "x".repeat(100)), "413"),
+    for (body, status, reason) in [
+        (r#"{"amount": 10}"#.to_owned(), "200", ""),
+        (r#"{"amount": 11}"#.to_owned(), "403", "not_permitted"),
+        (r#"{"amount": 1, "amount": 100}"#.to_owned(), "400", "body_ambiguous"),
+        (r#"{"amount": 1, "\u0061mount": 100}"#.to_owned(), "400", "body_ambiguous"),
+        (r#"{"amount": "1"}"#.to_owned(), "403", "not_permitted"),
+        (r#"{"amount": 1e0}"#.to_owned(), "403", "not_permitted"),
+        ("{}".to_owned(), "403", "not_permitted"),
+        ("not json".to_owned(), "403", "not_permitted"),
+        (format!("{{\"amount\": 1, \"pad\": \"{}\"}}", "x".repeat(100)), "413", "body_too_large"),
     ] {
         let answer = sidecar.exchange(post(&body).as_bytes()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{body}: {answer}");
         assert!(status != "200" || answer.contains(&body), "the application gets the very body that was decided on: {answer}");
+        assert!(status == "200" || answer.contains(&format!("x-rondel-reason: {reason}\r\n")), "{body}: {answer}");
     }
+    let line = sidecar.logged("body_too_large").await;
+    assert!(line["detail"].as_str().unwrap().ends_with("bytes is over limit `policyBodyBytes` (64)"), "{line}");
     // A lying length: the rest never comes.
     let mut stream = sidecar.caller().await;
     stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 40\r\nconnection: close\r\n\r\n{\"amount\": 1}").await.unwrap();

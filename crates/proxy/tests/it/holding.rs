@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: server\r\nconnection: close\r\n\r\n";
 
 /// A good caller that offers one ALPN, or none.
-async fn announcing(sidecar: &Sidecar, alpn: &[&str]) -> Tls {
+pub(crate) async fn announcing(sidecar: &Sidecar, alpn: &[&str]) -> Tls {
     let id = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/client").unwrap();
     let good = sidecar.control.hostile.good(&id);
     let client = LawlessClient::new().presenting(&good.chain, &good.key).alpn(alpn);

@@ -1,5 +1,6 @@
 //! The sidecar's beginning and end: after the application, and never in the middle of its calls.
 
+use crate::holding::announcing;
 use crate::sidecar::{ALLOW_ALL, DEADLINE, Setup, Sidecar, application, free, read_all};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -58,6 +59,38 @@ async fn a_request_under_way_is_answered_after_sigterm_and_the_sidecar_goes_afte
     assert!(sidecar.admin("/live").await.starts_with("HTTP/1.1 200"), "the sidecar left its application alone");
     stop.send(()).unwrap();
     assert!(sidecar.until_ended().await.success());
+}
+
+#[tokio::test]
+async fn a_caller_of_http_2_is_told_of_sigterm_by_goaway_and_its_request_under_way_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            tokio::spawn(async move {
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        sleep(Duration::from_millis(600)).await;
+                        let mut body = respond.send_response(Response::new(()), false).unwrap();
+                        body.send_data(Bytes::from_static(b"slow"), true).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    let sidecar = Sidecar::start(address, Setup { limits: &[(Limit::DrainMs, 15_000)], ..Setup::default() }).await;
+    let (client, connection) = h2::client::handshake(announcing(&sidecar, &["h2"]).await).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let (answer, _) = client.send_request(Request::get("https://server/").body(()).unwrap(), true).unwrap();
+    sleep(Duration::from_millis(200)).await;
+    terminate(&sidecar);
+    let mut body = timeout(DEADLINE, answer).await.expect("in time").unwrap().into_body();
+    assert_eq!(timeout(DEADLINE, body.data()).await.expect("in time").unwrap().unwrap(), "slow");
+    timeout(DEADLINE, connection).await.expect("the connection ends").unwrap().unwrap();
+    let told = client.ready().await.map(drop).unwrap_err();
+    assert!(told.is_go_away() && told.is_remote() && told.reason() == Some(h2::Reason::NO_ERROR), "{told}");
 }
 
 /// The status line of one plaintext request, or what became of the connection.
@@ -229,6 +262,33 @@ async fn a_connection_that_we_end_is_told_with_its_reason() {
     read_all(&mut stream).await;
     assert_eq!(sidecar.logged("draining").await["kind"], "connection");
     drop(stop);
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nobody_ever_speaks_is_told_when_it_ends() {
+    let limits = &[(Limit::IdleMs, 1000)];
+    let setup = Setup { limits, permissive: true, protocol: Protocol::Detect, ..Setup::default() };
+    let mut sidecar = Sidecar::start(application().await, setup).await;
+    let called = free();
+    sidecar.snapshot.upstreams = vec![Upstream {
+        service: ServiceName::parse("shop/other").unwrap(),
+        listen: Some(called),
+        protocol: Protocol::Http,
+        endpoints: Vec::new(),
+    }];
+    sidecar.publish().await;
+    let _plaintext = TcpStream::connect(sidecar.inbound).await.unwrap();
+    let _application = TcpStream::connect(called).await.unwrap();
+    let _peer = announcing(&sidecar, &["rondel-tcp"]).await;
+    let deadline = Instant::now() + DEADLINE;
+    for told in ["\"direction\":\"inbound\",\"workload\":\"shop/server\",\"principal\":\"spiffe:", "unauthenticated", "outbound"]
+    {
+        let is_told = |log: String| log.lines().any(|line| line.contains("\"idle_timeout\"") && line.contains(told));
+        while !is_told(sidecar.log()) {
+            assert!(Instant::now() < deadline, "{told}: {}", sidecar.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -2,14 +2,23 @@
 //! metric. [`every_reason_is_produced_by_a_test`] says where the others are.
 
 use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free};
+use clap::Parser;
 use model::snapshot::{Endpoint, Protocol, Upstream};
 use model::{Limit, Reason, Revision, ServiceName, SpiffeId};
+use proxy::settings::Settings;
+use proxy::state::Shared;
+use proxy::telemetry::access_log::{AccessLog, Direction, Entry};
+use proxy::telemetry::decisions::Decisions;
+use proxy::telemetry::metrics::Metrics;
+use proxy::workers::Workers;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
-use testkit::pki::LawlessServer;
+use testkit::pki::{Flaw, LawlessServer, Presented};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: peer\r\nconnection: close\r\n\r\n";
 
@@ -20,7 +29,8 @@ pub(crate) fn peer() -> SpiffeId {
 /// The word stands in the access log with its side, and in the metric of its direction.
 async fn told(sidecar: &Sidecar, reason: Reason) {
     let line = sidecar.logged(reason.as_str()).await;
-    assert_eq!(line["side"], reason.side().as_str(), "{reason}");
+    let side = if line["direction"] == "outbound" { reason.side_of_call() } else { reason.side() };
+    assert_eq!(line["side"], side.as_str(), "{reason}");
     let metrics = sidecar.admin("/metrics").await;
     assert!(metrics.contains(&format!("reason=\"{reason}\"")), "{reason} is not counted");
 }
@@ -49,7 +59,10 @@ async fn called(listen: SocketAddr) -> String {
 
 /// A peer with this identity that reads a request, says `answer`, and closes unless it is silent.
 pub(crate) async fn playing(sidecar: &Sidecar, id: &SpiffeId, answer: &'static [u8]) -> SocketAddr {
-    let presented = sidecar.control.hostile.good(id);
+    presenting(&sidecar.control.hostile.good(id), answer).await
+}
+
+async fn presenting(presented: &Presented, answer: &'static [u8]) -> SocketAddr {
     let server = LawlessServer::presenting(&presented.chain, &presented.key, &["http/1.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -76,6 +89,9 @@ async fn failures_of_an_upstream_are_told_as_its_own() {
         (Reason::UpstreamNoEndpoint, "503", None),
         (Reason::UpstreamConnect, "502", Some(free())),
         (Reason::PeerUnexpected, "502", Some(playing(&sidecar, &other, b"x").await)),
+        (Reason::PeerExpired, "502", Some(presenting(&sidecar.control.hostile.flawed(Flaw::Expired, &peer()), b"x").await)),
+        // The application itself: plaintext.
+        (Reason::UpstreamHandshake, "502", Some(application().await)),
         (Reason::UpstreamTimeout, "504", Some(playing(&sidecar, &peer(), b"").await)),
         (Reason::UpstreamMalformed, "502", Some(playing(&sidecar, &peer(), b"no http\r\n\r\n").await)),
         (Reason::UpstreamReset, "502", Some(playing(&sidecar, &peer(), b"HTTP/1.1 2").await)),
@@ -184,9 +200,33 @@ async fn a_sidecar_without_an_identity_refuses_and_says_so() {
     assert!(sidecar.admin("/ready").await.contains("no SVID issued yet"));
 }
 
+/// No invariant can be broken from outside: the parts of a sidecar that a request runs through, and a request that breaks one.
+#[tokio::test]
+async fn a_request_that_a_broken_invariant_ends_is_told_as_the_sidecars_own_fault() {
+    let arguments = "rondel-proxy --workload shop/server --control 127.0.0.1:1 --join-token-file t --trust-bundle b --state s";
+    let settings = Settings::try_parse_from(arguments.split(' ')).unwrap();
+    let ((decisions, _told), (key_requests, _wanted)) = (Decisions::queue(1), mpsc::channel(1));
+    let log = AccessLog::start(false).unwrap();
+    let shared = Arc::new(Shared::new(settings, key_requests, decisions, log, Metrics::default()));
+    let workers = Workers::start(1, &shared.metrics).unwrap();
+    let entry = Entry::begin(&shared, "access", Direction::Inbound, free());
+    workers.spawn(|_| async move {
+        let _under_way = entry;
+        std::panic::panic_any("a broken invariant");
+    });
+    let deadline = Instant::now() + DEADLINE;
+    while shared.metrics.connection_panics.get() == 0 {
+        assert!(Instant::now() < deadline, "nothing broke");
+        sleep(Duration::from_millis(10)).await;
+    }
+    let metrics = shared.metrics.text();
+    assert!(metrics.contains("reason=\"internal\"") && !metrics.contains("caller_gone"), "{metrics}");
+    workers.stop().await;
+}
+
 /// Where a reason is produced: the file and the test, or the promise of `tests/interop`.
-const fn produced(reason: Reason) -> Option<&'static str> {
-    Some(match reason {
+const fn produced(reason: Reason) -> &'static str {
+    match reason {
         Reason::PlaintextRefused | Reason::PeerCertificateMissing | Reason::HandshakeFailed => {
             "strangers_and_other_protocols_are_refused"
         }
@@ -223,6 +263,7 @@ const fn produced(reason: Reason) -> Option<&'static str> {
         Reason::PeerUnexpected
         | Reason::UpstreamNoEndpoint
         | Reason::UpstreamConnect
+        | Reason::UpstreamHandshake
         | Reason::UpstreamReset
         | Reason::UpstreamTimeout
         | Reason::UpstreamMalformed => "failures_of_an_upstream_are_told_as_its_own",
@@ -235,9 +276,8 @@ const fn produced(reason: Reason) -> Option<&'static str> {
         Reason::IdleTimeout => "an_opaque_connection_that_nothing_moves_on_is_ended",
         Reason::ConnectionAge => "an_opaque_connection_ends_at_its_maximum_age",
         Reason::Draining => "an_opaque_connection_is_ended_by_a_drain",
-        // Only a broken invariant produces it, and there is none that a test could break from outside.
-        Reason::Internal => return None,
-    })
+        Reason::Internal => "a_request_that_a_broken_invariant_ends_is_told_as_the_sidecars_own_fault",
+    }
 }
 
 #[test]
@@ -250,13 +290,21 @@ fn every_reason_is_produced_by_a_test() {
         include_str!("reasons.rs"),
         include_str!("tokens.rs"),
         include_str!("traffic.rs"),
-        include_str!("../../../../tests/interop/main.rs"),
         include_str!("../../../../tests/scenarios/identity.rs"),
     ]
     .concat();
+    let promises = include_str!("../../../../tests/interop/main.rs");
     for reason in Reason::ALL {
-        let Some(test) = produced(reason) else { continue };
-        let is_there = sources.contains(&format!("fn {test}(")) || sources.contains(&format!("(\"{test}\", "));
-        assert!(is_there, "{reason}: there is no test `{test}`");
+        let test = produced(reason);
+        let promised = promises.split_once(&format!("(\"{test}\", capture::")).and_then(|(_, rest)| rest.split_once(')'));
+        let (text, function) = match promised {
+            Some((function, _)) => (include_str!("../../../../tests/interop/capture.rs"), function),
+            None => (sources.as_str(), test),
+        };
+        let found = text.split_once(&format!("fn {function}(")).and_then(|(_, rest)| rest.split_once("\n}\n"));
+        let (body, _) = found.unwrap_or_else(|| panic!("{reason}: there is no test `{test}`"));
+        // One of them takes each word from a table of the testkit.
+        let words = [reason.as_str().to_owned(), format!("Reason::{reason:?}"), "flaw.reason()".to_owned()];
+        assert!(words.iter().any(|word| body.contains(word)), "{reason}: `{test}` does not look for it");
     }
 }

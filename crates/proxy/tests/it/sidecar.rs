@@ -256,7 +256,9 @@ impl Drop for Sidecar {
 
 fn spawn(dir: &tempfile::TempDir, control: &Control, admin: SocketAddr, arguments: &[String]) -> Child {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rondel-proxy"));
+    // With as few descriptors as a login shell or a service has until it asks for more.
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 1024; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_rondel-proxy")]);
     command.args(["--workload", "shop/server", "--control", &control.address.to_string(), "--workers", "1"]);
     if !arguments.iter().any(|argument| argument == "--identity-socket") {
         command.arg("--join-token-file").arg(dir.path().join("join-token"));

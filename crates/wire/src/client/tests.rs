@@ -182,6 +182,7 @@ fn authorities(next_step: &str) -> proto::AuthorityStatusResponse {
         held_up_by: vec![proto::HoldUp { who: "shop/web".into(), why: "away".into() }],
         federated: vec![proto::FederatedBundle { trust_domain: "other.example".into(), ..Default::default() }],
         revoked: Vec::new(),
+        bundle_endpoint: Some(proto::BundleEndpoint { listen: "1.2.3.4:5".into(), sequence: 7, ..Default::default() }),
     }
 }
 
@@ -287,6 +288,8 @@ async fn the_authorities_a_rehearsal_and_a_revocation_are_told_as_they_are() {
     assert_eq!((status.authorities[0].id.as_str(), status.authorities[0].alive), ("0a", 2));
     assert_eq!(status.held_up_by, [("shop/web".to_owned(), "away".to_owned())]);
     assert_eq!((status.federated[0].trust_domain.as_str(), status.federated[0].fetched_at), ("other.example", None));
+    let endpoint = status.bundle_endpoint.expect("endpoint");
+    assert_eq!((endpoint.listen.as_str(), endpoint.sequence, endpoint.failure), ("1.2.3.4:5", 7, None));
     assert_eq!(client.rotate_authority(SOON).await.expect("status").next_step.as_deref(), Some("activate"));
     let rehearsed = client.rehearse(SOON).await.expect("rehearsed");
     assert_eq!((rehearsed.issued, rehearsed.took, &rehearsed.proxies[0].failure), (3, Duration::from_millis(4), &None));
