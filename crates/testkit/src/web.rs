@@ -16,7 +16,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Where the files are.
+/// The root of a web of its own, and whom it gives a certificate.
+#[derive(Debug)]
+pub struct Web {
+    dir: PathBuf,
+    root: CertificateParams,
+    key: KeyPair,
+}
+
+/// The files of one server.
 #[derive(Clone, Debug)]
 pub struct WebFiles {
     /// The root that a client must believe: what `SSL_CERT_FILE` names.
@@ -27,17 +35,34 @@ pub struct WebFiles {
     pub key: PathBuf,
 }
 
-/// Makes a root and a server's certificate, valid for a day, and writes them into a directory.
+impl Web {
+    /// Makes a root, valid for a day, and writes it into a directory.
+    pub fn new(dir: &Path) -> Self {
+        let web = Self { dir: dir.to_owned(), root: params(None), key: KeyPair::generate().expect("key") };
+        let der = web.root.self_signed(&web.key).expect("root").der().to_vec();
+        std::fs::write(web.root(), pem_section("CERTIFICATE", &der)).expect("write");
+        web
+    }
+
+    /// Where the root is.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("web-root.pem")
+    }
+
+    /// A certificate for this address, and its key.
+    pub fn site(&self, ip: Ipv4Addr) -> WebFiles {
+        let key = KeyPair::generate().expect("key");
+        let leaf = params(Some(ip)).signed_by(&key, &Issuer::new(self.root.clone(), &self.key)).expect("leaf").der().to_vec();
+        let (certificate, path) = (self.dir.join("web-tls.pem"), self.dir.join("web-tls.key"));
+        std::fs::write(&certificate, pem_section("CERTIFICATE", &leaf)).expect("write");
+        std::fs::write(&path, key.serialize_pem()).expect("write");
+        WebFiles { root: self.root(), certificate, key: path }
+    }
+}
+
+/// A root and a certificate for 127.0.0.1, in a directory.
 pub fn write(dir: &Path) -> WebFiles {
-    let (root, root_key) = (params(true), KeyPair::generate().expect("key"));
-    let root_der = root.self_signed(&root_key).expect("root").der().to_vec();
-    let key = KeyPair::generate().expect("key");
-    let leaf = params(false).signed_by(&key, &Issuer::new(root, &root_key)).expect("leaf").der().to_vec();
-    let files = WebFiles { root: dir.join("web-root.pem"), certificate: dir.join("web-tls.pem"), key: dir.join("web-tls.key") };
-    std::fs::write(&files.root, pem_section("CERTIFICATE", &root_der)).expect("write");
-    std::fs::write(&files.certificate, pem_section("CERTIFICATE", &leaf)).expect("write");
-    std::fs::write(&files.key, key.serialize_pem()).expect("write");
-    files
+    Web::new(dir).site(Ipv4Addr::LOCALHOST)
 }
 
 /// Connects as a client of the web that believes the root of these files.
@@ -55,16 +80,19 @@ pub async fn connect(stream: TcpStream, files: &WebFiles) -> io::Result<TlsStrea
     TlsConnector::from(config).connect(ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST)), stream).await
 }
 
-fn params(is_ca: bool) -> CertificateParams {
+fn params(ip: Option<Ipv4Addr>) -> CertificateParams {
     let mut params = CertificateParams::default();
     let now = pki::now();
     pki::set_life(&mut params, now.minus(Duration::from_secs(3600)), now.plus(Duration::from_secs(86_400)));
-    if is_ca {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    } else {
-        params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    match ip {
+        None => {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        }
+        Some(ip) => {
+            params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(ip))];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        }
     }
     params
 }

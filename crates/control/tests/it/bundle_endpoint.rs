@@ -6,20 +6,19 @@ use identity::bundle_document::{BundleDocument, write};
 use identity::web::Site;
 use parking_lot::Mutex;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use testkit::pki::TestAuthority;
-use testkit::web::{self, WebFiles};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use wire::operator::FederatedBundle;
 
-/// A root of the web, and servers with its certificate for 127.0.0.1.
+/// The roots of the web, and who has a certificate of them.
 pub(crate) struct Web {
-    files: WebFiles,
     _dir: tempfile::TempDir,
+    web: testkit::web::Web,
 }
 
 /// An endpoint on loopback.
@@ -30,26 +29,27 @@ pub(crate) struct Endpoint {
 }
 
 impl Web {
+    /// Writes its root to a file.
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { files: web::write(dir.path()), _dir: dir }
+        Self { web: testkit::web::Web::new(dir.path()), _dir: dir }
     }
 
-    /// The file with its root.
-    pub(crate) fn roots(&self) -> &Path {
-        &self.files.root
+    pub(crate) fn roots(&self) -> PathBuf {
+        self.web.root()
     }
 
-    /// An endpoint where its certificate says.
+    /// An endpoint with a certificate for 127.0.0.1.
     pub(crate) async fn endpoint(&self, answer: String) -> Endpoint {
-        self.endpoint_at(Ipv4Addr::LOCALHOST, answer).await
+        self.endpoint_named(Ipv4Addr::LOCALHOST, answer).await
     }
 
-    /// An endpoint at another address.
-    pub(crate) async fn endpoint_at(&self, ip: Ipv4Addr, answer: String) -> Endpoint {
+    /// An endpoint on 127.0.0.1 with a certificate for this address.
+    pub(crate) async fn endpoint_named(&self, ip: Ipv4Addr, answer: String) -> Endpoint {
+        let files = self.web.site(ip);
         let read = |path| std::fs::read(path).unwrap();
-        let site = Site::from_pem(&read(&self.files.certificate), &read(&self.files.key)).unwrap();
-        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let site = Site::from_pem(&read(&files.certificate), &read(&files.key)).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (answer, requests) = (Arc::new(Mutex::new(answer)), Arc::new(Mutex::new(Vec::new())));
         let endpoint = Endpoint { address, answer: Arc::clone(&answer), requests: Arc::clone(&requests) };

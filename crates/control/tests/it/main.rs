@@ -7,6 +7,7 @@ mod disk;
 mod federation;
 mod issue;
 mod plane;
+mod served_bundle;
 mod spiffe_federation;
 mod stream;
 mod upstream;

@@ -1,8 +1,8 @@
 //! SPIFFE Federation, clause by clause: the client of a bundle endpoint, and our own endpoint. The table is in `docs/spiffe.md`.
 
 use crate::bundle_endpoint::{Web, document, federated, joined, ok, plane, until};
-use crate::federation::asked;
 use crate::plane::{DEADLINE, MESH, Plane};
+use crate::served_bundle::try_asked;
 use identity::bundle_document::{self, BundleDocument};
 use identity::{PeerRefusal, X509Svid};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -29,7 +29,7 @@ async fn federation_4_1_a_bundle_is_fetched_again_by_its_hint_or_after_five_minu
         endpoints.push((domain, web.endpoint(ok(&document(&[&authority], None, hint))).await, seconds));
     }
     let with: Vec<_> = endpoints.iter().map(|(domain, endpoint, _)| (*domain, endpoint)).collect();
-    let plane = plane(web.roots(), &with).await;
+    let plane = plane(&web.roots(), &with).await;
     let all = until(&plane, "all are fetched", |all| all.iter().all(|each| each.fetched_at.is_some())).await;
     for (found, (domain, _, seconds)) in all.iter().zip(&endpoints) {
         let after = found.next_at.since(found.fetched_at.unwrap());
@@ -41,7 +41,7 @@ async fn federation_4_1_a_bundle_is_fetched_again_by_its_hint_or_after_five_minu
 async fn federation_4_2_the_latest_bundle_is_stored_and_without_a_sequence_the_last_one_counts() {
     let (web, one) = (Web::new(), TestAuthority::new("partner.example"));
     let endpoint = web.endpoint(ok(&document(&[&one, &one.twin()], Some(7), Some(1)))).await;
-    let mut plane = plane(web.roots(), &[("partner.example", &endpoint)]).await;
+    let mut plane = plane(&web.roots(), &[("partner.example", &endpoint)]).await;
     until(&plane, "fetched", |all| all[0].authorities == 2).await;
     endpoint.say(ok(&document(&[&one], None, Some(1))));
     let last = until(&plane, "the last one counts", |all| all[0].authorities == 1).await;
@@ -56,7 +56,7 @@ async fn federation_4_2_the_latest_bundle_is_stored_and_without_a_sequence_the_l
 async fn federation_4_2_bundles_of_different_trust_domains_are_never_merged() {
     let (web, a, b) = (Web::new(), TestAuthority::new("a.example"), TestAuthority::new("b.example"));
     let endpoints = [web.endpoint(ok(&document(&[&a], None, None))).await, web.endpoint(ok(&document(&[&b], None, None))).await];
-    let plane = plane(web.roots(), &[("a.example", &endpoints[0]), ("b.example", &endpoints[1])]).await;
+    let plane = plane(&web.roots(), &[("a.example", &endpoints[0]), ("b.example", &endpoints[1])]).await;
     until(&plane, "fetched", |all| all.iter().all(|each| each.authorities == 1)).await;
     let own = joined(&plane, &["a.example", "b.example", "shop.example"]).await;
     X509Svid::parse(&a.good(&a.id("web")).chain, own.bundles(), pki::now()).unwrap();
@@ -100,9 +100,9 @@ async fn federation_5_2_1_4_the_endpoints_certificate_leads_to_a_trusted_root_an
     let answer = |domain| ok(&document(&[&TestAuthority::new(domain)], None, None));
     let good = web.endpoint(ok(&document(&[&one], None, None))).await;
     let stranger = other.endpoint(answer("stranger.example")).await;
-    let misnamed = web.endpoint_at(Ipv4Addr::new(127, 0, 0, 2), answer("misnamed.example")).await;
+    let misnamed = web.endpoint_named(Ipv4Addr::new(127, 0, 0, 2), answer("misnamed.example")).await;
     let with = [("misnamed.example", &misnamed), ("partner.example", &good), ("stranger.example", &stranger)];
-    let plane = plane(web.roots(), &with).await;
+    let plane = plane(&web.roots(), &with).await;
     let is_told =
         |all: &[wire::operator::FederatedBundle]| all.iter().all(|each| each.fetched_at.is_some() || each.failure.is_some());
     let all = until(&plane, "all are tried", is_told).await;
@@ -117,7 +117,7 @@ async fn federation_5_2_1_4_the_endpoints_certificate_leads_to_a_trusted_root_an
 async fn federation_5_2_1_4_the_path_of_the_url_is_asked_for_by_get_and_by_nobody_in_particular() {
     let (web, one) = (Web::new(), TestAuthority::new("partner.example"));
     let endpoint = web.endpoint(ok(&document(&[&one], None, None))).await;
-    let plane = plane(web.roots(), &[("partner.example", &endpoint)]).await;
+    let plane = plane(&web.roots(), &[("partner.example", &endpoint)]).await;
     until(&plane, "fetched", |all| all[0].authorities == 1).await;
     let request = endpoint.requests.lock()[0].to_lowercase();
     assert!(request.starts_with("get /partner.example?v=1 http/1.1\r\n"), "{request}");
@@ -130,7 +130,7 @@ async fn federation_6_3_a_trust_domain_that_is_no_longer_federated_with_is_no_lo
     let (web, a, b) = (Web::new(), TestAuthority::new("a.example"), TestAuthority::new("b.example"));
     let kept = web.endpoint(ok(&document(&[&a], None, None))).await;
     let ended = web.endpoint(ok(&document(&[&b], None, None))).await;
-    let plane = plane(web.roots(), &[("a.example", &kept), ("b.example", &ended)]).await;
+    let plane = plane(&web.roots(), &[("a.example", &kept), ("b.example", &ended)]).await;
     until(&plane, "fetched", |all| all.iter().all(|each| each.authorities == 1)).await;
     std::fs::write(plane.config("mesh.yaml"), federated(&[("a.example", &kept)])).unwrap();
     until(&plane, "forgotten", |all| all.len() == 1).await;
@@ -141,18 +141,19 @@ async fn federation_6_3_a_trust_domain_that_is_no_longer_federated_with_is_no_lo
 async fn serving(files: &WebFiles, listen: SocketAddr) -> Plane {
     let (certificate, key) = (files.certificate.display(), files.key.display());
     let endpoint = format!("  bundleEndpoint: {{ listen: \"{listen}\", certificate: {certificate}, key: {key} }}\n---\n");
-    let plane = Plane::start_with(&MESH.replacen("---\n", &endpoint, 1)).await;
-    let deadline = Instant::now() + DEADLINE;
-    while tokio::net::TcpStream::connect(listen).await.is_err() {
-        assert!(Instant::now() < deadline, "it does not listen");
-        sleep(Duration::from_millis(20)).await;
-    }
-    plane
+    Plane::start_with(&MESH.replacen("---\n", &endpoint, 1)).await
 }
 
-/// The head of the answer, and the bundle. Who asks has no certificate and says nothing of itself.
+/// The head of the answer, and the bundle, as soon as it is served. Who asks has no certificate and says nothing of itself.
 async fn served(files: &WebFiles, listen: SocketAddr) -> (String, BundleDocument) {
-    let answer = asked(files, listen, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let deadline = Instant::now() + DEADLINE;
+    let answer = loop {
+        match try_asked(files, listen, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await {
+            Some(answer) => break answer,
+            None => assert!(Instant::now() < deadline, "nobody answers"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let domain = model::TrustDomain::parse("shop.example").unwrap();
     (head.to_lowercase(), bundle_document::parse(body.as_bytes(), &domain).unwrap())
@@ -202,7 +203,7 @@ async fn bundle_4_1_1_the_sequence_rises_with_every_change_and_a_restart_is_none
 async fn bundle_4_1_3_a_trust_domain_that_publishes_no_key_is_no_longer_believed() {
     let (web, one) = (Web::new(), TestAuthority::new("partner.example"));
     let endpoint = web.endpoint(ok(&document(&[&one], None, Some(1)))).await;
-    let plane = plane(web.roots(), &[("partner.example", &endpoint)]).await;
+    let plane = plane(&web.roots(), &[("partner.example", &endpoint)]).await;
     until(&plane, "fetched", |all| all[0].authorities == 1).await;
     endpoint.say("HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"keys\":[]}".to_owned());
     let all = until(&plane, "revoked", |all| all[0].authorities == 0).await;
