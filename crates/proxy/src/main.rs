@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|word| tools::WORDS.contains(&word.as_str())) {
         return Tools::parse().run();
     }
-    let settings = Settings::parse();
+    let settings = Settings::parse_from_arguments(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log);
     let Ok(filter) = filter else {
         eprintln!("rondel-proxy: `{}` is not a log filter; try `info` or `proxy=debug`", settings.log);

@@ -1,8 +1,10 @@
 //! What the process is told at its start. Everything else comes from the control plane.
 
 use crate::probe::Probe;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use model::WorkloadName;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -22,12 +24,15 @@ pub struct Settings {
     #[arg(long, env = "RONDEL_CONTROL")]
     pub control: SocketAddr,
     /// File with the join token of this workload: single use, lives minutes
-    #[arg(long, env = "RONDEL_JOIN_TOKEN_FILE", required_unless_present = "identity_socket")]
+    #[arg(long, env = "RONDEL_JOIN_TOKEN_FILE", required_unless_present_any = ["identity_socket", "endpoint_socket"])]
     pub join_token_file: Option<PathBuf>,
     /// Unix socket of a SPIFFE Workload API (that of SPIRE's agent, say) from which the workload's SVID is taken, in place of a join
     /// token: `PATH` or `unix:PATH`. Its keys must be P-256
     #[arg(long, env = "RONDEL_IDENTITY_SOCKET", value_parser = parse_socket)]
     pub identity_socket: Option<PathBuf>,
+    /// What counts as `--identity-socket` where neither that nor a join token is given: a URI, `unix:PATH`
+    #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", hide = true)]
+    pub endpoint_socket: Option<String>,
     /// Unix socket at which the SPIFFE Workload API is served to the application: `PATH` or `unix:PATH`. It gets mode 0660: who may ask
     /// is said by its group (a directory with the set-group-ID bit hands its own on) and by who may enter its directory
     #[arg(long, env = "RONDEL_WORKLOAD_API", value_parser = parse_socket)]
@@ -72,6 +77,24 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// From the command line and the environment.
+    ///
+    /// # Errors
+    /// - [`clap::Error`], for the program's user.
+    pub fn parse_from_arguments(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut settings = Self::try_parse_from(arguments)?;
+        // SPIFFE Workload Endpoint §4: the environment counts where nothing was said.
+        if settings.join_token_file.is_none() && settings.identity_socket.is_none() {
+            let uri = settings.endpoint_socket.as_deref().unwrap_or_default();
+            let wrong = |told: &str| Self::command().error(ErrorKind::ValueValidation, format!("SPIFFE_ENDPOINT_SOCKET: {told}"));
+            if !uri.starts_with("unix:") {
+                return Err(wrong("it is not `unix:` with an absolute path"));
+            }
+            settings.identity_socket = Some(parse_socket(uri).map_err(|told| wrong(&told))?);
+        }
+        Ok(settings)
+    }
+
     /// The addresses at which redirected connections arrive: inbound ones first.
     pub fn capture_addresses(&self) -> Vec<(bool, SocketAddr)> {
         if !self.capture {
@@ -105,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_is_a_path_or_a_unix_uri() {
+    fn workload_endpoint_4_a_socket_is_a_path_or_a_unix_uri() {
         for (text, path) in
             [("/run/a.sock", "/run/a.sock"), ("a.sock", "a.sock"), ("unix:/run/a", "/run/a"), ("unix:///run/a", "/run/a")]
         {
@@ -116,12 +139,31 @@ mod tests {
         }
     }
 
+    fn parse(more: &[&str]) -> Result<Settings, clap::Error> {
+        let common = ["rondel-proxy", "--workload", "a/b", "--control", "127.0.0.1:1", "--trust-bundle", "b", "--state", "s"];
+        Settings::parse_from_arguments(common.iter().chain(more).map(OsString::from))
+    }
+
+    #[test]
+    fn workload_endpoint_4_where_nothing_was_said_the_environment_names_the_socket() {
+        let command = Settings::command();
+        let argument = command.get_arguments().find(|each| each.get_id() == "endpoint_socket").expect("argument");
+        assert_eq!(argument.get_env(), Some("SPIFFE_ENDPOINT_SOCKET".as_ref()));
+        let socket = |more: &[&str]| {
+            parse(&[&["--endpoint-socket", "unix:///run/agent.sock"], more].concat()).expect("good").identity_socket
+        };
+        assert_eq!(socket(&[]), Some(PathBuf::from("/run/agent.sock")));
+        assert_eq!(socket(&["--identity-socket", "/run/other.sock"]), Some(PathBuf::from("/run/other.sock")));
+        assert_eq!(socket(&["--join-token-file", "t"]), None);
+        for wrong in ["", "/run/agent.sock", "unix:agent.sock", "unix://host/agent.sock", "tcp://127.0.0.1:8000"] {
+            let refused = parse(&["--endpoint-socket", wrong]).expect_err(wrong).to_string();
+            assert!(refused.contains("SPIFFE_ENDPOINT_SOCKET"), "{refused}");
+            assert!(parse(&["--endpoint-socket", wrong, "--join-token-file", "t"]).is_ok(), "nobody needs it");
+        }
+    }
+
     #[test]
     fn a_join_token_is_needed_unless_a_socket_gives_the_identity() {
-        let parse = |more: &[&str]| {
-            let common = ["rondel-proxy", "--workload", "a/b", "--control", "127.0.0.1:1", "--trust-bundle", "b", "--state", "s"];
-            Settings::try_parse_from(common.iter().chain(more))
-        };
         assert!(parse(&[]).is_err());
         assert!(parse(&["--join-token-file", "t"]).is_ok());
         assert!(parse(&["--identity-socket", "unix:/s"]).is_ok());

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_svid_is_chosen_and_the_first_while_nobody_knows_whose_it_is() {
+    fn workload_api_8_the_first_svid_is_the_default_and_the_own_one_is_found_by_its_name() {
         let svids = [svid("spiffe://a.example/one"), svid("spiffe://a.example/two")];
         let two = SpiffeId::parse("spiffe://a.example/two").expect("id");
         let three = SpiffeId::parse("spiffe://a.example/three").expect("id");
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mandatory_field_that_is_empty_is_an_error() {
+    fn workload_api_4_5_a_message_with_an_empty_mandatory_field_is_an_error() {
         assert!(matches!(choose(&[], None), Err(TakeFailure::Field { field: "svids", .. })));
         let whole = svid("spiffe://a.example/one");
         for (field, broken) in [
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_federated_bundle_is_that_of_the_trust_domain_that_its_key_names() {
+    fn workload_api_4_6_a_federated_bundle_is_that_of_the_trust_domain_that_its_key_names() {
         let foreign = TestAuthority::new("b.example");
         let der = foreign.certificate_der();
         assert_eq!(federated("spiffe://b.example", der).expect("bundle"), foreign.bundle());

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_set_holds_every_key_of_the_bundle() {
+    fn workload_api_6_2_2_a_key_set_holds_every_key_of_the_bundle() {
         let domain = model::TrustDomain::parse("a.example").expect("a trust domain");
         let mut bundle = TrustBundle::x509(domain, Vec::new());
         assert_eq!(key_set(&bundle), br#"{"keys":[]}"#);

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_keep_their_names_and_kinds() {
+    fn workload_api_6_2_3_claims_keep_their_names_and_kinds() {
         let json = br#"{"sub":"s","aud":["a","b"],"exp":1795514400,"flag":true,"none":null,"more":{"deep":1.5}}"#;
         let claims = claims(json).expect("an object");
         let kind = |name: &str| claims.fields[name].kind.clone().expect("a value");

@@ -106,7 +106,7 @@ async fn asked(files: &WebFiles, address: SocketAddr, request: &str) -> String {
 }
 
 /// What the endpoint answers, over TLS with the site's root; `None` if it hangs up.
-async fn try_asked(files: &WebFiles, address: SocketAddr, request: &str) -> Option<String> {
+pub(crate) async fn try_asked(files: &WebFiles, address: SocketAddr, request: &str) -> Option<String> {
     let stream = tokio::net::TcpStream::connect(address).await.ok()?;
     let mut stream = web::connect(stream, files).await.ok()?;
     stream.write_all(request.as_bytes()).await.ok()?;

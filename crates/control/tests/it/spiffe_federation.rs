@@ -1,11 +1,15 @@
-//! SPIFFE Federation, clause by clause: the client of a bundle endpoint. The table is in `docs/spiffe.md`.
+//! SPIFFE Federation, clause by clause: the client of a bundle endpoint, and our own endpoint. The table is in `docs/spiffe.md`.
 
 use crate::bundle_endpoint::{Web, document, federated, joined, ok, plane, until};
-use crate::plane::MESH;
+use crate::plane::{DEADLINE, MESH, Plane};
+use crate::served_bundle::try_asked;
+use identity::bundle_document::{self, BundleDocument};
 use identity::{PeerRefusal, X509Svid};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use testkit::pki::{self, Leaf, TestAuthority};
+use testkit::web::{self, WebFiles};
+use tokio::time::{Instant, sleep};
 
 /// What a mesh with this line is told, or nothing.
 fn told(line: &str) -> String {
@@ -131,6 +135,67 @@ async fn federation_6_3_a_trust_domain_that_is_no_longer_federated_with_is_no_lo
     std::fs::write(plane.config("mesh.yaml"), federated(&[("a.example", &kept)])).unwrap();
     until(&plane, "forgotten", |all| all.len() == 1).await;
     joined(&plane, &["a.example", "shop.example"]).await;
+}
+
+/// A control plane that serves its bundle here.
+async fn serving(files: &WebFiles, listen: SocketAddr) -> Plane {
+    let (certificate, key) = (files.certificate.display(), files.key.display());
+    let endpoint = format!("  bundleEndpoint: {{ listen: \"{listen}\", certificate: {certificate}, key: {key} }}\n---\n");
+    Plane::start_with(&MESH.replacen("---\n", &endpoint, 1)).await
+}
+
+/// The head of the answer, and the bundle, as soon as it is served. Who asks has no certificate and says nothing of itself.
+async fn served(files: &WebFiles, listen: SocketAddr) -> (String, BundleDocument) {
+    let deadline = Instant::now() + DEADLINE;
+    let answer = loop {
+        match try_asked(files, listen, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await {
+            Some(answer) => break answer,
+            None => assert!(Instant::now() < deadline, "nobody answers"),
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let domain = model::TrustDomain::parse("shop.example").unwrap();
+    (head.to_lowercase(), bundle_document::parse(body.as_bytes(), &domain).unwrap())
+}
+
+#[tokio::test]
+async fn federation_5_2_1_3_the_latest_bundle_is_given_as_json_to_whoever_asks_by_get() {
+    let (dir, listen) = (tempfile::tempdir().unwrap(), testkit::ports::free());
+    let files = web::write(dir.path());
+    let plane = serving(&files, listen).await;
+    let (head, first) = served(&files, listen).await;
+    assert!(head.starts_with("http/1.1 200 ok") && head.contains("\r\ncontent-type: application/json"), "{head}");
+    assert_eq!(first.x509_authorities, plane.bundles().to_model()[0].authorities);
+    plane.operator().await.unwrap().rotate_authority(DEADLINE).await.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while served(&files, listen).await.1.x509_authorities.len() < 2 {
+        assert!(Instant::now() < deadline, "the new authority is not given");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// SPIFFE Trust Domain and Bundle §4.1.1.
+#[tokio::test]
+async fn bundle_4_1_1_the_sequence_rises_with_every_change_and_a_restart_is_none() {
+    let (dir, listen) = (tempfile::tempdir().unwrap(), testkit::ports::free());
+    let files = web::write(dir.path());
+    let mut plane = serving(&files, listen).await;
+    let (_, last) = served(&files, listen).await;
+    plane.restart().await;
+    assert_eq!(served(&files, listen).await.1, last);
+    plane.operator().await.unwrap().rotate_authority(DEADLINE).await.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let (_, now) = served(&files, listen).await;
+        assert!(now.sequence >= last.sequence, "it went back");
+        if now.x509_authorities != last.x509_authorities || now.jwt_authorities != last.jwt_authorities {
+            assert!(now.sequence > last.sequence, "another bundle of the same number");
+            break;
+        }
+        assert!(Instant::now() < deadline, "nothing has changed");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// SPIFFE Trust Domain and Bundle §4.1.3.

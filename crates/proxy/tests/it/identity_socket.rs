@@ -129,7 +129,7 @@ async fn a_sidecar_without_a_join_token_takes_its_svid_from_a_workload_api_and_f
 }
 
 #[tokio::test]
-async fn readiness_says_that_the_identity_socket_gave_nothing_until_it_does() {
+async fn workload_endpoint_6_a_client_that_is_denied_says_so_and_tries_again() {
     let control = Control::start(Duration::from_secs(3600)).await;
     let source = Source::start(Err(Status::permission_denied("no identity issued")));
     let sidecar = Sidecar::launch(application().await, taking(&source.socket(), &control)).await;
@@ -141,6 +141,21 @@ async fn readiness_says_that_the_identity_socket_gave_nothing_until_it_does() {
     sidecar.until_ready().await;
 }
 
+#[tokio::test]
+async fn workload_api_4_2_a_client_connects_again_when_its_stream_has_ended() {
+    let control = Control::start(Duration::from_secs(3600)).await;
+    let source = Source::start(Ok(message(&[honest(&control, OWN)])));
+    let sidecar = Sidecar::start(application().await, taking(&source.socket(), &control)).await;
+    for rotations in 2..5 {
+        let failures = sidecar.metric("rondel_svid_failures_total").await;
+        source.says.send_modify(|says| *says = Err(Status::unavailable("the agent is restarted")));
+        until(&sidecar, "the end was not noticed", "rondel_svid_failures_total", failures + 1).await;
+        source.say(message(&[honest(&control, OWN)]));
+        until(&sidecar, "it did not come back", "rondel_svid_rotations_total", rotations).await;
+        assert!(sidecar.admin("/ready").await.starts_with("HTTP/1.1 200"));
+    }
+}
+
 /// The head of a PKCS#8 document with an RSA key.
 fn rsa() -> Vec<u8> {
     let head = [0x30, 0x82, 0x04, 0xbd, 0x02, 0x01, 0x00, 0x30, 0x0d, 0x06, 0x09, 42, 134, 72, 134, 247, 13, 1, 1, 1];
@@ -148,7 +163,7 @@ fn rsa() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_an_identity_socket_gives_is_used_only_if_every_peer_would_believe_it() {
+async fn workload_api_5_2_1_an_svid_of_the_identity_socket_is_used_only_if_every_peer_would_believe_it() {
     let control = Control::start(Duration::from_secs(3600)).await;
     let good = honest(&control, OWN);
     let rsa = X509svid { x509_svid_key: rsa(), ..good.clone() };
@@ -193,7 +208,7 @@ async fn what_an_identity_socket_gives_is_used_only_if_every_peer_would_believe_
 }
 
 #[tokio::test]
-async fn the_rotation_of_the_identity_sockets_root_is_followed_for_the_control_plane_too() {
+async fn workload_api_4_4_a_root_of_the_identity_socket_is_believed_until_it_is_taken_back() {
     let control = Control::start(Duration::from_secs(3600)).await;
     // One SVID all along: a new one opens a new configuration stream, with which the mesh's bundle comes again.
     let mut svid = honest(&control, OWN);
