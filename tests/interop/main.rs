@@ -32,7 +32,7 @@ type Check = (&'static str, fn(&mut Pods) -> Result<Shown, String>);
 /// One promise that needs no pods.
 type LoopbackCheck = (&'static str, fn(&mut identity::Loopback) -> Result<Shown, String>);
 
-const LOOPBACK: [LoopbackCheck; 7] = [
+const LOOPBACK: [LoopbackCheck; 8] = [
     ("openssl_holds_an_svid_and_calls_a_sidecar", identity::openssl::client),
     ("openssl_is_called_by_a_sidecar", identity::openssl::server),
     ("envoy_holds_an_svid_and_calls_a_sidecar", identity::envoy::client),

@@ -207,7 +207,7 @@ pub(crate) async fn run(
         }
         // The same complaint twice a second helps nobody.
         let now = match taken {
-            Ok(Ok(())) if may_begin => String::new(),
+            Ok(Ok(())) if may_begin || next(&failing.authorities()).is_some() => String::new(),
             Ok(Ok(())) => told.clone(),
             Ok(Err(failure)) => failure.to_string(),
             Err(failure) => failure.to_string(),

@@ -148,7 +148,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 55] = [
         Self::PlaintextRefused,
         Self::PortUnknown,
         Self::RedirectLoop,

@@ -84,7 +84,7 @@ async fn a_rotation_that_fails_is_trouble_that_is_told_until_it_is_over() {
     let upstream = format!("{{ files: {{ certificate: {path}/ca.pem, key: {path}/ca.key }} }}, authorityLifetime: 20s");
     let plane = Plane::start_with(&with_upstream(&upstream)).await;
     let own = plane.joined("shop/client").await;
-    let _stream = crate::stream::opened(&plane, &own, "shop/client").await.unwrap();
+    let stream = crate::stream::opened(&plane, &own, "shop/client").await.unwrap();
     readable_by(&key, 0o644);
     let told = plane.until("the rotation fails", |status| !status.troubles.is_empty()).await;
     let (message, wanted) = (&told.troubles[0].message, ["rotation fails", "ca.key", "can be read by everybody", "chmod 600"]);
@@ -96,6 +96,8 @@ async fn a_rotation_that_fails_is_trouble_that_is_told_until_it_is_over() {
     let ready = plane.asked("/ready").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("`rondel ca rotate` makes another"), "{ready}");
     readable_by(&key, 0o600);
+    // It acknowledges nothing, and would be waited for.
+    drop(stream);
     plane.operator().await.unwrap().rotate_authority(DEADLINE).await.unwrap();
     plane.until("it is over", |status| status.troubles.is_empty()).await;
 }
