@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -46,7 +46,7 @@ use wire::workload::{
 const SOCKET_MODE: u32 = 0o660;
 /// LIMIT: open connections.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may say nothing at its beginning.
+/// How long a connection may say nothing at its beginning, and then how long it may take for its preface.
 const FIRST_WORD_DEADLINE: Duration = Duration::from_secs(10);
 /// LIMIT: calls under way on one connection.
 const CALLS_PER_CONNECTION_MAX: u32 = 32;
@@ -139,7 +139,10 @@ fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Io>
         // Looked at and left there; that it is said to be readable alone may be wrong.
         let look = || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]);
         let heard = timeout(FIRST_WORD_DEADLINE, stream.async_io(Interest::READABLE, look)).await;
-        matches!(heard, Ok(Ok(1..))).then(|| Ok(Io { stream: Lenient::new(stream), _place: place }))
+        matches!(heard, Ok(Ok(1..))).then(|| {
+            let preface = Some(Box::pin(tokio::time::sleep(FIRST_WORD_DEADLINE)));
+            Ok(Io { stream: Lenient::new(stream), preface, _place: place })
+        })
     };
     accepted(listener).map(first_word).buffer_unordered(CONNECTIONS_MAX).filter_map(future::ready)
 }
@@ -173,6 +176,8 @@ fn accepted(listener: UnixListener) -> impl Stream<Item = (UnixStream, OwnedSema
 /// A connection that holds its place until it ends.
 struct Io {
     stream: Lenient<UnixStream>,
+    /// The end of a connection that does not begin.
+    preface: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -183,6 +188,14 @@ impl Connected for Io {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.stream.has_begun() {
+            self.preface = None;
+        }
+        if let Some(deadline) = &mut self.preface
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
