@@ -18,10 +18,10 @@ use model::Timestamp;
 use model::snapshot::TrustBundle;
 use socket2::SockRef;
 use std::collections::HashMap;
-use std::fs::Permissions;
+use std::fs::{DirBuilder, Permissions};
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -81,18 +81,21 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Option<UnixListener>> {
     bind_at(path).with_context(|| format!("listen at `{shown}`")).map(Some)
 }
 
-/// The socket gets its mode under another name, so that nobody finds it with more rights than it keeps.
+/// The socket gets its mode in a directory that nobody else may enter, so that nobody finds it with more rights than it keeps: a
+/// connection that was made before stays.
 fn bind_at(path: &Path) -> std::io::Result<UnixListener> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = Path::new(&fresh);
-    match std::fs::remove_file(fresh) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(fresh)?;
-    std::fs::set_permissions(fresh, Permissions::from_mode(SOCKET_MODE))?;
-    std::fs::rename(fresh, path)?;
+    let mut private = path.as_os_str().to_owned();
+    private.push(".new");
+    let private = Path::new(&private);
+    let fresh = private.join("s");
+    // What a start that was cut off left behind.
+    let _left = std::fs::remove_file(&fresh);
+    let _left = std::fs::remove_dir(private);
+    DirBuilder::new().mode(0o700).create(private)?;
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, Permissions::from_mode(SOCKET_MODE))?;
+    std::fs::rename(&fresh, path)?;
+    std::fs::remove_dir(private)?;
     Ok(listener)
 }
 
@@ -460,5 +463,45 @@ fn jwt_status(failure: &JwtFailure) -> Status {
         | JwtFailure::NoConfiguration
         | JwtFailure::Keys(_)
         | JwtFailure::Busy => Status::unavailable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream as Stream;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn nobody_reaches_the_socket_before_it_has_its_mode() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (path, fresh) = (dir.path().join("api.sock"), dir.path().join("api.sock.new"));
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    if Stream::connect(&fresh).is_ok() {
+                        return false;
+                    }
+                    let mode = std::fs::metadata(&fresh).map_or(0, |found| found.permissions().mode());
+                    if mode & 0o077 != 0 {
+                        return false;
+                    }
+                }
+                true
+            });
+            for _ in 0..500 {
+                drop(bind_at(&path).expect("bound"));
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(looking.join().expect("looked"), "it could be reached under another name");
+        });
+        let found = std::fs::metadata(&path).expect("there");
+        assert!(found.file_type().is_socket() && found.permissions().mode() & 0o777 == SOCKET_MODE);
+        assert!(!fresh.exists(), "nothing is left of the way there");
+        // Nor does what a start that was cut off left behind stand in the way.
+        std::fs::create_dir(&fresh).expect("directory");
+        drop(std::os::unix::net::UnixListener::bind(fresh.join("s")).expect("bound"));
+        bind_at(&path).expect("bound");
     }
 }
