@@ -3,6 +3,8 @@
 use crate::plane::{DEADLINE, MESH, Plane, call, command};
 use identity::bundle::pem_section;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +22,7 @@ fn root(dir: &Path) -> Vec<u8> {
     let der = params.self_signed(&key).unwrap().der().to_vec();
     std::fs::write(dir.join("ca.pem"), pem_section("CERTIFICATE", &der)).unwrap();
     std::fs::write(dir.join("ca.key"), key.serialize_pem()).unwrap();
+    std::fs::set_permissions(dir.join("ca.key"), Permissions::from_mode(0o600)).unwrap();
     der
 }
 
