@@ -216,6 +216,8 @@ fn look(
     let now = clock::now();
     // What a crash cut off between the store and the sidecars is told now; what has ended is told no longer.
     ca.publish(board, now)?;
+    let desired = board.current();
+    rollout.forget_others(&desired.mesh.workloads.iter().map(|workload| &workload.name).collect(), now);
     let authorities = ca.authorities();
     let Some(step) = next(&authorities) else {
         // With nobody there to prove anything to, a wrong clock could rotate the mesh away.
