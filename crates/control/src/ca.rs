@@ -62,6 +62,12 @@ pub(crate) enum IssueFailure {
         /// Its serial.
         serial: String,
     },
+    /// The SVID that the connection was opened with is an application's, which was lent an identity and no place of its sidecar.
+    #[error("the SVID {serial} is an application's; only its sidecar speaks to the control plane")]
+    Applications {
+        /// Its serial.
+        serial: String,
+    },
     /// The authority has ended, and signs nothing that anybody would believe.
     #[error("the authority ended at {at}; `rondel ca rotate` makes another")]
     AuthorityEnded {
@@ -121,6 +127,7 @@ impl IssueFailure {
                 | Self::JoinTokenExpired { .. }
                 | Self::PeerExpired { .. }
                 | Self::PeerRevoked { .. }
+                | Self::Applications { .. }
                 | Self::OtherWorkload { .. }
                 | Self::TooMany { .. }
                 | Self::NoRehearsal
@@ -358,6 +365,11 @@ impl Ca {
         self.revoked.read().contains_key(serial)
     }
 
+    /// Whether an SVID of this serial was handed on to an application.
+    pub(crate) fn is_applications(&self, serial: &str) -> bool {
+        self.issued.lock().by_serial.get(serial).is_some_and(|issued| issued.application)
+    }
+
     /// Every revoked SVID that somebody may still believe, with its serial.
     pub(crate) fn revoked(&self, now: Timestamp) -> Vec<(String, Revoked)> {
         let revoked = self.revoked.read();
@@ -402,6 +414,9 @@ impl Ca {
             }
             if self.is_revoked(peer.serial()) {
                 return Err(IssueFailure::PeerRevoked { serial: peer.serial().to_owned() });
+            }
+            if self.is_applications(peer.serial()) {
+                return Err(IssueFailure::Applications { serial: peer.serial().to_owned() });
             }
             return Ok(peer.id().clone());
         }

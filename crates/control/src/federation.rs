@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 /// For one fetch, from the name's look-up to the last byte.
 const FETCH_DEADLINE: Duration = Duration::from_secs(10);
@@ -120,8 +121,16 @@ impl Federation {
             let now = clock::now();
             let due: Vec<(TrustDomain, Foreign)> =
                 self.each().into_iter().filter(|(_, foreign)| foreign.next_at <= now).collect();
+            // Side by side, so that one that takes its time holds none of the others up.
+            let mut fetches = JoinSet::new();
             for (domain, foreign) in due {
-                self.fetched(&domain, &foreign, fetch(&domain, &foreign).await);
+                fetches.spawn(async move {
+                    let outcome = fetch(&domain, &foreign).await;
+                    (domain, foreign, outcome)
+                });
+            }
+            while let Some(Ok((domain, foreign, outcome))) = fetches.join_next().await {
+                self.fetched(&domain, &foreign, outcome);
             }
             let kept: Vec<StoredBundle> = self.each().into_iter().filter_map(|(_, foreign)| foreign.bundle).collect();
             if told.as_ref() == Some(&kept) {
@@ -255,10 +264,16 @@ mod tests {
 
     /// A mesh that federates with `partner.example`, of which nothing was fetched yet.
     fn federation() -> (tempfile::TempDir, Arc<Federation>, Arc<Board>, TrustDomain) {
+        federation_with("{ trustDomain: partner.example, bundleEndpoint: \"https://127.0.0.1:1/\" }")
+    }
+
+    fn federation_with(foreign: &str) -> (tempfile::TempDir, Arc<Federation>, Arc<Board>, TrustDomain) {
         let dir = tempfile::tempdir().expect("directory");
-        let text = "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: a }\nspec:\n  trustDomain: a.example\n  \
-                    federation: [ { trustDomain: partner.example, bundleEndpoint: \"https://127.0.0.1:1/\" } ]\n";
-        let sources = vec![config::Source { file: "a.yaml".into(), text: text.into() }];
+        let text = format!(
+            "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: {{ name: a }}\nspec:\n  trustDomain: a.example\n  \
+             federation: [ {foreign} ]\n"
+        );
+        let sources = vec![config::Source { file: "a.yaml".into(), text }];
         let settings = config::parse(&sources).expect("mesh").settings;
         let store = Arc::new(Store::open(&dir.path().join("control.redb")).expect("store"));
         let ca = Arc::new(Ca::open(Arc::clone(&store), dir.path(), &settings, clock::now()).expect("authority"));
@@ -300,5 +315,25 @@ mod tests {
             }
         }
         assert_eq!(federation.store.federated().expect("read").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_takes_its_time_holds_no_other_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
+        let at = silent.local_addr().expect("bound");
+        let (_dir, federation, board, _) = federation_with(&format!(
+            "{{ trustDomain: a.other, bundleEndpoint: \"https://{at}/\" }}, \
+             {{ trustDomain: b.other, bundleEndpoint: \"https://127.0.0.1:1/\" }}"
+        ));
+        let answered = async {
+            while federation.each().iter().all(|(_, foreign)| foreign.failure.is_none()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            () = Arc::clone(&federation).run(board) => {}
+            answered = tokio::time::timeout(FETCH_DEADLINE / 2, answered) => answered.expect("the second is not waited for by the first"),
+        }
+        assert!(federation.each().iter().any(|(domain, foreign)| domain.as_str() == "b.other" && foreign.failure.is_some()));
     }
 }

@@ -140,11 +140,18 @@ impl Keys {
     pub(crate) fn forget_others(&self, authorities: &BTreeSet<&str>) -> Result<(), KeyFileFailure> {
         let entries = std::fs::read_dir(&self.dir).map_err(|error| io_failure(&self.dir, error))?;
         for entry in entries {
-            let path = entry.map_err(|error| io_failure(&self.dir, error))?.path();
+            let entry = entry.map_err(|error| io_failure(&self.dir, error))?;
+            let (path, kind) = (entry.path(), entry.file_type().map_err(|error| io_failure(&entry.path(), error))?);
+            // A directory is none of ours, `lost+found` say.
+            if kind.is_dir() {
+                continue;
+            }
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let owner = name.split_once('.').map_or("", |(owner, _)| owner);
             if !authorities.contains(owner) {
-                overwrite(&path).and_then(|()| std::fs::remove_file(&path)).map_err(|error| io_failure(&path, error))?;
+                // What a link points at is somebody else's.
+                let gone = if kind.is_file() { overwrite(&path) } else { Ok(()) };
+                gone.and_then(|()| std::fs::remove_file(&path)).map_err(|error| io_failure(&path, error))?;
             }
         }
         Ok(())
@@ -186,7 +193,16 @@ mod tests {
         assert_eq!((mode(&dir.path().join("keys")), mode(&path)), (0o700, 0o600));
         assert_eq!(keys.x509("0a").expect("key").to_pkcs8_der(), key.to_pkcs8_der());
 
+        let others = dir.path().join("others.key");
+        std::fs::write(&others, "precious").expect("write");
+        std::os::unix::fs::symlink(&others, dir.path().join("keys/0c.x509.key")).expect("link");
+        std::fs::create_dir(dir.path().join("keys/lost+found")).expect("directory");
         keys.forget_others(&BTreeSet::from(["0a"])).expect("forget");
+        assert_eq!(std::fs::read_to_string(&others).expect("read"), "precious");
+        assert!(
+            std::fs::symlink_metadata(dir.path().join("keys/0c.x509.key")).is_err()
+                && dir.path().join("keys/lost+found").exists()
+        );
         assert!(matches!(keys.x509("0b"), Err(KeyFileFailure::Gone { .. })));
         keys.x509("0a").expect("still there");
 

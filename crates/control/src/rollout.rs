@@ -4,7 +4,7 @@ use crate::desired::Desired;
 use crate::rotation::Witness;
 use model::{Revision, Timestamp, WorkloadName};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What is known of one workload's sidecar.
@@ -132,6 +132,13 @@ impl Rollout {
         seen.issued = 1;
     }
 
+    /// Forgets the workloads that are not configured any more, once they are gone and their last SVID has ended.
+    pub(crate) fn forget_others(&self, configured: &BTreeSet<&WorkloadName>, now: Timestamp) {
+        self.inner.lock().seen.retain(|workload, seen| {
+            seen.connected() || configured.contains(workload) || seen.svid_expires_at.is_some_and(|end| now < end)
+        });
+    }
+
     /// What every sidecar's stream proves at this moment.
     pub(crate) fn witnesses(&self) -> Vec<Witness> {
         let inner = self.inner.lock();
@@ -182,16 +189,36 @@ mod tests {
         crate::desired::Board::begin(store, begun, config::Trust::default()).expect("board").current()
     }
 
-    #[test]
-    fn a_later_stream_replaces_an_earlier_one_whose_end_changes_nothing() {
-        let rollout = Rollout::default();
-        let name = WorkloadName::parse("a/b").expect("name");
-        let opened = |authority: &str| Opened {
+    fn opened(authority: &str) -> Opened {
+        Opened {
             serial: "01".into(),
             authority: Some(authority.into()),
             not_after: Timestamp::from_seconds(9),
             key_exchange: "X25519",
-        };
+        }
+    }
+
+    #[test]
+    fn workloads_that_are_gone_for_good_are_forgotten() {
+        let rollout = Rollout::default();
+        let names = ["a/configured", "a/connected", "a/away", "a/gone"].map(|name| WorkloadName::parse(name).expect("name"));
+        let (before, now, after) = (Timestamp::from_seconds(9), Timestamp::from_seconds(10), Timestamp::from_seconds(11));
+        for (name, end) in names.iter().zip([before, before, after, before]) {
+            let session = rollout.connected(name, Revision(1), opened("0b"));
+            rollout.issued(name, "0a".into(), "0b".into(), end);
+            if name != &names[1] {
+                rollout.disconnected(name, session);
+            }
+        }
+        rollout.forget_others(&BTreeSet::from([&names[0]]), now);
+        let left: Vec<String> = rollout.witnesses().into_iter().map(|witness| witness.workload).collect();
+        assert_eq!(left, ["a/away", "a/configured", "a/connected"]);
+    }
+
+    #[test]
+    fn a_later_stream_replaces_an_earlier_one_whose_end_changes_nothing() {
+        let rollout = Rollout::default();
+        let name = WorkloadName::parse("a/b").expect("name");
         let first = rollout.connected(&name, Revision(0), opened("0a"));
         let second = rollout.connected(&name, Revision(4), opened("0b"));
         // Who issued it does not matter.

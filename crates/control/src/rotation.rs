@@ -111,9 +111,12 @@ pub(crate) fn held_up(step: Step, authorities: &Authorities, evidence: &Evidence
 /// Whoever may be alive must believe the new authority before it signs anything.
 fn activating(authorities: &Authorities, evidence: &Evidence) -> Vec<HoldUp> {
     let mut held = Vec::new();
-    // Ours begin so long before they are made; what a program signs may begin this very moment.
-    let prepared = authorities.in_stage(Stage::Prepared).map(|prepared| prepared.not_before.plus(BACK_DATING));
-    if let Some(begins) = prepared.filter(|begins| evidence.now < *begins) {
+    // Ours begin so long before they are made; what a program signs may begin this very moment. Where the one in use has ended there is
+    // nobody to be careful for.
+    let has_ended = authorities.active().is_some_and(|active| evidence.now >= active.not_after);
+    let margin = if has_ended { Duration::ZERO } else { BACK_DATING };
+    let begins = authorities.in_stage(Stage::Prepared).map(|prepared| prepared.not_before.plus(margin));
+    if let Some(begins) = begins.filter(|begins| evidence.now < *begins) {
         let why = format!("whoever's clock is behind believes the prepared authority from {begins} only");
         held.push(HoldUp { who: CONTROL_PLANE.into(), why });
     }
@@ -230,6 +233,8 @@ fn look(
     let now = clock::now();
     // What a crash cut off between the store and the sidecars is told now; what has ended is told no longer.
     ca.publish(board, now)?;
+    let desired = board.current();
+    rollout.forget_others(&desired.mesh.workloads.iter().map(|workload| &workload.name).collect(), now);
     let authorities = ca.authorities();
     let Some(step) = next(&authorities) else {
         // With nobody there to prove anything to, a wrong clock could rotate the mesh away.
@@ -367,6 +372,9 @@ mod tests {
         assert!(held_up(Step::Activate, &young, &acknowledged)[0].why.contains("clock is behind"));
         let later = Evidence { now: NOW.plus(BACK_DATING), ..acknowledged };
         assert!(held_up(Step::Activate, &young, &later).is_empty());
+        young.stored.authorities[0].not_after = NOW;
+        let ended = evidence("old", witness(true, 7, None, Vec::new()));
+        assert!(held_up(Step::Activate, &young, &ended).is_empty(), "nothing that has ended is waited for");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use identity::bundle::BundleError;
 use identity::csr::{self, CsrRefusal};
 use identity::key::{KeyFailure, PrivateKey};
 use model::{Timestamp, TrustDomain};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -135,14 +136,13 @@ fn files(
     lifetime: Duration,
     now: Timestamp,
 ) -> Result<Obtained, UpstreamFailure> {
-    let above = read(certificate)?;
-    let metadata = std::fs::metadata(key).map_err(|error| UpstreamFailure::File { path: key.to_owned(), error })?;
-    let mode = metadata.permissions().mode() & 0o777;
-    // Its group may be that of a pod.
+    let above = read(certificate)?.0;
+    let (text, mode) = read(key)?;
+    // Its group may: so are secrets mounted into a pod.
     if mode & 0o007 != 0 {
         return Err(UpstreamFailure::Exposed { path: key.to_owned(), mode });
     }
-    let signer = UpstreamKey::from_pem(&above, &read(key)?).map_err(|error| UpstreamFailure::Files {
+    let signer = UpstreamKey::from_pem(&above, &text).map_err(|error| UpstreamFailure::Files {
         certificate: certificate.to_owned(),
         key: key.to_owned(),
         error,
@@ -261,12 +261,18 @@ fn gathered(from: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
     receiver
 }
 
-fn read(path: &Path) -> Result<Zeroizing<String>, UpstreamFailure> {
+/// A file's text and mode.
+fn read(path: &Path) -> Result<(Zeroizing<String>, u32), UpstreamFailure> {
     let failed = |error| UpstreamFailure::File { path: path.to_owned(), error };
-    if std::fs::metadata(path).map_err(failed)?.len() > PEM_BYTES_MAX {
+    let mut file = File::open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    if found.len() > PEM_BYTES_MAX {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, format!("more than {PEM_BYTES_MAX} bytes"))));
     }
-    std::fs::read_to_string(path).map(Zeroizing::new).map_err(failed)
+    // Of the right size from the start, so that no copy is left behind by growing.
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(found.len()).unwrap_or(0) + 1));
+    Read::by_ref(&mut file).take(PEM_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    Ok((text, found.permissions().mode() & 0o777))
 }
 
 fn certificates(text: &str, from: &str) -> Result<Vec<Vec<u8>>, UpstreamFailure> {
@@ -302,6 +308,31 @@ mod tests {
             assert_eq!(built.is_ok(), is_good, "{name}");
             let ended = |failure: &UpstreamFailure| failure.to_string().contains("`sign-csr` gave: it ended at 2027");
             assert!(built.err().as_ref().is_none_or(ended), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_signing_key_that_everybody_can_read_signs_nothing() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (certificate, path) = (dir.path().join("ca.pem"), dir.path().join("ca.key"));
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let root = params.self_signed(&key).expect("root").der().to_vec();
+        std::fs::write(&certificate, pem("CERTIFICATE", &root)).expect("write");
+        std::fs::write(&path, key.serialize_pem()).expect("write");
+        let from = UpstreamAuthority::Files { certificate, key: path.clone() };
+        let domain = TrustDomain::parse("a.example").expect("domain");
+        let now = Timestamp::from_seconds(1_800_000_000);
+        for (mode, may) in [(0o600, true), (0o400, true), (0o640, true), (0o644, false), (0o604, false), (0o666, false)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+            match obtain(&from, &domain, Duration::from_secs(3600), now) {
+                Ok(_) => assert!(may, "{mode:o}"),
+                Err(refused) => {
+                    assert!(!may && refused.to_string().contains("can be read by everybody (mode 6"), "{mode:o}: {refused}");
+                }
+            }
         }
     }
 }

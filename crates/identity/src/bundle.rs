@@ -179,6 +179,11 @@ impl TrustBundles {
         Self { revoked: revoked.into_iter().collect(), post_quantum_required, ..self }
     }
 
+    /// The same authorities, under everything that others refuse.
+    pub(crate) fn restricted_as(self, others: &Self) -> Self {
+        Self { revoked: others.revoked.clone(), post_quantum_required: others.post_quantum_required, ..self }
+    }
+
     /// Whether an SVID of this serial number is refused.
     pub fn is_revoked(&self, serial: &str) -> bool {
         !self.revoked.is_empty() && self.revoked.contains(serial)

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 /// LIMIT: bytes of a document.
 pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
+/// LIMIT: bytes of a document's authorities: 64 of RSA-4096 fit. They travel in every configuration of every sidecar, which is bounded
+/// as a whole.
+pub const AUTHORITY_BYTES_MAX: usize = 128 * 1024;
 /// LIMIT: keys of a document, those included that are ignored.
 const KEYS_MAX: usize = 256;
 
@@ -132,6 +135,10 @@ pub fn parse(json: &[u8], trust_domain: &TrustDomain) -> Result<BundleDocument, 
     let count = document.x509_authorities.len().max(document.jwt_authorities.len());
     if count > AUTHORITIES_MAX {
         return Err(BundleDocumentError::TooMany { what: "authorities of one kind", max: AUTHORITIES_MAX });
+    }
+    let bytes = document.x509_authorities.iter().chain(&document.jwt_authorities).map(Vec::len).sum::<usize>();
+    if bytes > AUTHORITY_BYTES_MAX {
+        return Err(BundleDocumentError::TooMany { what: "bytes of authorities", max: AUTHORITY_BYTES_MAX });
     }
     Ok(document)
 }

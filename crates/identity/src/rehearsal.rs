@@ -72,7 +72,8 @@ impl Shadow {
         own: &Credentials,
         now: Timestamp,
     ) -> Result<Self, ShadowError> {
-        let only = TrustBundles::from_model(std::slice::from_ref(bundle))?;
+        // What is refused stays so: a rehearsal that is laxer says nothing of the rotation.
+        let only = TrustBundles::from_model(std::slice::from_ref(bundle))?.restricted_as(own.bundles());
         let shadow = Credentials::build(key, chain, Arc::new(only), now)?;
         let (wanted, got) = (own.svid().id(), shadow.svid().id());
         if wanted != got {
@@ -82,7 +83,7 @@ impl Shadow {
         if let Some(same) = both.iter_mut().find(|each| each.trust_domain == bundle.trust_domain) {
             same.authorities.extend_from_slice(&bundle.authorities);
         }
-        let joint = Arc::new(TrustBundles::from_model(&both)?);
+        let joint = Arc::new(TrustBundles::from_model(&both)?.restricted_as(own.bundles()));
         let tls = |error: rustls::Error| ShadowError::Svid(error.into());
         let activated =
             credentials::server_config(own.certified(), Arc::clone(&joint), &[Alpn::RehearseActivated], ClientSvid::Required);

@@ -18,10 +18,10 @@ use model::Timestamp;
 use model::snapshot::TrustBundle;
 use socket2::SockRef;
 use std::collections::HashMap;
-use std::fs::Permissions;
+use std::fs::{DirBuilder, Permissions};
 use std::io::ErrorKind;
 use std::mem::MaybeUninit;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Sleep, timeout};
 use tonic::service::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -46,7 +46,7 @@ use wire::workload::{
 const SOCKET_MODE: u32 = 0o660;
 /// LIMIT: open connections.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may say nothing at its beginning.
+/// How long a connection may say nothing at its beginning, and then how long it may take for its preface.
 const FIRST_WORD_DEADLINE: Duration = Duration::from_secs(10);
 /// LIMIT: calls under way on one connection.
 const CALLS_PER_CONNECTION_MAX: u32 = 32;
@@ -81,18 +81,21 @@ pub fn bind(settings: &Settings) -> anyhow::Result<Option<UnixListener>> {
     bind_at(path).with_context(|| format!("listen at `{shown}`")).map(Some)
 }
 
-/// The socket gets its mode under another name, so that nobody finds it with more rights than it keeps.
+/// The socket gets its mode in a directory that nobody else may enter, so that nobody finds it with more rights than it keeps: a
+/// connection that was made before stays.
 fn bind_at(path: &Path) -> std::io::Result<UnixListener> {
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let fresh = Path::new(&fresh);
-    match std::fs::remove_file(fresh) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(fresh)?;
-    std::fs::set_permissions(fresh, Permissions::from_mode(SOCKET_MODE))?;
-    std::fs::rename(fresh, path)?;
+    let mut private = path.as_os_str().to_owned();
+    private.push(".new");
+    let private = Path::new(&private);
+    let fresh = private.join("s");
+    // What a start that was cut off left behind.
+    let _left = std::fs::remove_file(&fresh);
+    let _left = std::fs::remove_dir(private);
+    DirBuilder::new().mode(0o700).create(private)?;
+    let listener = UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, Permissions::from_mode(SOCKET_MODE))?;
+    std::fs::rename(&fresh, path)?;
+    std::fs::remove_dir(private)?;
     Ok(listener)
 }
 
@@ -139,7 +142,10 @@ fn connections(listener: UnixListener) -> impl Stream<Item = std::io::Result<Io>
         // Looked at and left there; that it is said to be readable alone may be wrong.
         let look = || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]);
         let heard = timeout(FIRST_WORD_DEADLINE, stream.async_io(Interest::READABLE, look)).await;
-        matches!(heard, Ok(Ok(1..))).then(|| Ok(Io { stream: Lenient::new(stream), _place: place }))
+        matches!(heard, Ok(Ok(1..))).then(|| {
+            let preface = Some(Box::pin(tokio::time::sleep(FIRST_WORD_DEADLINE)));
+            Ok(Io { stream: Lenient::new(stream), preface, _place: place })
+        })
     };
     accepted(listener).map(first_word).buffer_unordered(CONNECTIONS_MAX).filter_map(future::ready)
 }
@@ -173,6 +179,8 @@ fn accepted(listener: UnixListener) -> impl Stream<Item = (UnixStream, OwnedSema
 /// A connection that holds its place until it ends.
 struct Io {
     stream: Lenient<UnixStream>,
+    /// The end of a connection that does not begin.
+    preface: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -183,6 +191,14 @@ impl Connected for Io {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.stream.has_begun() {
+            self.preface = None;
+        }
+        if let Some(deadline) = &mut self.preface
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -447,5 +463,45 @@ fn jwt_status(failure: &JwtFailure) -> Status {
         | JwtFailure::NoConfiguration
         | JwtFailure::Keys(_)
         | JwtFailure::Busy => Status::unavailable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream as Stream;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[tokio::test]
+    async fn nobody_reaches_the_socket_before_it_has_its_mode() {
+        let dir = tempfile::tempdir().expect("directory");
+        let (path, fresh) = (dir.path().join("api.sock"), dir.path().join("api.sock.new"));
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    if Stream::connect(&fresh).is_ok() {
+                        return false;
+                    }
+                    let mode = std::fs::metadata(&fresh).map_or(0, |found| found.permissions().mode());
+                    if mode & 0o077 != 0 {
+                        return false;
+                    }
+                }
+                true
+            });
+            for _ in 0..500 {
+                drop(bind_at(&path).expect("bound"));
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(looking.join().expect("looked"), "it could be reached under another name");
+        });
+        let found = std::fs::metadata(&path).expect("there");
+        assert!(found.file_type().is_socket() && found.permissions().mode() & 0o777 == SOCKET_MODE);
+        assert!(!fresh.exists(), "nothing is left of the way there");
+        // Nor does what a start that was cut off left behind stand in the way.
+        std::fs::create_dir(&fresh).expect("directory");
+        drop(std::os::unix::net::UnixListener::bind(fresh.join("s")).expect("bound"));
+        bind_at(&path).expect("bound");
     }
 }

@@ -24,6 +24,7 @@ pub(crate) struct Lenient<S> {
     inner: S,
     /// Bytes of the preface or of a frame that still pass as they are.
     passing: usize,
+    has_begun: bool,
     /// A frame's head, and the whole of a HEADERS frame, until it is complete.
     held: Vec<u8>,
     /// What was looked at and waits for the reader.
@@ -32,7 +33,12 @@ pub(crate) struct Lenient<S> {
 
 impl<S> Lenient<S> {
     pub(crate) const fn new(inner: S) -> Self {
-        Self { inner, passing: PREFACE_BYTES, held: Vec::new(), ready: Vec::new() }
+        Self { inner, passing: PREFACE_BYTES, has_begun: false, held: Vec::new(), ready: Vec::new() }
+    }
+
+    /// Whether the whole preface has come.
+    pub(crate) const fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     fn take(&mut self, mut bytes: &[u8]) {
@@ -41,6 +47,7 @@ impl<S> Lenient<S> {
                 let (now, later) = bytes.split_at(self.passing.min(bytes.len()));
                 self.ready.extend_from_slice(now);
                 self.passing -= now.len();
+                self.has_begun |= self.passing == 0;
                 bytes = later;
                 continue;
             }

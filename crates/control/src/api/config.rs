@@ -43,7 +43,7 @@ impl proto::config_server::Config for Plane {
         // The same words for a workload that does not exist and for one of somebody else: a sidecar learns of no other.
         own(&peer, &workload, &desired)?;
         let (updates, stream) = mpsc::channel(UPDATES_MAX);
-        let runs = Revision(hello.revision.min(desired.revision.0));
+        let runs = runs(Revision(hello.revision), desired.revision);
         let opened = Opened {
             serial: peer.serial().to_owned(),
             authority: peer.authority_key_id().map(str::to_owned),
@@ -62,6 +62,12 @@ impl proto::config_server::Config for Plane {
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
+}
+
+/// The revision that counts as acknowledged: the one that the sidecar says it runs. One that is later than ours was told by a control
+/// plane whose store is lost, and says nothing of whom we believe.
+fn runs(said: Revision, ours: Revision) -> Revision {
+    if said > ours { Revision(0) } else { said }
 }
 
 /// Whether the workload is this caller's own. It may become somebody else's while a stream is open.
@@ -201,5 +207,17 @@ impl Plane {
             tracing::error!(%failure, "a snapshot could not be signed");
             Vec::new()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_of_another_control_plane_acknowledges_nothing() {
+        for (said, counts) in [(0, 0), (6, 6), (7, 7), (8, 0), (u64::MAX, 0)] {
+            assert_eq!(runs(Revision(said), Revision(7)), Revision(counts), "{said}");
+        }
     }
 }

@@ -6,7 +6,7 @@ pub(crate) mod operator;
 pub(crate) mod telemetry;
 
 use crate::bundle_endpoint::Served;
-use crate::ca::Ca;
+use crate::ca::{Ca, IssueFailure};
 use crate::clock;
 use crate::desired::Board;
 use crate::federation::Federation;
@@ -45,6 +45,11 @@ impl Plane {
     fn proven<T>(&self, request: &Request<T>) -> Result<VerifiedPeer, Status> {
         let peer = caller(request).ok_or_else(|| Status::unauthenticated("this call needs an SVID of the mesh"))?;
         self.fresh(&peer)?;
+        // With it somebody could take the sidecar's stream away, and speak for what the sidecar uses and believes.
+        if self.ca.is_applications(peer.serial()) {
+            let failure = IssueFailure::Applications { serial: peer.serial().to_owned() };
+            return Err(Status::permission_denied(failure.to_string()));
+        }
         Ok(peer)
     }
 

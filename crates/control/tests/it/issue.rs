@@ -4,7 +4,7 @@ use crate::plane::{CLIENT, DEADLINE, Plane, asked, call, credentials, id};
 use testkit::pki;
 use tokio::time::sleep;
 use tonic::Code;
-use wire::client::{CallFailure, ControlClient};
+use wire::client::{CallFailure, ControlClient, IssueCall};
 
 fn code<T>(outcome: Result<T, CallFailure>) -> Code {
     match outcome {
@@ -80,6 +80,33 @@ async fn an_svid_renews_itself_and_no_other() {
     let status = plane.until("rotation", |status| status.workloads.iter().any(|each| each.rotations == 1)).await;
     let client = status.workloads.iter().find(|each| each.identity == id("client")).unwrap();
     assert_eq!(client.serial.as_deref(), Some(renewed.svid().serial()));
+}
+
+#[tokio::test]
+async fn an_applications_svid_does_not_speak_for_its_sidecar() {
+    let plane = Plane::start().await;
+    let own = plane.joined("shop/client").await;
+    let (key, request) = asked("client");
+    let call_for = IssueCall { for_application: true, ..call("shop/client", request, None) };
+    let lent = ControlClient::new(plane.proven(&own).await).issue(call_for, DEADLINE).await.unwrap();
+    let lent = credentials(&key, lent);
+    let client = ControlClient::new(plane.proven(&lent).await);
+    for for_application in [false, true] {
+        let call = IssueCall { for_application, ..call("shop/client", asked("client").1, None) };
+        let refused = client.issue(call, DEADLINE).await.unwrap_err();
+        assert!(refused.to_string().contains("is an application's"), "{refused}");
+    }
+    assert_eq!(code(client.issue_jwt(vec!["ledger".to_owned()], DEADLINE).await), Code::PermissionDenied);
+    let workload = model::WorkloadName::parse("shop/client").unwrap();
+    let hello = wire::client::Hello { workload, version: "test".to_owned(), revision: model::Revision(0) };
+    assert_eq!(code(client.config(hello, 1 << 20, DEADLINE).await), Code::PermissionDenied);
+    let status = plane.until("it is not connected", |_| true).await;
+    assert!(status.workloads.iter().all(|each| !each.connected), "{status:?}");
+    // Over a restart too.
+    let mut plane = plane;
+    plane.restart().await;
+    let client = ControlClient::new(plane.proven(&lent).await);
+    assert_eq!(code(client.issue(call("shop/client", asked("client").1, None), DEADLINE).await), Code::PermissionDenied);
 }
 
 #[tokio::test]

@@ -72,6 +72,31 @@ async fn a_rehearsal_shakes_hands_with_svids_that_nobody_else_believes() {
     assert_eq!(connected.expect("connects").1.serial(), server.svid().serial());
 }
 
+#[tokio::test]
+async fn a_rehearsal_refuses_whom_the_mesh_refuses() {
+    let bank = TestAuthority::new("bank.example");
+    let (web, ledger) = (bank.id("web"), bank.id("ledger"));
+    let (client, server) = (bank.credentials(&web), bank.credentials(&ledger));
+    let authority = Authority::generate(bank.trust_domain(), pki::now(), Duration::from_secs(600)).expect("authority");
+    let under = |own: &Credentials, revoked: &str, post_quantum_required| {
+        let bundles = (**own.bundles()).clone().restricted([revoked.to_owned()], post_quantum_required);
+        own.with_bundles(Arc::new(bundles), pki::now()).expect("credentials")
+    };
+    let ours = shadow(&under(&client, server.svid().serial(), false), &authority).expect("shadow");
+    let theirs = shadow(&server, &authority).expect("shadow");
+    let refused = shaken(&ours, &server, Some(&theirs), &ledger, Moment::Activated).await.expect_err("revoked");
+    assert_eq!(refused, HandshakeRefusal::Peer(PeerRefusal::Revoked));
+
+    let theirs = shadow(&under(&server, "0a", true), &authority).expect("shadow");
+    for moment in [Alpn::RehearseActivated, Alpn::RehearseRetired] {
+        let classical = LawlessClient::classical().alpn(&[moment.as_str()]);
+        let (near, far) = duplex(64 * 1024);
+        let answering = handshake::accept_or_rehearse(near, &server, Some(&theirs), Serves::Http, DEADLINE);
+        let refused = tokio::join!(answering, classical.connect(far)).0.expect_err("a classical key exchange").to_string();
+        assert!(refused.contains("X25519MLKEM768"), "{refused}");
+    }
+}
+
 #[test]
 fn a_shadow_svid_of_somebody_else_is_refused() {
     let bank = TestAuthority::new("bank.example");

@@ -326,3 +326,19 @@ fn a_document_is_refused_for_an_authority_that_sidecars_cannot_take() {
     let rule = "its encoding is broken".to_owned();
     assert_eq!(consumed(&published(&[&strange])), Err(BundleDocumentError::Authority { index: 1, rule }));
 }
+
+#[test]
+fn a_document_is_refused_whose_authorities_would_fill_every_configuration() {
+    let large = || {
+        let domain = bank().trust_domain().clone();
+        let mut params = authority_params(&domain, "root");
+        params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 9], vec![4; 15_000])];
+        TestAuthority::root(params, domain)
+    };
+    let authorities: Vec<TestAuthority> = (0..9).map(|_| large()).collect();
+    let entries = published(&authorities.iter().collect::<Vec<_>>());
+    let refused = consumed(&entries);
+    let max = bundle_document::AUTHORITY_BYTES_MAX;
+    assert_eq!(refused, Err(BundleDocumentError::TooMany { what: "bytes of authorities", max }));
+    consumed(&entries[..8]).expect("within the bound");
+}
