@@ -174,6 +174,12 @@ pub enum HandshakeRefusal {
         /// Who answered.
         got: SpiffeId,
     },
+    /// The peer does not believe our certificate.
+    #[error("the peer refused with the alert `{alert}`")]
+    NotBelieved {
+        /// Its alert, as RFC 8446 §6 names it.
+        alert: String,
+    },
     /// Version, cipher or ALPN did not fit, the connection broke, or the peer refused us.
     #[error("{detail}")]
     Failed {
@@ -191,7 +197,7 @@ impl HandshakeRefusal {
             Self::CertificateMissing => Reason::PeerCertificateMissing,
             Self::Peer(refusal) => refusal.reason(),
             Self::Unexpected { .. } => Reason::PeerUnexpected,
-            Self::Failed { .. } => Reason::HandshakeFailed,
+            Self::NotBelieved { .. } | Self::Failed { .. } => Reason::HandshakeFailed,
         }
     }
 
@@ -199,6 +205,7 @@ impl HandshakeRefusal {
     pub const fn reason_of_call(&self) -> Reason {
         match self {
             Self::Peer(_) | Self::Unexpected { .. } => self.reason(),
+            Self::NotBelieved { .. } => Reason::IdentityRefused,
             Self::Timeout { .. } | Self::Plaintext | Self::CertificateMissing | Self::Failed { .. } => Reason::UpstreamHandshake,
         }
     }
@@ -398,6 +405,9 @@ pub(crate) fn refusal_of(error: &rustls::Error) -> HandshakeRefusal {
         rustls::Error::PeerIncompatible(rustls::PeerIncompatible::NoKxGroupsInCommon) => HandshakeRefusal::failed(
             "the two sides share no key exchange; where `postQuantum` is `required`, the peer lacks X25519MLKEM768",
         ),
+        rustls::Error::AlertReceived(alert) if is_of_certificate(*alert) => {
+            HandshakeRefusal::NotBelieved { alert: alert_name(*alert) }
+        }
         rustls::Error::AlertReceived(alert) => {
             HandshakeRefusal::failed(format!("the peer refused with the alert `{}`", alert_name(*alert)))
         }
@@ -416,6 +426,21 @@ fn find_tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Er
         error = wrapped.map_or_else(|| each.source(), |wrapped| Some(wrapped));
     }
     None
+}
+
+/// Whether an alert says that the certificate was not believed, or not shown (RFC 8446 §6.2).
+const fn is_of_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+    )
 }
 
 /// The alert's name in RFC 8446 §6, for those that tell an operator something.

@@ -112,8 +112,10 @@ pub enum Reason {
     UpstreamNoEndpoint,
     /// No connection to the upstream could be made.
     UpstreamConnect,
-    /// No TLS connection to the upstream could be made, or it does not take this sidecar's certificate.
+    /// No TLS connection to the upstream could be made.
     UpstreamHandshake,
+    /// The upstream does not believe this workload's certificate.
+    IdentityRefused,
     /// The upstream closed before it answered.
     UpstreamReset,
     /// The upstream did not answer in time.
@@ -148,7 +150,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 56] = [
         Self::PlaintextRefused,
         Self::PortUnknown,
         Self::RedirectLoop,
@@ -189,6 +191,7 @@ impl Reason {
         Self::UpstreamNoEndpoint,
         Self::UpstreamConnect,
         Self::UpstreamHandshake,
+        Self::IdentityRefused,
         Self::UpstreamReset,
         Self::UpstreamTimeout,
         Self::UpstreamMalformed,
@@ -278,7 +281,7 @@ impl Reason {
                 "peer_revoked",
                 Caller,
                 "the peer's certificate is revoked",
-                "`rondel ca status` shows who revoked it and why; a new join token gets its workload another",
+                "`rondel ca status` shows since when and why; a new join token gets its workload another",
             ),
             Self::PeerExpired => (
                 "peer_expired",
@@ -447,7 +450,14 @@ impl Reason {
                 "upstream_handshake",
                 Upstream,
                 "no secure connection to the upstream could be made",
-                "look at the detail: the upstream must speak TLS 1.3 with this protocol, and take this workload's SVID",
+                "look at the detail: the upstream must speak TLS 1.3, with this protocol and a key exchange that both know",
+            ),
+            Self::IdentityRefused => (
+                "identity_refused",
+                Sidecar,
+                "the upstream does not believe who is calling",
+                "look at the alert in the detail: this workload's SVID is revoked (`rondel ca status`), has ended, or is of an \
+                 authority that the upstream does not know",
             ),
             Self::UpstreamReset => {
                 ("upstream_reset", Upstream, "the upstream closed the connection", "look at the upstream's log")

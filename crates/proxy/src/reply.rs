@@ -127,6 +127,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::HandshakeTimeout
         | Reason::UpstreamConnect
         | Reason::UpstreamHandshake
+        | Reason::IdentityRefused
         | Reason::UpstreamReset
         | Reason::UpstreamMalformed
         | Reason::ApplicationConnect

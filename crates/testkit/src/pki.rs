@@ -387,7 +387,7 @@ impl LawlessClient {
 
     fn speaking(provider: CryptoProvider, version: &'static rustls::SupportedProtocolVersion) -> Self {
         let builder = ClientConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(&[version]);
-        let builder = builder.expect("a version").dangerous().with_custom_certificate_verifier(Arc::new(BelievesAll));
+        let builder = builder.expect("a version").dangerous().with_custom_certificate_verifier(Arc::new(Believes { all: true }));
         Self { config: builder.with_no_client_auth() }
     }
 
@@ -443,9 +443,18 @@ impl LawlessServer {
     /// Speaks TLS 1.3, presents this chain, signs with this key whether it is the leaf's or not, and selects from these ALPN
     /// names; an empty list selects none, whatever is offered.
     pub fn presenting(chain: &[Vec<u8>], key: &PrivateKey, alpn: &[&str]) -> Self {
+        Self::with(Believes { all: true }, chain, key, alpn)
+    }
+
+    /// The same, and it knows no client's authority.
+    pub fn believing_nobody(chain: &[Vec<u8>], key: &PrivateKey, alpn: &[&str]) -> Self {
+        Self::with(Believes { all: false }, chain, key, alpn)
+    }
+
+    fn with(clients: Believes, chain: &[Vec<u8>], key: &PrivateKey, alpn: &[&str]) -> Self {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
-        let builder = builder.expect("a version").with_client_cert_verifier(Arc::new(BelievesAll));
+        let builder = builder.expect("a version").with_client_cert_verifier(Arc::new(clients));
         let mut config = builder.with_cert_resolver(Arc::new(Presents(certified(chain, key))));
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Self { config: Arc::new(config) }
@@ -490,15 +499,17 @@ impl ResolvesServerCert for Presents {
 }
 
 #[derive(Debug)]
-struct BelievesAll;
+struct Believes {
+    all: bool,
+}
 
-impl BelievesAll {
+impl Believes {
     fn schemes() -> Vec<SignatureScheme> {
         aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
-impl ServerCertVerifier for BelievesAll {
+impl ServerCertVerifier for Believes {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -533,7 +544,7 @@ impl ServerCertVerifier for BelievesAll {
     }
 }
 
-impl ClientCertVerifier for BelievesAll {
+impl ClientCertVerifier for Believes {
     fn client_auth_mandatory(&self) -> bool {
         false
     }
@@ -548,7 +559,10 @@ impl ClientCertVerifier for BelievesAll {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
+        match self.all {
+            true => Ok(ClientCertVerified::assertion()),
+            false => Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)),
+        }
     }
 
     fn verify_tls12_signature(

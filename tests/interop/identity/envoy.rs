@@ -163,7 +163,7 @@ pub(crate) fn server(loopback: &mut Loopback) -> Result<Shown, String> {
     drop(envoy);
     let strict = serve("envoy-strict", &loopback.files, SERVER_ID)?;
     let answer = get()?;
-    if answer.status != 502 || answer.header("x-rondel-reason") != "upstream_handshake" {
+    if answer.status != 502 || answer.header("x-rondel-reason") != "identity_refused" {
         return Err(format!("Envoy that expects another client: {answer:?}"));
     }
     drop(strict);

@@ -80,6 +80,20 @@ async fn presenting(presented: &Presented, answer: &'static [u8]) -> SocketAddr 
     address
 }
 
+/// A peer with the right identity that does not believe ours.
+async fn disbelieving(sidecar: &Sidecar) -> SocketAddr {
+    let presented = sidecar.control.hostile.good(&peer());
+    let server = LawlessServer::believing_nobody(&presented.chain, &presented.key, &["http/1.1"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            server.accept(stream).await.unwrap_err();
+        }
+    });
+    address
+}
+
 #[tokio::test]
 async fn failures_of_an_upstream_are_told_as_its_own() {
     let limits = &[(Limit::ResponseHeadMs, 400)];
@@ -90,6 +104,7 @@ async fn failures_of_an_upstream_are_told_as_its_own() {
         (Reason::UpstreamConnect, "502", Some(free())),
         (Reason::PeerUnexpected, "502", Some(playing(&sidecar, &other, b"x").await)),
         (Reason::PeerExpired, "502", Some(presenting(&sidecar.control.hostile.flawed(Flaw::Expired, &peer()), b"x").await)),
+        (Reason::IdentityRefused, "502", Some(disbelieving(&sidecar).await)),
         // The application itself: plaintext.
         (Reason::UpstreamHandshake, "502", Some(application().await)),
         (Reason::UpstreamTimeout, "504", Some(playing(&sidecar, &peer(), b"").await)),
@@ -265,6 +280,7 @@ const fn produced(reason: Reason) -> &'static str {
         | Reason::UpstreamNoEndpoint
         | Reason::UpstreamConnect
         | Reason::UpstreamHandshake
+        | Reason::IdentityRefused
         | Reason::UpstreamReset
         | Reason::UpstreamTimeout
         | Reason::UpstreamMalformed => "failures_of_an_upstream_are_told_as_its_own",
