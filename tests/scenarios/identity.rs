@@ -5,6 +5,7 @@ use crate::mesh::{CHANGE_DEADLINE, Mesh, NAMESPACE, Plan, Workload, signal};
 use ::http::{Request, Version};
 use rustix::process::Signal;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use testkit::ports::free;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+use wire::workload::X509svidRequest;
+use wire::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
 const ALLOW_MESH: &str = r#"@id("mesh")
 permit (principal, action, resource);"#;
@@ -247,4 +250,32 @@ async fn an_authority_that_has_ended_is_replaced_by_one_command() {
     let answer = call(mesh.to_server(), Version::HTTP_11, Request::get("/"), "").await.unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(mesh.authorities().is_some_and(|now| stage(&now, "active").is_some_and(|active| active != ended)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_of_up_finds_the_workload_api_of_its_sidecar_and_is_known_by_what_it_gets() {
+    let told = tempfile::tempdir().unwrap();
+    let file = told.path().join("socket");
+    let (_, more) = third();
+    let script = format!("printf %s \\\"$SPIFFE_ENDPOINT_SOCKET\\\" > {}; exec sleep 600", file.display());
+    let more = format!("{more}  run: {{ command: [sh, -c, \"{script}\"] }}\n");
+    let mesh = Mesh::start(&Plan { lifetime: "1h", ..plan(serve().await, "", more) }).await;
+    let deadline = Instant::now() + CHANGE_DEADLINE;
+    let address = loop {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        if !text.is_empty() {
+            break text;
+        }
+        assert!(Instant::now() < deadline, "the application does not start");
+        sleep(Duration::from_millis(50)).await;
+    };
+    let socket = Path::new(address.strip_prefix("unix:").expect("SPIFFE Workload Endpoint §4"));
+    let channel = wire::workload::connect(socket, CHANGE_DEADLINE).await.unwrap();
+    let mut client = SpiffeWorkloadApiClient::new(channel);
+    let mut stream = client.fetch_x509svid(wire::workload::request(X509svidRequest {})).await.unwrap().into_inner();
+    let first = timeout(CHANGE_DEADLINE, stream.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.svids[0].spiffe_id, "spiffe://shop.example/ns/shop/sa/third");
+    mesh.until("it is counted", |now| now["workloads"].as_array().is_some_and(|all| all.len() == 3)).await;
+    let (_, certs) = mesh.rondel(&["certs", "--output", "json"]);
+    assert!(certs.contains("\"application_svids\": 1"), "{certs}");
 }

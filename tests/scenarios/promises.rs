@@ -51,7 +51,9 @@ async fn a_call_crosses_two_sidecars_with_both_identities_verified() {
     // Lines are written some 20 ms after what they tell of.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let inbound = mesh.access_log("server");
-    assert!(inbound.iter().any(|line| line["principal"] == "spiffe://shop.example/ns/shop/sa/client" && line["status"] == 200));
+    assert!(inbound.iter().any(|line| line["principal"] == "spiffe://shop.example/ns/shop/sa/client"
+        && line["key_exchange"] == "X25519MLKEM768"
+        && line["status"] == 200));
     let pids = all_pids(&mesh);
     assert!(mesh.stop().await.success());
     for pid in pids {

@@ -99,6 +99,7 @@ impl Told {
         for authority in &status.authorities {
             let said = match authority.state.as_str() {
                 "prepared" => "is prepared: every sidecar is told to believe it",
+                "active" if status.authorities.iter().any(|each| each.state == "prepared") => "signs until the next one does",
                 "active" => "is active: it signs from now on",
                 "old" => "is old: it signs no more",
                 "tainted" => "is tainted: what it signed is renewed now",
@@ -140,10 +141,11 @@ async fn rehearse(at: &Where, output: Output) -> anyhow::Result<ExitCode> {
         println!("rehearsing: every sidecar gets a certificate of a shadow authority and calls its upstreams' sidecars with it");
     }
     let rehearsed = client.rehearse(REHEARSAL_DEADLINE).await?;
-    let is_good = rehearsed
-        .proxies
-        .iter()
-        .all(|proxy| proxy.failure.is_none() && proxy.handshakes.iter().all(|handshake| handshake.failure.is_none()));
+    let is_good = rehearsed.signer_failure.is_none()
+        && rehearsed
+            .proxies
+            .iter()
+            .all(|proxy| proxy.failure.is_none() && proxy.handshakes.iter().all(|handshake| handshake.failure.is_none()));
     match output {
         Output::Json => println!("{:#}", rehearsed_json(&rehearsed, is_good)),
         Output::Text => print!("{}", rehearsed_text(&rehearsed, is_good)),
@@ -163,6 +165,7 @@ fn rehearsed_json(rehearsed: &Rehearsed, is_good: bool) -> serde_json::Value {
         })
     });
     serde_json::json!({
+        "signer": rehearsed.signer, "signer_failure": rehearsed.signer_failure,
         "good": is_good, "proxies": proxies.collect::<Vec<_>>(), "issued": rehearsed.issued,
         "took_ms": u64::try_from(rehearsed.took.as_millis()).unwrap_or(u64::MAX),
     })
@@ -187,6 +190,13 @@ fn rehearsed_text(rehearsed: &Rehearsed, is_good: bool) -> String {
     let mut out = table(&rows);
     if let Some((head, rest)) = out.split_once('\n') {
         out = format!("{}\n{rest}", bold(head));
+    }
+    match (rehearsed.signer.as_str(), &rehearsed.signer_failure) {
+        (_, Some(failure)) => out.push_str(&format!("FAILED: nobody would sign another authority: {failure}\n")),
+        ("command", None) => out.push_str(
+            "not rehearsed: whether the signing program signs; a rotation asks it first, and changes nothing if it does not\n",
+        ),
+        (_, None) => {}
     }
     let (issued, ms) = (rehearsed.issued, rehearsed.took.as_millis());
     out.push_str(&format!("{issued} certificates of the shadow authority, {shaken} handshakes, {ms} ms; nothing has changed\n"));

@@ -65,7 +65,7 @@ fn text(status: &MeshStatus, authorities: &AuthorityStatus, now: Timestamp) -> S
             },
             signer.map_or_else(|| "-".to_owned(), |signer| left(Some(signer.not_after), now)),
             // The root is not sent.
-            signer.map_or_else(|| "-".to_owned(), |signer| signer.chain.len().to_string()),
+            signer.map_or_else(|| "-".to_owned(), |signer| (signer.chain.len() + 1).to_string()),
             each.key_exchange.clone().unwrap_or_else(|| "-".to_owned()),
             each.application_svids.to_string(),
         ]);

@@ -31,6 +31,8 @@ const READY_DEADLINE: Duration = Duration::from_secs(20);
 const STOP_DEADLINE: Duration = Duration::from_secs(13);
 /// For an application that cannot run to end.
 const FIRST_LOOK: Duration = Duration::from_millis(300);
+/// LIMIT: bytes of a socket's path; the kernel takes 107, and the sidecar makes it under a longer name first.
+const SOCKET_BYTES_MAX: usize = 100;
 /// How often children are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the control plane is asked for the status.
@@ -42,7 +44,8 @@ pub(crate) struct Arguments {
     /// Directory of YAML: MeshConfig, Workload, TokenIssuer, AuthorizationPolicy
     dir: PathBuf,
     /// Where state, logs and sockets go; keeps the authority from run to run [default: DIR/.rondel]
-    #[arg(long, env = "RONDEL_STATE")]
+    // Not from the environment, as the other commands': the state of another mesh would become this one's.
+    #[arg(long)]
     state: Option<PathBuf>,
     /// Where the control plane listens for sidecars [default: 127.0.0.1:7400, with --pods 10.77.0.1:7400]
     #[arg(long)]
@@ -242,7 +245,8 @@ async fn start(running: &mut Running, mesh: &Mesh) -> anyhow::Result<()> {
         // The sidecar is ready before the application: its first call must not fail.
         if let Some(process) = &workload.run {
             let kind = Kind::Application(workload.name.clone());
-            running.children.push(Supervised::start(kind, workload.name.name(), process.clone(), &running.places)?);
+            let process = application(&running.places, workload, process);
+            running.children.push(Supervised::start(kind, workload.name.name(), process, &running.places)?);
         }
     }
     for workload in &mesh.workloads {
@@ -273,6 +277,22 @@ fn proxy_dir(places: &Places, workload: &Workload) -> PathBuf {
     places.state.join("proxies").join(workload.name.as_str().replace('/', "."))
 }
 
+/// Where the sidecar serves the SPIFFE Workload API to its application; `None` where the directory's name is too long for a socket.
+fn workload_api(places: &Places, workload: &Workload) -> Option<PathBuf> {
+    let socket = proxy_dir(places, workload).join("workload.sock");
+    (socket.as_os_str().len() <= SOCKET_BYTES_MAX).then_some(socket)
+}
+
+/// The application's command; it finds its Workload API as the SPIFFE Workload Endpoint §4 says.
+fn application(places: &Places, workload: &Workload, process: &config::Process) -> config::Process {
+    let mut process = process.clone();
+    if let Some(socket) = workload_api(places, workload) {
+        let address = format!("unix:{}", socket.display());
+        process.environment.entry("SPIFFE_ENDPOINT_SOCKET".to_owned()).or_insert(address);
+    }
+    process
+}
+
 fn proxy_command(places: &Places, workload: &Workload) -> config::Process {
     let dir = proxy_dir(places, workload);
     let text = |path: &Path| path.display().to_string();
@@ -291,7 +311,9 @@ fn proxy_command(places: &Places, workload: &Workload) -> config::Process {
         "--admin".to_owned(),
         workload.admin.to_string(),
     ];
-    let command = if workload.captured { [command, vec!["--capture".to_owned()]].concat() } else { command };
+    let api = workload_api(places, workload).map(|socket| vec!["--workload-api".to_owned(), text(&socket)]);
+    let capture = workload.captured.then(|| vec!["--capture".to_owned()]);
+    let command = [command, api.unwrap_or_default(), capture.unwrap_or_default()].concat();
     config::Process { name: workload.name.to_string(), command, environment: BTreeMap::new() }
 }
 

@@ -239,7 +239,7 @@ pub(crate) fn ranged(
             errors.at(
                 document,
                 written.defined,
-                format!("`{}` is not a duration: write `30s`, `10m` or `1h`", ids::printable(&written.value)),
+                format!("`{}` is not a duration: write `30s`, `10m`, `1h` or `30d`", ids::printable(&written.value)),
             );
             default
         }
@@ -256,6 +256,7 @@ fn duration(text: &str) -> Option<Duration> {
         "s" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     number.checked_mul(millis).map(Duration::from_millis)

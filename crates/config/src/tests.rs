@@ -178,6 +178,18 @@ fn every_mistake_is_told_with_its_place_and_what_to_write() {
         ("trustDomain:", "trustdomain:", "a.yaml:5:", "did you mean `trustDomain`?"),
         ("trustDomain: shop.example", "trustDomain: Shop", "a.yaml:5:", "not a trust domain"),
         ("trustDomain: shop.example", "trustDomain: shop.example\n  certificates: { lifetime: 1 h }", "a.yaml:6:", "write `30s`"),
+        (
+            "trustDomain: shop.example",
+            "trustDomain: shop.example\n  federation: { a: b }",
+            "a.yaml:6:",
+            "a list is expected here",
+        ),
+        (
+            "trustDomain: shop.example",
+            "trustDomain: shop.example\n  certificates: [a]",
+            "a.yaml:6:",
+            "a mapping is expected here",
+        ),
         ("trustDomain: shop.example", "trustDomain: shop.example\n  certificates: { lifetime: 9s }", "a.yaml:6:", "outside 10 s"),
         (
             "trustDomain: shop.example",

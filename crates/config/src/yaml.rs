@@ -272,6 +272,18 @@ fn plain(error: &serde_saphyr::Error) -> String {
     let first = text.lines().next().unwrap_or_default();
     let first = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
     let first = first.trim_start_matches("error: ").trim_end_matches([':', ' ']);
+    // What the parser says in its own words.
+    let told = [
+        ("expected sequence start", "a list is expected here: `[ … ]`, or lines that begin with `- `"),
+        ("expected mapping start", "a mapping is expected here: `{ name: value }`, or lines of `name: value`"),
+        ("expected string scalar", "a text is expected here"),
+    ];
+    if let Some((_, ours)) = told.iter().find(|(theirs, _)| first.contains(theirs)) {
+        return (*ours).to_owned();
+    }
+    if let Some((what, _)) = first.split_once(", set DuplicateKeyPolicy") {
+        return what.to_owned();
+    }
     if !first.contains("unknown field") {
         return first.to_owned();
     }

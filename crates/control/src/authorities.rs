@@ -5,7 +5,7 @@
 use crate::keys::{KeyFileFailure, Keys, Use};
 use crate::store::{Store, StoreFailure};
 use crate::upstream::{self, Obtained, UpstreamFailure};
-use config::Settings;
+use config::{Settings, UpstreamAuthority};
 use identity::Authority;
 use identity::authority::AuthorityError;
 use identity::jwt_svid::JwtKey;
@@ -289,6 +289,14 @@ pub(crate) struct Fresh {
 pub(crate) fn make(settings: &Settings, now: Timestamp) -> Result<Fresh, AuthorityFailure> {
     let made = upstream::obtain(&settings.upstream, &settings.trust_domain, settings.authority_lifetime, now)?;
     Ok(Fresh { made, jwt: JwtKey::generate()? })
+}
+
+/// Whether one could be made now; it is thrown away. A program that signs is not asked: what it signs may be on record somewhere.
+pub(crate) fn would_make(settings: &Settings, now: Timestamp) -> Result<(), AuthorityFailure> {
+    match settings.upstream {
+        UpstreamAuthority::Command(_) => Ok(()),
+        UpstreamAuthority::SelfSigned | UpstreamAuthority::Files { .. } => make(settings, now).map(drop),
+    }
 }
 
 /// Keeps an authority's keys, which are on disk when this returns; nobody believes it yet.

@@ -226,6 +226,11 @@ impl Connection {
         }
     }
 
+    /// How the keys of the caller's connection were agreed; `None` where it is not TLS.
+    pub fn key_exchange(&self) -> Option<&'static str> {
+        self.peer().map(VerifiedPeer::key_exchange_group)
+    }
+
     /// Whether this port still takes what this caller speaks: a permissive one may have become strict since it connected.
     pub const fn may_speak(&self, listener: &Inbound) -> bool {
         !matches!(self.caller, Caller::Plaintext) || listener.permissive

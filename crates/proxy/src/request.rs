@@ -64,6 +64,7 @@ async fn inbound(
     let principal = connection.principal().ok_or(Refusal::NotReady)?;
     entry.revision = active.snapshot.revision;
     entry.principal = Some(principal.clone());
+    entry.key_exchange = connection.key_exchange();
     if !connection.may_speak(listener) {
         return Err(Refusal::Plaintext);
     }

@@ -143,6 +143,7 @@ async fn reach(called: Called<'_>, connection: &Connection, active: &Arc<Active>
 fn begin(connection: &Connection, active: &Active, direction: Direction) -> Entry {
     let mut entry = Entry::begin(&connection.shared, "tunnel", direction, connection.remote);
     entry.principal = connection.principal().or_else(|| Some(active.snapshot.identity.clone().into()));
+    entry.key_exchange = connection.key_exchange();
     entry.revision = active.snapshot.revision;
     entry.note_method(b"connect");
     "/".clone_into(&mut entry.path);

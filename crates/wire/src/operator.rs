@@ -195,6 +195,10 @@ pub struct Rehearsed {
     pub issued: u64,
     /// From the first order to the last report.
     pub took: Duration,
+    /// Who would sign another authority: `self-signed`, `files`, or `command`, which is not asked.
+    pub signer: String,
+    /// Why it would not.
+    pub signer_failure: Option<String>,
 }
 
 /// One sidecar's part in a rehearsal.
@@ -359,6 +363,8 @@ impl OperatorClient {
             proxies: response.proxies.into_iter().map(proxy).collect(),
             issued: response.issued,
             took: Duration::from_millis(response.took_ms),
+            signer: response.signer,
+            signer_failure: filled(response.signer_failure),
         })
     }
 

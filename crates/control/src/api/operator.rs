@@ -1,7 +1,7 @@
 //! Answers the operator, on the unix socket only.
 
 use super::Plane;
-use crate::authorities::StoredAuthority;
+use crate::authorities::{self, StoredAuthority};
 use crate::ca::{ChangeFailure, Revocable};
 use crate::clock;
 use crate::federation::Foreign;
@@ -9,7 +9,7 @@ use crate::rehearsal::Part;
 use crate::rotation::{self, HoldUp, Step};
 use crate::store::{Issued, Revoked};
 use crate::troubles::Trouble;
-use config::Workload;
+use config::{UpstreamAuthority, Workload};
 use identity::TrustBundles;
 use model::{DecisionId, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use std::sync::Arc;
@@ -87,6 +87,8 @@ impl proto::operator_server::Operator for Plane {
         let begun = Instant::now();
         let run = self.rehearsals.run(&self.ca, &self.board, &self.rollout, clock::now());
         let (parts, issued) = run.await.map_err(|failure| Status::failed_precondition(failure.to_string()))?;
+        let board = Arc::clone(&self.board);
+        let signer_failure = blocking(move || authorities::would_make(&board.current().mesh.settings, clock::now())).await?;
         let call = |each: Handshake| proto::RehearsedCall {
             address: each.address.to_string(),
             identity: each.identity.to_string(),
@@ -102,6 +104,13 @@ impl proto::operator_server::Operator for Plane {
             proxies: parts.into_iter().map(proxy).collect(),
             issued,
             took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            signer: match &self.board.current().mesh.settings.upstream {
+                UpstreamAuthority::SelfSigned => "self-signed",
+                UpstreamAuthority::Files { .. } => "files",
+                UpstreamAuthority::Command(_) => "command",
+            }
+            .to_owned(),
+            signer_failure: signer_failure.err().map(|failure| failure.to_string()).unwrap_or_default(),
         }))
     }
 

@@ -178,6 +178,8 @@ pub struct Entry {
     pub peer: SocketAddr,
     /// Who calls, once it is known.
     pub principal: Option<Principal>,
+    /// The key exchange of the connection that the caller opened by TLS.
+    pub key_exchange: Option<&'static str>,
     /// The place among the requests under way, given back with the entry.
     pub place: Option<Place>,
     /// The request, as its connection counts it: until the last byte of the answer, or until it is refused.
@@ -213,6 +215,7 @@ impl Entry {
             decision: DecisionId::from_random(workers::random_bytes()),
             peer,
             principal: None,
+            key_exchange: None,
             place: None,
             under_way: None,
             user: None,
@@ -252,6 +255,9 @@ impl Entry {
         line.text("workload", Some(self.shared.settings.workload.as_str()));
         line.text("principal", self.principal.as_ref().map(Principal::as_str));
         line.address("peer", self.peer);
+        if self.key_exchange.is_some() {
+            line.text("key_exchange", self.key_exchange);
+        }
         line.text("user", self.user.as_ref().map(|user| user.subject.as_str()));
         line.text("method", Some(&self.method));
         line.text("path", Some(&self.path));

@@ -133,7 +133,13 @@ impl proto::operator_server::Operator for Plane {
     async fn rehearse(&self, _: Request<proto::RehearseRequest>) -> Result<Response<proto::RehearseResponse>, Status> {
         let call = proto::RehearsedCall { phase: "retire".into(), failure: "no".into(), ..Default::default() };
         let proxy = proto::RehearsedProxy { workload: "shop/web".into(), handshakes: vec![call], ..Default::default() };
-        Ok(Response::new(proto::RehearseResponse { proxies: vec![proxy], issued: 3, took_ms: 4 }))
+        Ok(Response::new(proto::RehearseResponse {
+            proxies: vec![proxy],
+            issued: 3,
+            took_ms: 4,
+            signer: "files".into(),
+            signer_failure: "gone".into(),
+        }))
     }
 
     async fn revoke(&self, request: Request<proto::RevokeRequest>) -> Result<Response<proto::RevokeResponse>, Status> {
@@ -294,6 +300,7 @@ async fn the_authorities_a_rehearsal_and_a_revocation_are_told_as_they_are() {
     let rehearsed = client.rehearse(SOON).await.expect("rehearsed");
     assert_eq!((rehearsed.issued, rehearsed.took, &rehearsed.proxies[0].failure), (3, Duration::from_millis(4), &None));
     assert_eq!(rehearsed.proxies[0].handshakes[0].failure.as_deref(), Some("no"));
+    assert_eq!((rehearsed.signer.as_str(), rehearsed.signer_failure.as_deref()), ("files", Some("gone")));
     let revocation = client.revoke("0b", "stolen", SOON).await.expect("revoked");
     assert_eq!((revocation.revision, revocation.revoked[0].serial.as_str()), (Revision(6), "0b"));
     assert_eq!((revocation.revoked[0].reason.as_str(), revocation.revoked[0].until.millis()), ("stolen", 5));
