@@ -291,6 +291,9 @@ async fn follow(applier: &mut Applier, anchor: &Anchor, (sender, receiver): &mut
                 Err(failure) => {
                     tracing::warn!(revision = %candidate.snapshot.revision, %failure, "configuration refused; the last good one stays");
                     shared.metrics.config_rejected.inc();
+                    if let Err(failure) = believe(applier, &candidate, anchor).await {
+                        tracing::warn!(%failure, "whom that configuration believes is not in force either");
+                    }
                     subscription.refuse(candidate, &failure.to_string())
                 }
             },
@@ -309,9 +312,7 @@ async fn follow(applier: &mut Applier, anchor: &Anchor, (sender, receiver): &mut
 /// Checks, applies and keeps one snapshot. That it cannot be kept on disk is logged, not refused: it is in force.
 async fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) -> Result<(), ApplyFailure> {
     disk::check(&candidate.snapshot, &candidate.signature, anchor)?;
-    let snapshot = candidate.snapshot.clone();
-    let compiled = tokio::task::spawn_blocking(move || compile(&snapshot).map(|policies| (snapshot, policies))).await;
-    let (snapshot, policies) = compiled.map_err(|_| ApplyFailure::Policies("the compilation ended by itself".to_owned()))??;
+    let (snapshot, policies) = compiled(candidate.snapshot.clone()).await?;
     applier.apply(snapshot, policies)?;
     if let Err(failure) = disk::save(&applier.shared.settings.state, &candidate.snapshot, &candidate.signature) {
         tracing::warn!(%failure, "the configuration in force could not be kept on disk");
@@ -320,6 +321,34 @@ async fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anc
         tracing::warn!(%failure, "the trust bundle in force could not be kept on disk");
     }
     Ok(())
+}
+
+/// Puts in force whom a configuration believes that is refused otherwise: a port that is taken must keep no revoked certificate
+/// alive. Nothing else of it is in force, and nothing of it is kept on disk.
+async fn believe(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) -> Result<(), ApplyFailure> {
+    disk::check(&candidate.snapshot, &candidate.signature, anchor)?;
+    let refused = &candidate.snapshot;
+    let Some(active) = applier.shared.active() else { return Ok(()) };
+    let is_ours = refused.workload == active.snapshot.workload && refused.identity == active.snapshot.identity;
+    if !is_ours || refused.revision < active.snapshot.revision {
+        return Ok(());
+    }
+    let (bundles, revoked) = (refused.bundles.clone(), refused.revoked.clone());
+    let snapshot = Snapshot { bundles, revoked, ..active.snapshot.clone() };
+    if snapshot == active.snapshot {
+        return Ok(());
+    }
+    let (snapshot, policies) = compiled(snapshot).await?;
+    applier.apply(snapshot, policies)?;
+    if let Err(failure) = anchor.learn(&candidate.snapshot.bundles) {
+        tracing::warn!(%failure, "the trust bundle in force could not be kept on disk");
+    }
+    Ok(())
+}
+
+async fn compiled(snapshot: Snapshot) -> Result<(Snapshot, Policies), ApplyFailure> {
+    let compiled = tokio::task::spawn_blocking(move || compile(&snapshot).map(|policies| (snapshot, policies))).await;
+    compiled.map_err(|_| ApplyFailure::Policies("the compilation ended by itself".to_owned()))?
 }
 
 /// Explains decision records and sends them to the control plane; those that cannot be sent wait in the bounded queue.

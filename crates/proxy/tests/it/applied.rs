@@ -1,10 +1,12 @@
 //! Configurations, good and bad, and what the sidecar keeps of them.
 
-use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free, policy};
-use model::snapshot::{Inbound, Protocol};
-use model::{Revision, WorkloadName};
+use crate::sidecar::{DEADLINE, Setup, Sidecar, application, free, policy, read_all};
+use model::snapshot::{Inbound, Protocol, RevokedSvid};
+use model::{Revision, SpiffeId, WorkloadName};
 use std::time::Duration;
+use testkit::pki::{self, LawlessClient};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use wire::proto;
 
@@ -71,6 +73,37 @@ async fn a_configuration_that_cannot_be_put_in_force_is_refused_whole() {
         assert!(sidecar.exchange(GET).await.starts_with("HTTP/1.1 200"), "{name}: no part of it is in force");
     }
     assert!(sidecar.admin("/metrics").await.contains("rondel_config_rejected_total 3"), "refusals are counted");
+}
+
+#[tokio::test]
+async fn a_revocation_is_in_force_even_if_the_configuration_that_brings_it_is_refused() {
+    let sidecar = Sidecar::start(application().await, Setup::default()).await;
+    let control = &sidecar.control;
+    let id = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/client").unwrap();
+    let stolen = control.hostile.good(&id);
+    let svid = identity::X509Svid::parse(&stolen.chain, &control.hostile.bundles(), pki::now()).unwrap();
+    let call = async || {
+        let client = LawlessClient::new().presenting(&stolen.chain, &stolen.key).alpn(&["http/1.1"]);
+        let mut stream = client.connect(TcpStream::connect(sidecar.inbound).await.unwrap()).await.unwrap();
+        stream.write_all(GET).await.unwrap();
+        // A refusal of the certificate is an alert, which the client sees at its first read.
+        read_all(&mut stream).await
+    };
+    assert!(call().await.starts_with("HTTP/1.1 200"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut refused = sidecar.snapshot.clone();
+    refused.revision = Revision(2);
+    refused.policies = vec![policy("forbid (principal, action, resource);")];
+    refused.revoked = vec![RevokedSvid { serial: svid.serial().to_owned(), until: svid.not_after() }];
+    let extra = Inbound { listen: taken.local_addr().unwrap(), application: free(), protocol: Protocol::Http, permissive: false };
+    refused.inbound.push(extra);
+    control.send(control.whole(&refused, "refused"));
+    let reason = control.answer().await.expect_err("the port is taken");
+    assert!(reason.contains("cannot listen"), "{reason}");
+    assert_eq!(call().await, "", "a revoked certificate is served");
+    sidecar.logged("peer_revoked").await;
+    assert!(sidecar.exchange(GET).await.starts_with("HTTP/1.1 200"), "no policy of it is in force");
+    assert!(sidecar.admin("/metrics").await.contains("rondel_config_revision 1\n"));
 }
 
 #[tokio::test]
