@@ -204,7 +204,8 @@ pub(crate) fn federation() -> Result<Shown, String> {
     let url = format!("https://{ours}/");
     let relation = ["-trustDomain", "shop.example", "-bundleEndpointProfile", "https_web", "-bundleEndpointURL", &url];
     spire.server(&["federation", "create"], &relation)?;
-    spire.register(PARTNER_ID, &["-federatesWith", "spiffe://shop.example"])?;
+    // An entry may federate only with a trust domain whose bundle is there.
+    until("SPIRE fetches our bundle", || spire.register(PARTNER_ID, &["-federatesWith", "spiffe://shop.example"]))?;
 
     let out = dir.path().join("svid");
     std::fs::create_dir_all(&out).map_err(|error| error.to_string())?;
