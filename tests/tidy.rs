@@ -282,8 +282,46 @@ fn limits_page() -> String {
         let (least, most) = limit.range();
         let _ok = writeln!(page, "| `{}` | {} | {least} | {most} | {} |", limit.name(), limit.default_value(), limit.about());
     }
+    page.push_str(
+        "\n## Fixed\n\nBounds of the data path that nobody needs to set, as they stand in the code.\n\n| constant | value | what it bounds |\n| --- | --- | --- |\n",
+    );
+    for (file, name, about) in FIXED {
+        let text = std::fs::read_to_string(root().join(file)).expect(file);
+        let value = text.split_once(&format!("const {name}: ")).and_then(|(_, rest)| rest.split_once(" = ")?.1.split_once(';'));
+        let (value, _) = value.expect(name);
+        let seconds = value.strip_prefix("Duration::from_secs(").and_then(|rest| rest.strip_suffix(')'));
+        let value = seconds.map_or_else(|| value.to_owned(), |seconds| format!("{seconds} s"));
+        let _ok = writeln!(page, "| `{name}` ({file}) | `{value}` | {about} |");
+    }
     page
 }
+
+/// File, constant, and what it bounds.
+const FIXED: [(&str, &str, &str); 11] = [
+    (
+        "crates/proxy/src/accept.rs",
+        "HELLO_GRACE",
+        "how long what an application says first waits on a permissive port for a peer's handshake",
+    ),
+    ("crates/proxy/src/accept.rs", "LAST_WORDS_DEADLINE", "for the answer on a connection that ends with it"),
+    ("crates/proxy/src/connection.rs", "ENDING_GRACE", "for the other end to take notice that a connection is being ended"),
+    ("crates/proxy/src/upstream/mod.rs", "KEEPALIVE_AFTER", "silence after which a kept connection is asked for a sign of life"),
+    ("crates/proxy/src/upstream/mod.rs", "KEEPALIVE_EVERY", "between two of those questions"),
+    ("crates/proxy/src/upstream/mod.rs", "KEEPALIVE_PROBES", "unanswered questions after which it is given up"),
+    ("crates/proxy/src/upstream/mod.rs", "INTERIM_MAX", "interim responses (1xx) to one request"),
+    (
+        "crates/proxy/src/mux.rs",
+        "PROBE_EVERY",
+        "silence of a shared connection with open streams before it is asked, and again before it is given up",
+    ),
+    ("crates/proxy/src/mux.rs", "FRAME_BYTES_MAX", "bytes of one frame of a shared connection"),
+    ("crates/proxy/src/mux.rs", "OUTPUT_BYTES_MAX", "bytes of all its streams that wait to be written"),
+    (
+        "crates/proxy/src/http2.rs",
+        "SILENT_TICKS",
+        "seconds of silence of an HTTP/2 connection with open streams before it is asked, and again before it is given up",
+    ),
+];
 
 fn reasons_page() -> String {
     let mut page = String::from(

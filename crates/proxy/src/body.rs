@@ -20,8 +20,10 @@ pub enum HeldRefusal {
         limit: u64,
     },
     /// It did not arrive in time.
-    #[error("body did not arrive within limit `policyBodyMs` ({limit} ms)")]
+    #[error("{seen} bytes of the body arrived within limit `policyBodyMs` ({limit} ms), and not its end")]
     Timeout {
+        /// Bytes that arrived.
+        seen: usize,
         /// The limit.
         limit: u64,
     },
@@ -71,7 +73,7 @@ pub async fn hold(down: &mut Downstream<'_>, head: &mut Head, limits: &Limits) -
     });
     match tokio::time::timeout(limits.duration(Limit::PolicyBodyMs), read).await {
         Ok(outcome) => outcome.map(|()| bytes),
-        Err(_) => Err(HeldRefusal::Timeout { limit: limits.of(Limit::PolicyBodyMs) }),
+        Err(_) => Err(HeldRefusal::Timeout { seen: bytes.len(), limit: limits.of(Limit::PolicyBodyMs) }),
     }
 }
 

@@ -25,7 +25,9 @@ pub const REASON_HEADER: &str = "x-rondel-reason";
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The head is too large.
-    #[error("the head is over limit `requestHeadBytes` ({bytes}) or `requestHeaders` ({lines})")]
+    #[error(
+        "the head of an HTTP/2 request is over limit `requestHeadBytes` ({bytes}) or `requestHeaders` ({lines}); how far is not known, as it is not read on"
+    )]
     HeadTooLarge {
         /// The limit in bytes.
         bytes: u64,
