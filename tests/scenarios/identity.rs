@@ -21,12 +21,12 @@ permit (principal, action, resource);"#;
 /// For a whole rotation: the SVID of a sidecar that is away must end first.
 const ROTATION_DEADLINE: Duration = Duration::from_secs(90);
 
-fn plan(application: SocketAddr, settings: &str, more: String) -> Plan<'_> {
+pub(crate) fn plan(application: SocketAddr, settings: &str, more: String) -> Plan<'_> {
     Plan { protocol: "http", application, lifetime: "10s", policy: ALLOW_MESH, more, settings }
 }
 
 /// A third workload, which calls `server` too.
-fn third() -> (Workload, String) {
+pub(crate) fn third() -> (Workload, String) {
     let third = Workload { name: "third", admin: free(), inbound: free(), upstreams: vec![("server", free())] };
     let more = format!(
         "---\napiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: third, namespace: {NAMESPACE} }}\nspec:\n  \
@@ -37,14 +37,14 @@ fn third() -> (Workload, String) {
 }
 
 /// Calls without a pause until it is told to stop; counts what was answered with 200, and notes the first that was not.
-struct Load {
+pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<Vec<String>>,
 }
 
 impl Load {
-    fn start(to: SocketAddr) -> Self {
+    pub(crate) fn start(to: SocketAddr) -> Self {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answered));
         let task = tokio::spawn(async move {
@@ -61,20 +61,20 @@ impl Load {
         Self { stop, answered, task }
     }
 
-    async fn stop(self) -> (u64, Vec<String>) {
+    pub(crate) async fn stop(self) -> (u64, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         (self.answered.load(Ordering::Relaxed), self.task.await.unwrap())
     }
 }
 
 impl Mesh {
-    fn authorities(&self) -> Option<serde_json::Value> {
+    pub(crate) fn authorities(&self) -> Option<serde_json::Value> {
         let (code, text) = self.rondel(&["ca", "status", "--output", "json"]);
         (code == 0).then(|| serde_json::from_str(&text).expect("JSON"))
     }
 
     /// Waits until `seen` is true of the authorities.
-    async fn until_authorities(&self, what: &str, seen: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    pub(crate) async fn until_authorities(&self, what: &str, seen: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         let deadline = Instant::now() + ROTATION_DEADLINE;
         loop {
             let now = self.authorities();
@@ -108,7 +108,7 @@ impl Mesh {
     }
 }
 
-fn stage(status: &serde_json::Value, wanted: &str) -> Option<String> {
+pub(crate) fn stage(status: &serde_json::Value, wanted: &str) -> Option<String> {
     let all = status["authorities"].as_array()?;
     Some(all.iter().find(|each| each["state"] == wanted)?["id"].as_str()?.to_owned())
 }
