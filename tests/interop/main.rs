@@ -115,7 +115,7 @@ const CHECKS: [Check; 17] = [
     ("a_mesh_may_refuse_calls_to_the_outside", capture::egress_refused),
     ("h2load_over_http1_loses_no_request", protocols::h2load_http1),
     ("h2load_over_http2_loses_no_request", protocols::h2load_http2),
-    ("h2spec_passes_what_nghttpd_passes_beside_it", protocols::h2spec),
+    ("h2spec_on_a_plaintext_port_of_both_versions", protocols::h2spec),
     ("a_pod_that_is_cut_off_is_told_and_comes_back_by_itself", capture::cut_off),
     ("redis_on_an_undeclared_port", protocols::redis),
     ("postgresql", protocols::postgresql),
