@@ -6,9 +6,11 @@ use identity::bundle::BundleError;
 use identity::csr::{self, CsrRefusal};
 use identity::key::{KeyFailure, PrivateKey};
 use model::{Timestamp, TrustDomain};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -65,10 +67,12 @@ pub(crate) enum UpstreamFailure {
         error: io::Error,
     },
     /// The program takes too long.
-    #[error("`{program}` did not end within {} s and was stopped", COMMAND_DEADLINE.as_secs())]
+    #[error("`{program}` did not end within {} s and was stopped", within.as_secs())]
     Slow {
         /// Its name.
         program: String,
+        /// The time that it had.
+        within: Duration,
     },
     /// The program says no.
     #[error("`{program}` ended with {status}: {complaint}")]
@@ -161,7 +165,7 @@ fn program(command: &[String], domain: &TrustDomain, lifetime: Duration, now: Ti
     let own = PrivateKey::generate()?;
     let request = pem("CERTIFICATE REQUEST", &Authority::signing_request(&own, domain)?);
     let name = command.first().cloned().unwrap_or_default();
-    let answer = run(command, &name, &request, domain, lifetime)?;
+    let answer = run(command, &name, &request, domain, lifetime, COMMAND_DEADLINE)?;
     built(certificates(&answer, &name)?, own, domain, now, &name, "command")
 }
 
@@ -193,6 +197,7 @@ fn run(
     request: &str,
     domain: &TrustDomain,
     lifetime: Duration,
+    within: Duration,
 ) -> Result<Zeroizing<String>, UpstreamFailure> {
     let failed = |error| UpstreamFailure::Run { program: name.to_owned(), error };
     let mut child = Command::new(name)
@@ -202,9 +207,10 @@ fn run(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
-    let deadline = Instant::now() + COMMAND_DEADLINE;
+    let deadline = Instant::now() + within;
     // Each in a thread, so that a program that reads or writes nothing cannot hold this one.
     if let Some(mut input) = child.stdin.take() {
         let request = request.to_owned();
@@ -216,10 +222,12 @@ fn run(
     let status = match ended(&mut child, deadline).map_err(failed)? {
         Some(status) => status,
         None => {
-            // It may have ended in this very moment.
-            let _ended = child.kill();
+            // With whatever it has started; all of it may have ended in this very moment.
+            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                let _ended = kill_process_group(group, Signal::KILL);
+            }
             let _reaped = child.wait();
-            return Err(UpstreamFailure::Slow { program: name.to_owned() });
+            return Err(UpstreamFailure::Slow { program: name.to_owned(), within });
         }
     };
     // A child of the program may hold the pipe open; what came by the deadline counts.
@@ -289,6 +297,28 @@ fn pem(kind: &str, der: &[u8]) -> String {
 mod tests {
     use super::*;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+
+    #[test]
+    fn a_signer_that_is_stopped_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {}; sleep 600", file.display());
+        let command = ["sh", "-c", &script].map(str::to_owned);
+        let domain = TrustDomain::parse("a.example").expect("domain");
+        let stopped = run(&command, "sh", "", &domain, Duration::from_secs(1), Duration::from_secs(1));
+        assert!(matches!(stopped, Err(UpstreamFailure::Slow { .. })), "{stopped:?}");
+        let pid = std::fs::read_to_string(file).expect("it had started");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            // Nobody may have reaped it yet.
+            if stat.is_empty() || stat.contains(") Z ") {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{stat}");
+            thread::yield_now();
+        }
+    }
 
     #[test]
     fn a_chain_that_has_ended_begins_no_authority() {
