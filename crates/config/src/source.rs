@@ -51,7 +51,7 @@ fn whole(file: &str, message: String) -> ConfigError {
 
 fn collect(dir: &Path, prefix: &str, depth: usize, sources: &mut Vec<Source>) -> Result<(), ConfigError> {
     let place = if prefix.is_empty() { "." } else { prefix };
-    let failed = |error: std::io::Error| whole(place, format!("cannot be read: {error}"));
+    let failed = |error: std::io::Error| whole(place, format!("`{}` cannot be read: {error}", dir.display()));
     if depth > DEPTH_MAX {
         return Err(whole(place, format!("directories are nested deeper than {DEPTH_MAX}")));
     }
