@@ -107,10 +107,11 @@ impl Supervised {
         Some(status)
     }
 
-    /// The pause before the next restart: doubles with each failure. A control plane gets longer, so that its sockets are free again.
+    /// The pause before the next restart: doubles with each failure after the third, so that what is killed now and then comes back
+    /// before a certificate ends. A control plane gets longer, so that its sockets are free again.
     pub(super) fn pause(&self) -> Duration {
         let first = if self.kind == Kind::Control { Duration::from_secs(3) } else { Duration::from_millis(500) };
-        (first * 2_u32.saturating_pow(self.failures.saturating_sub(1).min(6))).min(PAUSE_MAX)
+        (first * 2_u32.saturating_pow(self.failures.saturating_sub(3).min(6))).min(PAUSE_MAX)
     }
 
     /// Whether it is time to start it again.
