@@ -277,7 +277,7 @@ fn text(status: &AuthorityStatus, now: Timestamp) -> String {
         let (listen, sequence, given) = (&served.listen, served.sequence, served.given);
         out.push_str(&format!("this bundle is served at {listen}: sequence {sequence}, given {given} times\n"));
         if let Some(failure) = &served.failure {
-            out.push_str(&format!("  NOT AS IT SHOULD: {failure}\n"));
+            out.push_str(&format!("  TROUBLE: {}\n", plain(failure)));
         }
     }
     if !status.federated.is_empty() {

@@ -5,6 +5,7 @@ use crate::output::{Output, bold, short, table};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
+use wire::operator::WorkloadStatus;
 
 /// For every connected sidecar to have put the revocation in force.
 const IN_FORCE_DEADLINE: Duration = Duration::from_secs(15);
@@ -27,21 +28,17 @@ pub(crate) async fn revoke(arguments: &Revoke, output: Output) -> anyhow::Result
     let begun = Instant::now();
     let mut client = arguments.at.connect().await?;
     let revocation = client.revoke(&arguments.what, &arguments.reason, DEADLINE).await?;
-    let behind = loop {
-        let status = client.status(DEADLINE).await?;
-        let behind: Vec<String> = status
-            .workloads
-            .iter()
-            .filter(|each| each.connected && each.revision < revocation.revision)
-            .map(|each| each.name.to_string())
-            .collect();
+    let (behind, away) = loop {
+        let workloads = client.status(DEADLINE).await?.workloads;
+        let named = |are: &dyn Fn(&WorkloadStatus) -> bool| -> Vec<String> {
+            workloads.iter().filter(|each| are(each)).map(|each| each.name.to_string()).collect()
+        };
+        let behind = named(&|each| each.connected && each.revision < revocation.revision);
         if behind.is_empty() || begun.elapsed() > IN_FORCE_DEADLINE {
-            break behind;
+            break (behind, named(&|each| !each.connected));
         }
         sleep(Duration::from_millis(50)).await;
     };
-    let status = client.status(DEADLINE).await?;
-    let away: Vec<String> = status.workloads.iter().filter(|each| !each.connected).map(|each| each.name.to_string()).collect();
     let took = begun.elapsed();
     let now = operator::now();
     match output {

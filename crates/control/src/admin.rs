@@ -1,11 +1,13 @@
 //! The admin port: metrics, readiness, liveness.
 
+use crate::bundle_endpoint::Served;
 use crate::ca::Ca;
 use crate::clock;
 use crate::desired::Board;
+use crate::federation::Federation;
 use crate::records::Records;
 use crate::rollout::Rollout;
-use crate::troubles::Troubles;
+use crate::troubles::troubles;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -32,7 +34,8 @@ pub(crate) struct Seen {
     pub(crate) records: Arc<Records>,
     pub(crate) ca: Arc<Ca>,
     pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
-    pub(crate) troubles: Troubles,
+    pub(crate) federation: Arc<Federation>,
+    pub(crate) bundle_endpoint: Arc<Served>,
 }
 
 /// Serves for as long as the process lives.
@@ -98,7 +101,7 @@ fn metrics(seen: &Seen) -> String {
         (
             "troubles",
             "What an operator must look at; `rondel status` tells each",
-            u64::try_from(seen.troubles.now(clock::now()).len()).unwrap_or(u64::MAX),
+            troubles(&seen.ca, &seen.federation, &seen.bundle_endpoint, clock::now()).len() as u64,
         ),
         (
             "config_errors",

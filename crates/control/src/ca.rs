@@ -607,6 +607,13 @@ mod tests {
         (dir, ca)
     }
 
+    /// Who asks for an SVID, and the request for it.
+    fn asked() -> (SpiffeId, Vec<u8>) {
+        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
+        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        (id, request)
+    }
+
     fn wanted(id: &SpiffeId) -> Wanted<'_> {
         Wanted { id, shown: None, workload: "b/c", application: false, lifetime: Duration::from_secs(60) }
     }
@@ -638,8 +645,7 @@ mod tests {
     #[test]
     fn every_issued_svid_is_on_record_and_ends_with_the_authority() {
         let (_dir, ca) = ca();
-        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
-        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        let (id, request) = asked();
         let (issued, authority) = ca.issue(&request, &wanted(&id), NOW).expect("issue");
         let row =
             Issued { id: id.to_string(), not_after: issued.not_after, authority, workload: "b/c".into(), application: false };
@@ -718,8 +724,7 @@ mod tests {
         let command =
             format!("  certificates: {{ upstream: {{ command: [sh, -c, 'touch {}; sleep 3; false'] }} }}\n", begun.display());
         let board = board_with(&ca, &command);
-        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
-        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        let (id, request) = asked();
         ca.issue(&request, &wanted(&id), NOW).expect("issue");
         std::thread::scope(|scope| {
             let preparing = scope.spawn(|| ca.prepare(&board, NOW));
@@ -736,8 +741,7 @@ mod tests {
     fn what_a_revoked_svid_was_asking_for_is_not_issued() {
         let (_dir, ca) = ca();
         let board = board(&ca);
-        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
-        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        let (id, request) = asked();
         let (first, _) = ca.issue(&request, &wanted(&id), NOW).expect("issue");
         // It was attested, and its identity is revoked before the next one is on record.
         let asking = Wanted { shown: Some(&first.serial), ..wanted(&id) };
@@ -753,8 +757,7 @@ mod tests {
     fn a_workload_that_asks_without_end_can_still_be_revoked_and_takes_nobodys_place() {
         let (dir, ca) = ca();
         let board = board(&ca);
-        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
-        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        let (id, request) = asked();
         for _ in 0..ISSUED_PER_WORKLOAD_MAX {
             ca.issue(&request, &wanted(&id), NOW).expect("issue");
         }
@@ -773,8 +776,7 @@ mod tests {
     fn what_is_revoked_stays_so_over_a_restart_until_its_end() {
         let (dir, ca) = ca();
         let board = board(&ca);
-        let id = SpiffeId::parse("spiffe://a.example/ns/b/sa/c").expect("id");
-        let request = csr::build(&identity::PrivateKey::generate().expect("key"), &id).expect("csr");
+        let (id, request) = asked();
         let issue = || ca.issue(&request, &wanted(&id), NOW).expect("issue").0.serial;
         let (one, two) = (issue(), issue());
         let revoked = ca.revoke(&Revocable::Serial(one.clone()), "lost", &board, NOW).expect("revoke");

@@ -11,7 +11,6 @@ use crate::rollout::Rollout;
 use crate::serve::OwnFailure;
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::troubles::Troubles;
 use crate::{admin, clock, rotation, serve, watch};
 use anyhow::{Context, bail};
 use identity::TrustBundles;
@@ -69,7 +68,6 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let rollout = Arc::new(restored(&store, &board)?);
     let records = Arc::new(Records::default());
     let served = Arc::new(Served::default());
-    let troubles = Troubles { ca: Arc::clone(&ca), federation: Arc::clone(&federation), bundle_endpoint: Arc::clone(&served) };
     let plane = Plane {
         board: Arc::clone(&board),
         rollout: Arc::clone(&rollout),
@@ -79,7 +77,6 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         rehearsals: Arc::new(Rehearsals::default()),
         federation: Arc::clone(&federation),
         bundle_endpoint: Arc::clone(&served),
-        troubles: troubles.clone(),
     };
     tracing::info!(%domain, revision = %desired.revision, listen = %settings.listen, "starting");
 
@@ -100,11 +97,14 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(async move { told("operators", operators.serve_with_incoming(UnixListenerStream::new(operator)).await) });
     tasks.spawn(serve::renew(Arc::clone(&ca), Arc::clone(&board), credentials));
     tasks.spawn(rotation::run(Arc::clone(&ca), Arc::clone(&board), Arc::clone(&rollout), own.clone()));
-    tasks.spawn(federation.run(Arc::clone(&board)));
-    tasks.spawn(bundle_endpoint::run(served, Arc::clone(&board)));
+    tasks.spawn(Arc::clone(&federation).run(Arc::clone(&board)));
+    tasks.spawn(bundle_endpoint::run(Arc::clone(&served), Arc::clone(&board)));
     tasks.spawn(keep_bundle(settings.state.clone(), Arc::clone(&ca), Arc::clone(&board)));
     tasks.spawn(watch::run(Arc::clone(&board), settings.config.clone()));
-    tasks.spawn(admin::run(admin_listener, admin::Seen { board, rollout, records, ca, credentials: own, troubles }));
+    tasks.spawn(admin::run(
+        admin_listener,
+        admin::Seen { board, rollout, records, ca, credentials: own, federation, bundle_endpoint: served },
+    ));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

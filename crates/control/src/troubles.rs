@@ -5,7 +5,6 @@ use crate::bundle_endpoint::Served;
 use crate::ca::Ca;
 use crate::federation::Federation;
 use model::Timestamp;
-use std::sync::Arc;
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,40 +15,27 @@ pub(crate) struct Trouble {
     pub(crate) since: Option<Timestamp>,
 }
 
-/// Where they are looked for.
-#[derive(Clone, Debug)]
-pub(crate) struct Troubles {
-    pub(crate) ca: Arc<Ca>,
-    pub(crate) federation: Arc<Federation>,
-    pub(crate) bundle_endpoint: Arc<Served>,
-}
-
-impl Troubles {
-    /// All of this moment, the gravest first.
-    pub(crate) fn now(&self, now: Timestamp) -> Vec<Trouble> {
-        let mut found = Vec::new();
-        let ends = self.ca.authorities().active.not_after();
-        if ends <= now {
-            let message = "the authority has ended: no workload gets an SVID until `rondel ca rotate` makes another".to_owned();
-            found.push(Trouble { message, since: Some(ends) });
-        }
-        if let Some((failure, since)) = self.ca.failing() {
-            let what = if ends <= now { "" } else { &format!(" (the authority ends at {ends})") };
-            found.push(Trouble {
-                message: format!("the authority's rotation fails and is tried again{what}: {failure}"),
-                since: Some(since),
-            });
-        }
-        for (domain, foreign) in self.federation.each() {
-            let Some(failure) = foreign.failure else { continue };
-            let stays =
-                if foreign.bundle.is_some() { "; the one fetched last stays in force" } else { "; nobody of it is believed" };
-            let message = format!("the bundle of `{domain}` cannot be fetched{stays}: {failure}");
-            found.push(Trouble { message, since: foreign.bundle.map(|bundle| bundle.fetched_at) });
-        }
-        if let Some(failure) = self.bundle_endpoint.state().failure {
-            found.push(Trouble { message: format!("the bundle endpoint does not serve as it should: {failure}"), since: None });
-        }
-        found
+/// All of this moment, the gravest first.
+pub(crate) fn troubles(ca: &Ca, federation: &Federation, bundle_endpoint: &Served, now: Timestamp) -> Vec<Trouble> {
+    let mut found = Vec::new();
+    let ends = ca.authorities().active.not_after();
+    if ends <= now {
+        let message = "the authority has ended: no workload gets an SVID until `rondel ca rotate` makes another".to_owned();
+        found.push(Trouble { message, since: Some(ends) });
     }
+    if let Some((failure, since)) = ca.failing() {
+        let what = if ends <= now { "" } else { &format!(" (the authority ends at {ends})") };
+        let message = format!("the authority's rotation fails and is tried again{what}: {failure}");
+        found.push(Trouble { message, since: Some(since) });
+    }
+    for (domain, foreign) in federation.each() {
+        let Some(failure) = foreign.failure else { continue };
+        let stays = if foreign.bundle.is_some() { "; the one fetched last stays in force" } else { "; nobody of it is believed" };
+        let message = format!("the bundle of `{domain}` cannot be fetched{stays}: {failure}");
+        found.push(Trouble { message, since: foreign.bundle.map(|bundle| bundle.fetched_at) });
+    }
+    if let Some(failure) = bundle_endpoint.state().failure {
+        found.push(Trouble { message: format!("the bundle endpoint does not serve as it should: {failure}"), since: None });
+    }
+    found
 }

@@ -14,7 +14,6 @@ use crate::records::Records;
 use crate::rehearsal::Rehearsals;
 use crate::rollout::Rollout;
 use crate::serve::Caller;
-use crate::troubles::Troubles;
 use ::identity::Credentials;
 use ::identity::handshake::VerifiedPeer;
 use std::sync::Arc;
@@ -32,7 +31,6 @@ pub(crate) struct Plane {
     pub(crate) rehearsals: Arc<Rehearsals>,
     pub(crate) federation: Arc<Federation>,
     pub(crate) bundle_endpoint: Arc<Served>,
-    pub(crate) troubles: Troubles,
 }
 
 /// Who opened the connection that a call came on.

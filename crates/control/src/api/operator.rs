@@ -8,7 +8,7 @@ use crate::federation::Foreign;
 use crate::rehearsal::Part;
 use crate::rotation::{self, HoldUp, Step};
 use crate::store::{Issued, Revoked};
-use crate::troubles::Trouble;
+use crate::troubles::{Trouble, troubles};
 use config::{UpstreamAuthority, Workload};
 use identity::TrustBundles;
 use model::{DecisionId, SpiffeId, Timestamp, TrustDomain, WorkloadName};
@@ -62,7 +62,10 @@ impl proto::operator_server::Operator for Plane {
             publish_to_last_ack_ms: last.map(|(_, took)| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
             errors: errors.collect(),
             workloads: desired.mesh.workloads.iter().map(|workload| self.workload_status(workload)).collect(),
-            troubles: self.troubles.now(clock::now()).into_iter().map(trouble).collect(),
+            troubles: troubles(&self.ca, &self.federation, &self.bundle_endpoint, clock::now())
+                .into_iter()
+                .map(trouble)
+                .collect(),
         }))
     }
 
