@@ -187,7 +187,8 @@ pub(crate) fn egress_refused(pods: &mut Pods) -> Result<Shown, String> {
 }
 
 pub(crate) fn cut_off(pods: &mut Pods) -> Result<Shown, String> {
-    let paths = need!("nginx", "curl");
+    const PORT: &str = "41777";
+    let paths = need!("nginx", "curl", "python3");
     start_nginx(pods, &paths[0])?;
     let url = format!("http://{SERVER}/");
     let code = |pods: &Pods| pods.run("client", "curl", &["-sS", "-m", "15", "-o", "/dev/null", "-w", "%{http_code}", &url]);
@@ -207,6 +208,14 @@ pub(crate) fn cut_off(pods: &mut Pods) -> Result<Shown, String> {
     // By then every kept connection has been given up, so that only new ones are tried.
     std::thread::sleep(Duration::from_secs(14).saturating_sub(began.elapsed()));
     let later = pods.run("client", "curl", &post);
+    // The sidecar has tried from this port a moment ago: the kernel remembers that attempt, and the application may be given the port.
+    let attempt = format!(
+        "import os,socket\nos.setgid(2102)\ns=socket.socket()\ns.settimeout(1)\ns.bind(('',{PORT}))\n\
+         try: s.connect(('{SERVER}',80))\nexcept OSError: pass"
+    );
+    let same_port = pods
+        .run("client", "python3", &["-c", &attempt])
+        .and_then(|_| pods.run("client", "curl", &[&["--local-port", PORT], &post[..]].concat()));
     pods.run("outside", "ip", &["link", "set", "rondel-1", "up"])?;
     let log = pods.access_log("client");
     // On a kept connection nobody answers; a new one cannot be made.
@@ -217,6 +226,7 @@ pub(crate) fn cut_off(pods: &mut Pods) -> Result<Shown, String> {
         other => return Err(format!("cut off: `{other}`")),
     };
     same("cut off for longer", &later?, "502")?;
+    same("from a port that the sidecar has tried from", &same_port?, "502")?;
     if !log.contains(reason) || !log.contains("upstream_connect") {
         return Err(format!("the true reasons were not logged: {reason}, upstream_connect"));
     }

@@ -21,7 +21,7 @@ pub enum CaptureError {
     #[error("no permission to change the rules of this network namespace: run as root, or with CAP_NET_ADMIN")]
     Permission,
     /// The kernel does not know what the rules need.
-    #[error("the kernel lacks what the rules need (nf_tables with nat and redirect): {0}")]
+    #[error("the kernel lacks what the rules need (nf_tables with nat and redirect, and zones of connection tracking): {0}")]
     Unsupported(String),
     /// `nft` did not end.
     #[error("`nft` did not end within {} s and was ended", NFT_DEADLINE.as_secs())]
@@ -129,6 +129,10 @@ fn rule(rule: &Value) -> String {
 
 /// A match, or what becomes of the connection.
 fn part(part: &Value) -> String {
+    if let Some(change) = part.get("mangle") {
+        let (direction, key) = (text(change, "/key/ct/dir"), text(change, "/key/ct/key"));
+        return format!("ct {direction} {key} set {}", change.get("value").unwrap_or(&Value::Null));
+    }
     let Some(test) = part.get("match") else {
         return match (part.get("return"), part.pointer("/redirect/port").and_then(Value::as_u64)) {
             (Some(_), None) => "return".to_owned(),
@@ -247,6 +251,8 @@ mod tests {
             (r#""hook": "prerouting""#, r#""hook": "input""#),
             (r#""name": "outbound""#, r#""name": "elsewhere""#),
             (r#"{"return": null}"#, r#"{"accept": null}"#),
+            (r#""value": 1}"#, r#""value": 2}"#),
+            (r#""dir": "original""#, r#""dir": "reply""#),
         ] {
             let changed = LISTED.replacen(was, is, 1);
             assert_ne!(changed, LISTED, "{was}");

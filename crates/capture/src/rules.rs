@@ -15,6 +15,8 @@ pub const PROBE_OWN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new
 const PROBE_PORT: u16 = 15_099;
 /// The sidecar's own ports that others may call: metrics, where the operator binds them beyond loopback, and health probes.
 const OWN_PORTS: [u16; 2] = [15_000, 15_021];
+/// The zone of connection tracking (`nf_conntrack`) in which the sidecar's own connections are remembered; the application's are in 0.
+const OWN_ZONE: u16 = 1;
 
 /// Which connections are captured.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
@@ -67,7 +69,7 @@ impl Default for Rules {
 impl Rules {
     /// The whole table as one nftables script, which replaces the table that is there in the same transaction.
     pub fn render(&self) -> String {
-        let body = format!("{}{}", self.inbound(), self.outbound());
+        let body = self.body();
         let digest = digest(&body);
         // The empty first declaration makes the deletion succeed where there is no table yet.
         format!(
@@ -78,13 +80,12 @@ impl Rules {
 
     /// The name of the empty chain by which a loaded table says which rules it was made from.
     pub(crate) fn mark(&self) -> String {
-        chain_name(digest(&format!("{}{}", self.inbound(), self.outbound())))
+        chain_name(digest(&self.body()))
     }
 
     /// What the table says, a line for each chain, its hook and each rule: what a listing of it must come to.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let body = format!("{}{}", self.inbound(), self.outbound());
-        body.lines().map(str::trim).filter(|line| *line != "}").map(str::to_owned).collect()
+        self.body().lines().map(str::trim).filter(|line| *line != "}").map(str::to_owned).collect()
     }
 
     /// What makes these rules useless or dangerous, in words for whoever wrote them.
@@ -92,6 +93,30 @@ impl Rules {
         (self.inbound_port == self.outbound_port).then_some(
             "`--inbound-port` and `--outbound-port` are the same: what comes in would be taken for what the application calls, \
              and be asked for no identity",
+        )
+    }
+
+    fn body(&self) -> String {
+        format!("{}{}{}", self.inbound(), self.outbound(), self.own())
+    }
+
+    /// What the sidecar sends by itself.
+    fn proxy(&self) -> String {
+        match self.proxy_gid {
+            Some(gid) => format!("meta skgid {gid}"),
+            None => format!("meta skuid {}", self.proxy_uid),
+        }
+    }
+
+    /// The sidecar's own connections are remembered apart. Otherwise an attempt that nobody answered, which the kernel remembers for two
+    /// minutes, would be taken for the beginning of whatever the application opens from the same port to the same place, and that
+    /// would go around the sidecar. Answers on redirected connections belong to what is remembered of those.
+    fn own(&self) -> String {
+        let redirected = set(&[self.inbound_port, self.outbound_port]);
+        format!(
+            "    chain own {{\n        type filter hook output priority -300; policy accept;\n        {} tcp sport != {redirected} ct \
+             original zone set {OWN_ZONE}\n    }}\n",
+            self.proxy()
         )
     }
 
@@ -120,10 +145,7 @@ impl Rules {
         rule(&format!("ip daddr {} tcp dport {PROBE_PORT} redirect to :{}", PROBE_V4.ip(), self.outbound_port));
         rule(&format!("ip6 daddr {} tcp dport {PROBE_PORT} redirect to :{}", PROBE_V6.ip(), self.outbound_port));
         // First of all, or the sidecar would be led back to itself for ever.
-        match self.proxy_gid {
-            Some(gid) => rule(&format!("meta skgid {gid} return")),
-            None => rule(&format!("meta skuid {} return", self.proxy_uid)),
-        }
+        rule(&format!("{} return", self.proxy()));
         rule("meta l4proto != tcp return");
         rule(&format!("ip daddr {} tcp dport {PROBE_PORT} redirect to :{}", PROBE_OWN.ip(), self.outbound_port));
         rule("ip daddr 127.0.0.0/8 return");
@@ -203,10 +225,14 @@ mod tests {
         tcp dport 53 return
         meta l4proto tcp redirect to :15001
     }
+    chain own {
+        type filter hook output priority -300; policy accept;
+        meta skuid 2102 tcp sport != { 15001, 15006 } ct original zone set 1
+    }
 }
 "#;
         assert_eq!(body, expected);
-        assert_eq!(Rules::default().lines().len(), 14 + 4);
+        assert_eq!(Rules::default().lines().len(), 15 + 6);
     }
 
     #[test]
