@@ -370,7 +370,10 @@ fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mu
                 match JwtAlgorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == each.value) {
                     Some(algorithm) => algorithms.push(algorithm),
                     None => {
-                        let message = format!("algorithm `{}` is not one of RS256, ES256, EdDSA", ids::printable(&each.value));
+                        let known = JwtAlgorithm::ALL.map(JwtAlgorithm::as_str);
+                        let near = suggestion(&each.value, known);
+                        let message =
+                            format!("algorithm `{}` is not one of {}{near}", ids::printable(&each.value), known.join(", "));
                         errors.at(document, each.defined, message);
                     }
                 }

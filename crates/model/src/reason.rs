@@ -377,7 +377,7 @@ impl Reason {
                 "token_algorithm",
                 Caller,
                 "the token's algorithm is not accepted",
-                "sign with RS256, ES256 or EdDSA, as the issuer is configured",
+                "sign with one of the RS, PS or ES algorithms or EdDSA, as the issuer is configured",
             ),
             Self::TokenIssuerUnknown => (
                 "token_issuer_unknown",

@@ -16,7 +16,9 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
+    Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+    RSA_PSS_SHA512, RsaEncoding, RsaKeyPair, RsaPublicKeyComponents,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -40,10 +42,10 @@ struct SigningKey {
     active: bool,
 }
 
-/// A private key with its public half.
+/// A private key with its public half, and what it signs by.
 enum Pair {
-    Rs256(RsaKeyPair),
-    Es256(EcdsaKeyPair),
+    Rsa(RsaKeyPair, JwtAlgorithm, &'static dyn RsaEncoding),
+    Ec(EcdsaKeyPair, JwtAlgorithm, &'static str),
     EdDsa(Ed25519KeyPair),
 }
 
@@ -142,29 +144,37 @@ impl fmt::Debug for Issuer {
 
 impl Pair {
     fn generate(algorithm: JwtAlgorithm) -> Self {
+        let rsa = |encoding| Self::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).expect("an RSA key"), algorithm, encoding);
+        let ec = |curve, name| Self::Ec(EcdsaKeyPair::generate(curve).expect("an EC key"), algorithm, name);
         match algorithm {
-            JwtAlgorithm::Rs256 => Self::Rs256(RsaKeyPair::generate(KeySize::Rsa2048).expect("an RSA key")),
-            JwtAlgorithm::Es256 => Self::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a P-256 key")),
+            JwtAlgorithm::Rs256 => rsa(&RSA_PKCS1_SHA256),
+            JwtAlgorithm::Rs384 => rsa(&RSA_PKCS1_SHA384),
+            JwtAlgorithm::Rs512 => rsa(&RSA_PKCS1_SHA512),
+            JwtAlgorithm::Ps256 => rsa(&RSA_PSS_SHA256),
+            JwtAlgorithm::Ps384 => rsa(&RSA_PSS_SHA384),
+            JwtAlgorithm::Ps512 => rsa(&RSA_PSS_SHA512),
+            JwtAlgorithm::Es256 => ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256"),
+            JwtAlgorithm::Es384 => ec(&ECDSA_P384_SHA384_FIXED_SIGNING, "P-384"),
+            JwtAlgorithm::Es512 => ec(&ECDSA_P521_SHA512_FIXED_SIGNING, "P-521"),
             JwtAlgorithm::EdDsa => Self::EdDsa(Ed25519KeyPair::generate().expect("an Ed25519 key")),
         }
     }
 
     fn algorithm(&self) -> JwtAlgorithm {
         match self {
-            Self::Rs256(_) => JwtAlgorithm::Rs256,
-            Self::Es256(_) => JwtAlgorithm::Es256,
+            Self::Rsa(_, algorithm, _) | Self::Ec(_, algorithm, _) => *algorithm,
             Self::EdDsa(_) => JwtAlgorithm::EdDsa,
         }
     }
 
     fn sign(&self, message: &[u8]) -> Vec<u8> {
         match self {
-            Self::Rs256(pair) => {
+            Self::Rsa(pair, _, encoding) => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).expect("an RSA signature");
+                pair.sign(*encoding, &SystemRandom::new(), message, &mut signature).expect("an RSA signature");
                 signature
             }
-            Self::Es256(pair) => pair.sign(&SystemRandom::new(), message).expect("an ECDSA signature").as_ref().to_vec(),
+            Self::Ec(pair, ..) => pair.sign(&SystemRandom::new(), message).expect("an ECDSA signature").as_ref().to_vec(),
             Self::EdDsa(pair) => pair.sign(message).as_ref().to_vec(),
         }
     }
@@ -172,15 +182,15 @@ impl Pair {
     /// The public half as a JWK (RFC 7518 §6, RFC 8037 §2).
     fn jwk(&self, kid: &str) -> Value {
         let mut jwk = match self {
-            Self::Rs256(pair) => {
+            Self::Rsa(pair, ..) => {
                 let public = RsaPublicKeyComponents::<Vec<u8>>::from(pair.public_key());
                 json!({ "kty": "RSA", "n": base64url(public.n), "e": base64url(public.e) })
             }
-            Self::Es256(pair) => {
+            Self::Ec(pair, _, curve) => {
                 // 4, then both coordinates (SEC 1 §2.3.3).
                 let point = pair.public_key().as_ref();
-                let (x, y) = point.get(1..).unwrap_or_default().split_at(32);
-                json!({ "kty": "EC", "crv": "P-256", "x": base64url(x), "y": base64url(y) })
+                let (x, y) = point.get(1..).unwrap_or_default().split_at(point.len() / 2);
+                json!({ "kty": "EC", "crv": curve, "x": base64url(x), "y": base64url(y) })
             }
             Self::EdDsa(pair) => json!({ "kty": "OKP", "crv": "Ed25519", "x": base64url(pair.public_key().as_ref()) }),
         };
@@ -195,8 +205,8 @@ impl Pair {
     /// The public half as a SubjectPublicKeyInfo (RFC 5280 §4.1.2.7), DER.
     fn public_der(&self) -> Vec<u8> {
         let der: Result<PublicKeyX509Der<'_>, _> = match self {
-            Self::Rs256(pair) => pair.public_key().as_der(),
-            Self::Es256(pair) => pair.public_key().as_der(),
+            Self::Rsa(pair, ..) => pair.public_key().as_der(),
+            Self::Ec(pair, ..) => pair.public_key().as_der(),
             Self::EdDsa(pair) => pair.public_key().as_der(),
         };
         der.expect("a public key has an encoding").as_ref().to_vec()

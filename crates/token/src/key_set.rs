@@ -6,7 +6,9 @@ use crate::jwks::KeySetError;
 use crate::refusal::Refusal;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, EcdsaVerificationAlgorithm,
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -110,7 +112,8 @@ impl fmt::Debug for KeySet {
 }
 
 impl VerificationKey {
-    /// Whether `signature` is this key's over `signed`. An ECDSA signature is the two numbers, 64 bytes (RFC 7518 §3.4), never DER.
+    /// Whether `signature` is this key's over `signed`. An ECDSA signature is the two numbers in full length (RFC 7518 §3.4),
+    /// never DER.
     pub(crate) fn check(&self, signed: &str, signature: &[u8]) -> Result<(), Unspecified> {
         self.key.verify_sig(signed.as_bytes(), signature)
     }
@@ -146,19 +149,15 @@ fn usable(entry: &Json, issuer: &TokenIssuer) -> Option<VerificationKey> {
     if !is_for_signatures || !may_verify || jwk.contains_key("d") {
         return None;
     }
-    let (algorithm, key) = match text("kty")? {
-        "RSA" => (JwtAlgorithm::Rs256, rsa(&number(jwk, "n")?, &number(jwk, "e")?)?),
-        "EC" if text("crv") == Some("P-256") => (JwtAlgorithm::Es256, p256(&number(jwk, "x")?, &number(jwk, "y")?)?),
-        "OKP" if text("crv") == Some("Ed25519") => (JwtAlgorithm::EdDsa, ed25519(&number(jwk, "x")?)?),
-        _ => return None,
+    // RFC 8725 §3.1: one algorithm per key. What its kind leaves open, its `alg` says, or else the first of the issuer's list.
+    let declared = match jwk.get("alg") {
+        None => None,
+        Some(word) => Some(word.text().and_then(header::algorithm)?),
     };
-    let agrees = match jwk.get("alg") {
-        None => true,
-        Some(word) => word.text().and_then(header::algorithm) == Some(algorithm),
-    };
-    if !agrees || !issuer.algorithms.contains(&algorithm) {
-        return None;
-    }
+    let kind = (text("kty")?, text("crv"));
+    let may_be = |algorithm: &JwtAlgorithm| fits(kind, *algorithm) && declared.is_none_or(|said| said == *algorithm);
+    let algorithm = issuer.algorithms.iter().copied().find(may_be)?;
+    let key = public_key(jwk, algorithm)?;
     let id = match jwk.get("kid") {
         None => None,
         Some(kid) => Some(kid.text()?.to_owned()),
@@ -171,23 +170,52 @@ fn number(jwk: &Object, name: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(jwk.get(name)?.text()?).ok()
 }
 
+/// Whether a key of this type and curve is for this algorithm (RFC 7518 §3.1, §6.2.1.1; RFC 8037 §3.1).
+fn fits((kty, crv): (&str, Option<&str>), algorithm: JwtAlgorithm) -> bool {
+    use JwtAlgorithm::{EdDsa, Es256, Es384, Es512, Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
+    match algorithm {
+        Rs256 | Rs384 | Rs512 | Ps256 | Ps384 | Ps512 => kty == "RSA",
+        Es256 => kty == "EC" && crv == Some("P-256"),
+        Es384 => kty == "EC" && crv == Some("P-384"),
+        Es512 => kty == "EC" && crv == Some("P-521"),
+        EdDsa => kty == "OKP" && crv == Some("Ed25519"),
+    }
+}
+
+/// The public key of a JWK as one for this algorithm; `None` unless its type, curve and strength fit.
+fn public_key(jwk: &Object, algorithm: JwtAlgorithm) -> Option<ParsedPublicKey> {
+    let number = |name| number(jwk, name);
+    match algorithm {
+        JwtAlgorithm::Rs256 => rsa(&number("n")?, &number("e")?, &RSA_PKCS1_2048_8192_SHA256),
+        JwtAlgorithm::Rs384 => rsa(&number("n")?, &number("e")?, &RSA_PKCS1_2048_8192_SHA384),
+        JwtAlgorithm::Rs512 => rsa(&number("n")?, &number("e")?, &RSA_PKCS1_2048_8192_SHA512),
+        JwtAlgorithm::Ps256 => rsa(&number("n")?, &number("e")?, &RSA_PSS_2048_8192_SHA256),
+        JwtAlgorithm::Ps384 => rsa(&number("n")?, &number("e")?, &RSA_PSS_2048_8192_SHA384),
+        JwtAlgorithm::Ps512 => rsa(&number("n")?, &number("e")?, &RSA_PSS_2048_8192_SHA512),
+        JwtAlgorithm::Es256 => elliptic(&number("x")?, &number("y")?, 32, &ECDSA_P256_SHA256_FIXED),
+        JwtAlgorithm::Es384 => elliptic(&number("x")?, &number("y")?, 48, &ECDSA_P384_SHA384_FIXED),
+        JwtAlgorithm::Es512 => elliptic(&number("x")?, &number("y")?, 66, &ECDSA_P521_SHA512_FIXED),
+        JwtAlgorithm::EdDsa => ed25519(&number("x")?),
+    }
+}
+
 /// RFC 7518 §3.3 demands 2048 bits or more; above 8192 a check would cost an attacker's issuer too little and us too much.
-fn rsa(n: &[u8], e: &[u8]) -> Option<ParsedPublicKey> {
+fn rsa(n: &[u8], e: &[u8], parameters: &'static RsaParameters) -> Option<ParsedPublicKey> {
     let bits = n.len().saturating_mul(8).saturating_sub(usize::try_from(n.first()?.leading_zeros()).ok()?);
     let is_odd = e.last().is_some_and(|last| last % 2 == 1);
     if !(2048..=8192).contains(&bits) || !is_odd || e == [1] || e.len() > 4 {
         return None;
     }
-    RsaPublicKeyComponents { n, e }.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).ok()
+    RsaPublicKeyComponents { n, e }.to_parsed_public_key(parameters).ok()
 }
 
 /// RFC 7518 §6.2.1: both coordinates in full length; the library checks that the point is on the curve.
-fn p256(x: &[u8], y: &[u8]) -> Option<ParsedPublicKey> {
-    if x.len() != 32 || y.len() != 32 {
+fn elliptic(x: &[u8], y: &[u8], bytes: usize, curve: &'static EcdsaVerificationAlgorithm) -> Option<ParsedPublicKey> {
+    if x.len() != bytes || y.len() != bytes {
         return None;
     }
     let point = [&[4], x, y].concat();
-    ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()
+    ParsedPublicKey::new(curve, point).ok()
 }
 
 fn ed25519(x: &[u8]) -> Option<ParsedPublicKey> {

@@ -23,8 +23,8 @@ pub enum Refusal {
         /// The limit in force.
         limit: usize,
     },
-    /// Its `alg` is none of RS256, ES256, EdDSA; among others `none` and every symmetric one.
-    #[error("the token's algorithm is none of RS256, ES256, EdDSA")]
+    /// Its `alg` is none of [`JwtAlgorithm::ALL`]; among others `none` and every symmetric one.
+    #[error("the token's algorithm is none of {}", JwtAlgorithm::ALL.map(JwtAlgorithm::as_str).join(", "))]
     AlgorithmUnsupported,
     /// Its `alg` is not in the issuer's list.
     #[error("issuer `{issuer}` may not use algorithm {}", algorithm.as_str())]

@@ -291,13 +291,15 @@ fn padded_to_need_padding(text: &str) -> String {
 
 /// The two numbers of an ECDSA signature as a DER sequence (RFC 3279 §2.2.3); other signatures as an octet string.
 fn der_signature(pair: &Pair, raw: &[u8]) -> Vec<u8> {
-    if pair.algorithm() != JwtAlgorithm::Es256 {
+    if !matches!(pair, Pair::Ec(..)) {
         return [&[0x04, 0x40], raw].concat();
     }
     let (r, s) = raw.split_at(raw.len() / 2);
     let content = [der_integer(r), der_integer(s)].concat();
     let length = u8::try_from(content.len()).unwrap_or_default();
-    [&[0x30, length], content.as_slice()].concat()
+    // X.690 §8.1.3.5: a length of 128 or more says first in how many bytes it stands.
+    let long: &[u8] = if length >= 0x80 { &[0x81] } else { &[] };
+    [&[0x30], long, &[length], content.as_slice()].concat()
 }
 
 fn der_integer(bytes: &[u8]) -> Vec<u8> {

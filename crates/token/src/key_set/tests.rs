@@ -119,7 +119,11 @@ fn a_key_that_cannot_be_used_is_left_out_and_counted() {
         ("EC with alg ES384", jwk(Es256, &json!({ "alg": "ES384" }))),
         ("alg is a list", jwk(Es256, &json!({ "alg": ["ES256"] }))),
         ("RSA with alg ES256", jwk(Rs256, &json!({ "alg": "ES256" }))),
-        ("RSA with alg PS256", jwk(Rs256, &json!({ "alg": "PS256" }))),
+        ("RSA with alg HS256", jwk(Rs256, &json!({ "alg": "HS256" }))),
+        ("P-521 with alg ES384", jwk(JwtAlgorithm::Es512, &json!({ "alg": "ES384" }))),
+        ("a point of P-521 called P-384", jwk(JwtAlgorithm::Es512, &json!({ "crv": "P-384", "alg": "ES384" }))),
+        ("a point of P-384 called P-521", jwk(JwtAlgorithm::Es384, &json!({ "crv": "P-521", "alg": "ES512" }))),
+        ("RSA-PSS with a weak key", jwk(JwtAlgorithm::Ps512, &json!({ "n": weak }))),
         ("RSA with alg RSA-OAEP", jwk(Rs256, &json!({ "alg": "RSA-OAEP" }))),
         ("RSA of 1024 bits", jwk(Rs256, &json!({ "n": weak }))),
         ("RSA of 2047 bits", jwk(Rs256, &json!({ "n": short_of_2048 }))),
@@ -145,6 +149,9 @@ fn what_a_jwk_may_leave_out_or_add_does_not_matter() {
     use JwtAlgorithm::{EdDsa, Es256, Rs256};
     for (name, entry, expected) in [
         ("no use, no alg", jwk(Rs256, &json!({ "use": null, "alg": null })), Rs256),
+        ("RSA with alg PS256", jwk(Rs256, &json!({ "alg": "PS256" })), JwtAlgorithm::Ps256),
+        ("P-384 without alg", jwk(JwtAlgorithm::Es384, &json!({ "alg": null })), JwtAlgorithm::Es384),
+        ("P-521 without alg", jwk(JwtAlgorithm::Es512, &json!({ "alg": null })), JwtAlgorithm::Es512),
         ("key_ops", jwk(Es256, &json!({ "use": null, "key_ops": ["verify", "wrapKey"] })), Es256),
         ("alg of RFC 9864", jwk(EdDsa, &json!({ "alg": "Ed25519" })), EdDsa),
         ("certificate beside", jwk(Es256, &json!({ "x5c": ["AAAA"], "x5t": "x", "x5u": "https://a.example" })), Es256),
@@ -161,6 +168,18 @@ fn a_key_for_an_algorithm_that_the_issuer_may_not_use_is_left_out() {
     let only_es256 = configured(&[JwtAlgorithm::Es256]);
     let error = KeySet::parse(document.as_bytes(), &only_es256, NOW, &Limits::default()).expect_err("left out");
     assert_eq!(error, KeySetError::NoUsableKey { ignored: 1 });
+}
+
+#[test]
+fn an_rsa_key_without_alg_is_for_the_first_algorithm_of_the_issuer_that_fits() {
+    use JwtAlgorithm::{Es256, Ps256, Ps512, Rs256};
+    let document = json!({ "keys": [jwk(Rs256, &json!({ "alg": null }))] }).to_string();
+    for (list, expected) in [(vec![Es256, Ps512, Rs256], Ps512), (vec![Ps256], Ps256), (JwtAlgorithm::ALL.to_vec(), Rs256)] {
+        let set = KeySet::parse(document.as_bytes(), &configured(&list), NOW, &Limits::default()).expect("one key");
+        assert_eq!(set.keys[0].algorithm, expected, "{list:?}");
+        let other = set.find(Some("k1"), if expected == Ps256 { Rs256 } else { Ps256 }, "login");
+        assert!(matches!(other, Err(Refusal::KeyAlgorithm { .. })), "one key, one algorithm (RFC 8725 §3.1)");
+    }
 }
 
 #[test]

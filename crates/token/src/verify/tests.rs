@@ -190,7 +190,7 @@ fn every_hostile_token_is_refused_with_its_exact_reason() {
 
 #[test]
 fn no_single_changed_character_of_a_token_is_accepted() {
-    for algorithm in [JwtAlgorithm::Es256, JwtAlgorithm::EdDsa, JwtAlgorithm::Rs256] {
+    for algorithm in [JwtAlgorithm::Es256, JwtAlgorithm::EdDsa, JwtAlgorithm::Rs256, JwtAlgorithm::Ps256] {
         let site = Site::new(algorithm);
         let token = site.issuer.mint(&claims(&json!({})));
         for at in 0..token.len() {
@@ -460,9 +460,7 @@ fn an_algorithm_outside_the_issuers_list_is_refused_although_the_key_is_known() 
 #[test]
 fn unknown_algorithms_are_refused_whatever_they_are_called() {
     let site = Site::new(JwtAlgorithm::Es256);
-    for alg in
-        ["none", "HS256", "HS384", "HS512", "es256", "ES256 ", "ES384", "ES512", "ES256K", "PS256", "RS384", "RS512", "Ed448", ""]
-    {
+    for alg in ["none", "HS256", "HS384", "HS512", "es256", "ES256 ", "ES256K", "PS257", "RS1", "Ed448", ""] {
         let token = site.issuer.mint_with_header(&json!({ "alg": alg, "kid": "k1" }), &claims(&json!({})));
         assert_eq!(site.verify(&token).expect_err(alg), Refusal::AlgorithmUnsupported, "{alg}");
     }
@@ -648,9 +646,11 @@ fn rfc7515_tokens_pass_the_signature_and_stop_at_the_missing_audience() {
 fn nothing_is_accepted_that_another_implementation_refuses() {
     for algorithm in JwtAlgorithm::ALL {
         let site = Site::new(algorithm);
+        // The judge does not know P-521.
+        let Ok(known) = algorithm.as_str().parse() else { continue };
         let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(site.issuer.jwks()["keys"][0].clone()).expect("jwk");
         let key = jsonwebtoken::DecodingKey::from_jwk(&jwk).expect("key");
-        let mut rules = jsonwebtoken::Validation::new(algorithm.as_str().parse().expect("algorithm"));
+        let mut rules = jsonwebtoken::Validation::new(known);
         rules.validate_exp = false;
         rules.set_issuer(&[URL]);
         rules.set_audience(&["bank", "bank-next"]);

@@ -300,11 +300,6 @@ fn endpoint_from_wire(wire: &proto::Endpoint) -> Result<Endpoint> {
 }
 
 fn issuer_to_wire(issuer: &TokenIssuer) -> proto::TokenIssuer {
-    let algorithm = |algorithm: &JwtAlgorithm| match algorithm {
-        JwtAlgorithm::Rs256 => proto::JwtAlgorithm::Rs256.into(),
-        JwtAlgorithm::Es256 => proto::JwtAlgorithm::Es256.into(),
-        JwtAlgorithm::EdDsa => proto::JwtAlgorithm::Eddsa.into(),
-    };
     let mapping = |(attribute, mapping): (&String, &ClaimMapping)| proto::ClaimMapping {
         attribute: attribute.clone(),
         claim: mapping.claim.clone(),
@@ -322,20 +317,16 @@ fn issuer_to_wire(issuer: &TokenIssuer) -> proto::TokenIssuer {
             KeySource::Discovery | KeySource::JwksUri(_) => None,
             KeySource::Workload { endpoint, .. } => Some(endpoint_to_wire(endpoint)),
         },
-        algorithms: issuer.algorithms.iter().map(algorithm).collect(),
+        algorithms: issuer.algorithms.iter().map(|algorithm| algorithm_to_wire(*algorithm).into()).collect(),
         roles_claim: issuer.roles_claim.clone().unwrap_or_default(),
         attributes: issuer.attributes.iter().map(mapping).collect(),
     }
 }
 
 fn issuer_from_wire(wire: &proto::TokenIssuer) -> Result<TokenIssuer> {
-    let algorithm = |(index, value): (usize, &i32)| match proto::JwtAlgorithm::try_from(*value) {
-        Ok(proto::JwtAlgorithm::Rs256) => Ok(JwtAlgorithm::Rs256),
-        Ok(proto::JwtAlgorithm::Es256) => Ok(JwtAlgorithm::Es256),
-        Ok(proto::JwtAlgorithm::Eddsa) => Ok(JwtAlgorithm::EdDsa),
-        Ok(proto::JwtAlgorithm::Unspecified) | Err(_) => {
-            Err(ConvertError::new(format!("algorithms[{index}]"), format!("unknown value {value}")))
-        }
+    let algorithm = |(index, value): (usize, &i32)| {
+        let found = JwtAlgorithm::ALL.into_iter().find(|each| i32::from(algorithm_to_wire(*each)) == *value);
+        found.ok_or_else(|| ConvertError::new(format!("algorithms[{index}]"), format!("unknown value {value}")))
     };
     let mut attributes = BTreeMap::new();
     for (index, mapping) in wire.attributes.iter().enumerate() {
@@ -362,6 +353,21 @@ fn issuer_from_wire(wire: &proto::TokenIssuer) -> Result<TokenIssuer> {
         roles_claim: (!wire.roles_claim.is_empty()).then(|| wire.roles_claim.clone()),
         attributes,
     })
+}
+
+const fn algorithm_to_wire(algorithm: JwtAlgorithm) -> proto::JwtAlgorithm {
+    match algorithm {
+        JwtAlgorithm::Rs256 => proto::JwtAlgorithm::Rs256,
+        JwtAlgorithm::Rs384 => proto::JwtAlgorithm::Rs384,
+        JwtAlgorithm::Rs512 => proto::JwtAlgorithm::Rs512,
+        JwtAlgorithm::Ps256 => proto::JwtAlgorithm::Ps256,
+        JwtAlgorithm::Ps384 => proto::JwtAlgorithm::Ps384,
+        JwtAlgorithm::Ps512 => proto::JwtAlgorithm::Ps512,
+        JwtAlgorithm::Es256 => proto::JwtAlgorithm::Es256,
+        JwtAlgorithm::Es384 => proto::JwtAlgorithm::Es384,
+        JwtAlgorithm::Es512 => proto::JwtAlgorithm::Es512,
+        JwtAlgorithm::EdDsa => proto::JwtAlgorithm::Eddsa,
+    }
 }
 
 const fn type_to_wire(kind: AttributeType) -> proto::AttributeType {
