@@ -11,7 +11,7 @@ use model::ids;
 use model::snapshot::{
     AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
 };
-use model::{Limit, Limits, ServiceName, SpiffeId, TrustDomain, WorkloadName};
+use model::{Limit, Limits, Roles, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use serde_saphyr::{Location, Spanned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -197,6 +197,7 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
         bundle_endpoint: certificates::bundle_endpoint(document, spec.bundle_endpoint.as_ref(), errors),
         connection_age_max: age,
         country: None,
+        roles: roles(document, &spec.roles, errors),
         forwarders: Vec::new(),
         egress,
         limits,
@@ -283,6 +284,20 @@ fn identities(mesh: &Mesh, document: Document<'_>, services: &[Spanned<String>],
         }
     }
     found
+}
+
+/// How roles nest: the place of an error is that of the list that says so.
+fn roles(document: Document<'_>, written: &BTreeMap<String, Spanned<Vec<Spanned<String>>>>, errors: &mut Errors) -> Roles {
+    let within = |list: &Spanned<Vec<Spanned<String>>>| list.value.iter().map(|role| role.value.clone()).collect();
+    Roles::new(written.iter().map(|(role, list)| (role.clone(), within(list))).collect()).unwrap_or_else(|error| {
+        let list = written.get(&error.role);
+        let parent = error.within.as_ref().and_then(|parent| list?.value.iter().find(|role| role.value == *parent));
+        let place = parent.map(|parent| parent.defined).or_else(|| list.map(|list| list.defined)).unwrap_or(Location::UNKNOWN);
+        let near =
+            error.within.as_ref().map_or_else(String::new, |parent| suggestion(parent, written.keys().map(String::as_str)));
+        errors.at(document, place, format!("{error}{near}"));
+        Roles::default()
+    })
 }
 
 fn egress(document: Document<'_>, written: Option<&Spanned<String>>, errors: &mut Errors) -> Egress {
@@ -534,7 +549,7 @@ fn policies_compile(mesh: &Mesh, errors: &mut Errors) {
         if !done.insert(&workload.service) {
             continue;
         }
-        let Err(found) = policy::compile(&mesh.policies_of(workload), &mesh.issuers) else { continue };
+        let Err(found) = policy::compile(&mesh.policies_of(workload), &mesh.issuers, &mesh.settings.roles) else { continue };
         for error in found {
             let what = error.policy.map_or_else(String::new, |policy| format!("policy `{policy}`: "));
             errors.0.push(ConfigError {

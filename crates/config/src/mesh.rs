@@ -3,7 +3,7 @@
 use model::snapshot::{
     AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, Protocol, RevokedSvid, TokenIssuer, TrustBundle, Upstream,
 };
-use model::{Limits, Revision, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
+use model::{Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,6 +45,8 @@ pub struct Settings {
     pub connection_age_max: Duration,
     /// Where a call's country is read from.
     pub country: Option<CountryHeader>,
+    /// Which roles of users are within which.
+    pub roles: Roles,
     /// Whose `x-forwarded-for` is believed.
     pub forwarders: Vec<SpiffeId>,
     /// What becomes of captured connections that lead to no upstream.
@@ -194,6 +196,7 @@ impl Mesh {
             upstreams: self.upstreams(workload),
             issuers: self.issuers.clone(),
             policies: self.policies_of(workload),
+            roles: self.settings.roles.clone(),
             country: self.settings.country.clone(),
             forwarders: self.settings.forwarders.clone(),
             captured: workload.captured,

@@ -215,6 +215,21 @@ fn every_mistake_is_told_with_its_place_and_what_to_write() {
             "a.yaml:6:",
             "did you mean `shop/server`?",
         ),
+        (
+            "trustDomain: shop.example",
+            "trustDomain: shop.example\n  roles:\n    head: [teler]\n    teller: []",
+            "a.yaml:7:12",
+            "within `teler`, which is not declared; add `teler: []` if it is a role; did you mean `teller`?",
+        ),
+        (
+            "trustDomain: shop.example",
+            "trustDomain: shop.example\n  roles:\n    a: [b]\n    b: [a]",
+            "a.yaml:7:8",
+            "role `a`: it is within itself",
+        ),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  roles: { \" a\": [] }", "a.yaml:6:", "printable characters"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  roles: { a: teller }", "a.yaml:6:", "a list is expected"),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  roles: { a: [], a: [] }", "a.yaml:6:", "duplicate"),
         ("trustDomain: shop.example", "trustDomain: shop.example\n  trustDomain: b.example", "a.yaml:6:", "duplicate"),
         ("service: shop/server", "service: shop/servers", "a.yaml:19:", "did you mean `shop/server`?"),
         (

@@ -69,6 +69,8 @@ pub(crate) struct MeshSpec {
     pub(crate) bundle_endpoint: Option<BundleEndpointSpec>,
     pub(crate) country: Option<Country>,
     #[serde(default)]
+    pub(crate) roles: BTreeMap<String, Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
     pub(crate) forwarders: Vec<Spanned<String>>,
     pub(crate) egress: Option<Spanned<String>>,
     #[serde(default)]

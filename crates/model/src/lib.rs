@@ -9,6 +9,7 @@ pub mod decision;
 pub mod ids;
 pub mod limits;
 pub mod reason;
+pub mod roles;
 pub mod snapshot;
 pub mod time;
 
@@ -17,6 +18,7 @@ pub use decision::{Decision, DecisionRecord, Effect};
 pub use ids::{DecisionId, PolicyId, Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 pub use limits::{Limit, Limits};
 pub use reason::{Reason, Side};
+pub use roles::Roles;
 pub use snapshot::Snapshot;
 pub use time::Timestamp;
 

@@ -3,6 +3,7 @@
 use crate::authz::AttributeType;
 use crate::ids::{Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::limits::Limits;
+use crate::roles::Roles;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub issuers: Vec<TokenIssuer>,
     /// The policies that select this workload, in the order of their source. Empty denies everything.
     pub policies: Vec<AuthorizationPolicy>,
+    /// Which roles of users are within which.
+    pub roles: Roles,
     /// Where a call's country is read from.
     pub country: Option<CountryHeader>,
     /// The workloads whose `x-forwarded-for` and `x-forwarded-proto` are believed. From others they are replaced.

@@ -29,7 +29,7 @@ fn policies() -> policy::Policies {
     let resource =
         AuthorizationPolicy { name: "bank/payments".into(), file: "cost".into(), line: 1, text, body: BTreeMap::new() };
     let issuers: [TokenIssuer; 0] = [];
-    policy::compile(&[resource], &issuers).expect("sound")
+    policy::compile(&[resource], &issuers, &model::Roles::default()).expect("sound")
 }
 
 fn main() {

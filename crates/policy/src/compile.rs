@@ -10,10 +10,10 @@ use crate::text::{Places, find_behind, survey};
 use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, ValidationWarning, Validator, pst};
-use model::Principal;
 use model::authz::AttributeType;
 use model::ids::{PolicyId, ServiceName, SpiffeId};
 use model::snapshot::{AuthorizationPolicy, TokenIssuer};
+use model::{Principal, Roles};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
@@ -86,6 +86,8 @@ pub struct Policies {
     pub(crate) actions: HashMap<&'static str, ActionSlice>,
     /// The declared user attributes.
     pub(crate) attributes: BTreeMap<String, AttributeType>,
+    /// Which roles are within which.
+    pub(crate) roles: Roles,
     /// Every header that some policy names.
     pub(crate) headers: Vec<String>,
     pub(crate) names: Names,
@@ -123,14 +125,14 @@ impl Policies {
 
 /// Parses, validates and cuts the policies that select one workload.
 ///
-/// `issuers` say which attributes a user has. Cost: milliseconds for a few policies, at most seconds at
+/// `issuers` say which attributes a user has, `roles` which role is within which. Cost: milliseconds for a few policies, at most seconds at
 /// [`TEXT_BYTES_MAX`]; call it off the request path.
 ///
 /// # Errors
 /// All that is wrong, in the order of the sources: syntax, types, unknown attributes, policies that could never apply,
 /// confusable characters, templates, unknown annotations, an `@id` that stands twice, a body that is read but not
 /// declared, a header that policies cannot read, declarations that contradict each other, a text beyond its bounds.
-pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Result<Policies, Vec<PolicyError>> {
+pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer], roles: &Roles) -> Result<Policies, Vec<PolicyError>> {
     let at_first = |message: String| {
         let (file, line) = policies.first().map_or((String::new(), 1), |first| (first.file.clone(), first.line));
         vec![PolicyError { file, line, column: 1, policy: None, message }]
@@ -149,6 +151,7 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer]) -> Res
         rules,
         actions,
         attributes: vocabulary.attributes,
+        roles: roles.clone(),
         headers: headers.into_iter().collect(),
         names,
         authorizer: Authorizer::new(),

@@ -159,6 +159,7 @@ fn setting<'a>(policies: &'a Policies, action: &'a ActionSlice, group: &'a Group
         names: &policies.names,
         action: &action.entity,
         attributes: &policies.attributes,
+        roles: &policies.roles,
         shape: &group.shape,
         headers: &group.headers,
         wants: group.wants,

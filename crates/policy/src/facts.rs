@@ -4,9 +4,9 @@ use crate::headers;
 use crate::slice::Wants;
 use crate::vocabulary::BodyShape;
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value};
-use model::SpiffeId;
 use model::authz::{AttributeType, AttributeValue, Question, User};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use model::{Roles, SpiffeId};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 
 /// The action of an opaque connection.
@@ -57,6 +57,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) action: &'a Entity,
     /// The declared user attributes.
     pub(crate) attributes: &'a BTreeMap<String, AttributeType>,
+    /// Which roles are within which.
+    pub(crate) roles: &'a Roles,
     /// The declared body fields.
     pub(crate) shape: &'a BodyShape,
     /// The headers that are worth building, if they are there.
@@ -86,6 +88,10 @@ impl Facts {
             let id = uid(&names.user, &format!("{}#{}", user.issuer, user.subject));
             let roles = user.roles.iter().map(|role| uid(&names.role, role)).collect();
             entities.push(entity(id.clone(), user_attributes(user, setting.attributes)?, roles)?);
+            for role in nested(&user.roles, setting.roles) {
+                let above = setting.roles.above(role).iter().map(|above| uid(&names.role, above)).collect();
+                entities.push(entity(uid(&names.role, role), HashMap::new(), above)?);
+            }
             context.push(("user".to_owned(), Value::new_entity_uid(id)));
         }
         context.push(("request".to_owned(), request_record(question, setting)?));
@@ -98,6 +104,11 @@ impl Facts {
         let entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
         Ok(Self { request, entities })
     }
+}
+
+/// The user's roles that are within others, each once.
+fn nested<'a>(held: &'a [String], roles: &Roles) -> BTreeSet<&'a String> {
+    held.iter().filter(|role| !roles.above(role).is_empty()).collect()
 }
 
 /// The body as policies with this shape see it: all declared fields with their declared types, or no body.

@@ -1,6 +1,7 @@
 //! The bank of the tests: its policies, its issuer, and requests to change one fact of.
 
 use crate::{Denied, Permit, Policies, PolicyError, compile, decide};
+use model::Roles;
 use model::authz::{AttributeType, AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Source, User};
 use model::ids::{DecisionId, Revision, ServiceName, SpiffeId};
 use model::snapshot::{AuthorizationPolicy, ClaimMapping, JwtAlgorithm, KeySource, TokenIssuer};
@@ -76,8 +77,16 @@ pub(crate) fn bank_issuer() -> TokenIssuer {
     issuer(&[("limit", Long), ("country", String), ("staff", Boolean), ("branches", StringSet)])
 }
 
+/// A chief is an auditor and a deputy, and a deputy is a teller.
+pub(crate) fn bank_roles() -> Roles {
+    let roles: [(&str, &[&str]); 4] =
+        [("chief", &["deputy", "auditor"]), ("deputy", &["teller"]), ("auditor", &[]), ("teller", &[])];
+    let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Roles::new(roles.iter().map(|(role, within)| ((*role).to_owned(), set(within))).collect()).expect("roles")
+}
+
 pub(crate) fn compiled(resources: &[AuthorizationPolicy]) -> Result<Policies, Vec<PolicyError>> {
-    compile(resources, &[bank_issuer()])
+    compile(resources, &[bank_issuer()], &bank_roles())
 }
 
 /// One resource `bank/p` with the body `{ amount: Long }`.

@@ -95,7 +95,7 @@ impl Vocabulary {
         }
         json!({
             "Namespace": {},
-            "Role": {},
+            "Role": { "memberOfTypes": ["Role"] },
             "Workload": { "shape": { "type": "Record", "attributes": {
                 "id": text(), "trust_domain": text(),
                 "namespace": schema_type(AttributeType::String, false),

@@ -253,6 +253,7 @@ mod tests {
             upstreams: Vec::new(),
             issuers: Vec::new(),
             policies: Vec::new(),
+            roles: model::Roles::default(),
             country: None,
             forwarders: Vec::new(),
             captured: false,

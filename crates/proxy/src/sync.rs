@@ -177,7 +177,7 @@ pub fn restricted(bundles: TrustBundles, snapshot: &Snapshot) -> TrustBundles {
 /// # Errors
 /// - [`ApplyFailure::Policies`] with every error's place.
 pub fn compile(snapshot: &Snapshot) -> Result<Policies, ApplyFailure> {
-    policy::compile(&snapshot.policies, &snapshot.issuers)
+    policy::compile(&snapshot.policies, &snapshot.issuers, &snapshot.roles)
         .map_err(|errors| ApplyFailure::Policies(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
 }
 

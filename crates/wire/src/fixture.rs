@@ -5,7 +5,7 @@ use model::snapshot::{
     AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
     TokenIssuer, TrustBundle, Upstream,
 };
-use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
+use model::{Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -66,6 +66,7 @@ pub(crate) fn snapshot() -> Snapshot {
             attributes: BTreeMap::from([("limit".into(), ClaimMapping { claim: "lim".into(), kind: AttributeType::Long })]),
         }],
         policies: vec![policy("z", "permit"), policy("a", "forbid")],
+        roles: roles(&[("head", &["teller"]), ("teller", &[])]),
         country: Some(CountryHeader { header: "x-country".into(), trusted: vec![id("edge")] }),
         forwarders: vec![id("edge")],
         captured: false,
@@ -75,6 +76,21 @@ pub(crate) fn snapshot() -> Snapshot {
         revoked: vec![RevokedSvid { serial: "0badcafe".into(), until: Timestamp::from_millis(9) }],
         post_quantum_required: true,
     }
+}
+
+fn roles(written: &[(&str, &[&str])]) -> Roles {
+    let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+    Roles::new(written.iter().map(|(role, within)| ((*role).to_owned(), set(within))).collect()).expect("roles")
+}
+
+/// Roles, each within some of those before it.
+fn any_roles() -> impl Strategy<Value = Roles> {
+    vec(any::<u8>(), 0..6).prop_map(|masks| {
+        let name = |number: usize| format!("role {number}");
+        let role =
+            |(number, mask): (usize, &u8)| (name(number), (0..number).filter(|bit| mask >> bit & 1 == 1).map(name).collect());
+        Roles::new(masks.iter().enumerate().map(role).collect()).expect("roles")
+    })
 }
 
 /// A DNS label; few enough that names meet again in the next snapshot.
@@ -196,13 +212,14 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
         let svid = |(serial, until)| RevokedSvid { serial, until: Timestamp::from_millis(until) };
         revoked.into_iter().map(svid).collect()
     });
-    let whole = (parts, rest, revoked, any::<bool>());
+    let whole = (parts, rest, revoked, any::<bool>(), any_roles());
     whole.prop_map(
         move |(
             (bundles, inbound, upstreams, issuers, policies),
             (country, age_ms, limits, name, egress, forwarders),
             revoked,
             post_quantum_required,
+            roles,
         )| Snapshot {
             captured,
             egress,
@@ -213,6 +230,7 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
             upstreams,
             issuers,
             policies,
+            roles,
             country,
             connection_age_max: Duration::from_millis(age_ms),
             limits,

@@ -264,9 +264,10 @@ fn contradicting_declarations_are_refused() {
 
     let mut other = issuer(&[("limit", Text)]);
     other.name = "partner".into();
-    let found = compile(std::slice::from_ref(&long), &[bank_issuer(), other]).expect_err("two types of one attribute");
+    let found = compile(std::slice::from_ref(&long), &[bank_issuer(), other], &model::Roles::default())
+        .expect_err("two types of one attribute");
     assert!(found[0].message.contains("`limit` is Long in issuer `bank-login` and String in `partner`"), "{found:?}");
-    let found = compile(&[long], &[issuer(&[("scopes", Text)])]).expect_err("a fixed attribute");
+    let found = compile(&[long], &[issuer(&[("scopes", Text)])], &model::Roles::default()).expect_err("a fixed attribute");
     assert!(found[0].message.contains("every user has already"), "{found:?}");
 }
 

@@ -87,6 +87,36 @@ fn the_bank_s_rules_decide_who_reaches_the_ledger() {
 }
 
 #[test]
+fn a_user_of_a_role_is_a_user_of_all_that_it_is_within() {
+    let in_role = |role: &str| {
+        policies(&format!(
+            "@id(\"p\") permit (principal, action, resource) when {{ context has user && context.user in {role} }};"
+        ))
+    };
+    for (held, asked, expected) in [
+        ("chief", "Role::\"chief\"", "allow p"),
+        ("chief", "Role::\"deputy\"", "allow p"),
+        ("chief", "Role::\"teller\"", "allow p"),
+        ("chief", "Role::\"auditor\"", "allow p"),
+        ("chief", "[Role::\"x\", Role::\"teller\"]", "allow p"),
+        ("deputy", "Role::\"teller\"", "allow p"),
+        ("deputy", "Role::\"auditor\"", "not_permitted"),
+        ("teller", "Role::\"deputy\"", "not_permitted"),
+        ("teller", "Role::\"chief\"", "not_permitted"),
+        ("Chief", "Role::\"teller\"", "not_permitted"),
+    ] {
+        let request = changed(|request| request.user = Some(Arc::new(user(&[held]))));
+        assert_eq!(verdict(&in_role(asked), &request), expected, "{held} in {asked}");
+        // What is remembered follows them too.
+        let both = changed(|request| request.user = Some(Arc::new(user(&["clerk", held, "deputy"]))));
+        assert_eq!(verdict(&in_role("Role::\"teller\""), &both), "allow p", "{held}");
+    }
+    let forbid = "permit (principal, action, resource); @id(\"no\") forbid (principal, action, resource) when { context has user && context.user in Role::\"teller\" };";
+    let request = changed(|request| request.user = Some(Arc::new(user(&["chief"]))));
+    assert_eq!(verdict(&policies(forbid), &request), "denied_by_policy no");
+}
+
+#[test]
 fn forbid_over_permit_over_deny_and_any_error_denies() {
     let permit = "@id(\"p\") permit (principal, action, resource);";
     let web = "@id(\"w\") permit (principal == Workload::\"spiffe://bank.example/ns/bank/sa/web\", action, resource);";

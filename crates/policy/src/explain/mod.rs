@@ -106,12 +106,13 @@ impl<'a> Views<'a> {
             Some(known) => known.entity.clone(),
             None => Entity::with_uid(policies.names.action(&request.action)),
         };
-        let (names, attributes) = (&policies.names, &policies.attributes);
+        let Policies { names, attributes, roles, .. } = policies;
         let known = policies.actions.get(request.action.as_str());
         let user_matters = known.is_some_and(|known| known.slice.groups.iter().any(|group| group.wants.user));
         let question = request.as_question();
         let headers = policies.headers.as_slice();
-        let facts = |shape, wants| Facts::of(&question, Setting { names, action: &action, attributes, shape, headers, wants });
+        let setting = |shape, wants| Setting { names, action: &action, attributes, roles, shape, headers, wants };
+        let facts = |shape, wants| Facts::of(&question, setting(shape, wants));
         let flaws = headers::flaws(&question, policies.header_names(&request.action));
         let mut by_shape = BTreeMap::new();
         for rule in &policies.rules {
@@ -239,15 +240,24 @@ impl<'a> Views<'a> {
         match self.request.user.as_deref().map(|user| user.roles.as_slice()) {
             None => user,
             Some([]) => format!("{user} without roles"),
-            Some(roles) => format!("{user} with the roles {}", listed(roles)),
+            Some(roles) => format!("{user} with the roles {}", listed(&self.nested(roles))),
         }
+    }
+
+    /// Each role with those that it is within.
+    fn nested(&self, held: &[String]) -> Vec<String> {
+        let nested = |role: &String| match self.policies.roles.above(role) {
+            above if above.is_empty() => printable(role),
+            above => format!("{} (within {})", printable(role), listed(&above.iter().cloned().collect::<Vec<_>>())),
+        };
+        held.iter().take(NAMES_MAX + 1).map(nested).collect()
     }
 
     /// `it has: auditor, clerk`.
     fn roles(&self) -> String {
         match self.request.user.as_deref().map(|user| user.roles.as_slice()) {
             None | Some([]) => "it has none".to_owned(),
-            Some(roles) => format!("it has: {}", listed(roles)),
+            Some(roles) => format!("it has: {}", listed(&self.nested(roles))),
         }
     }
 
@@ -284,7 +294,7 @@ fn path_text(path: &[String]) -> String {
 
 /// Names that a token or a policy says, printable.
 fn listed(names: &[String]) -> String {
-    let printed: Vec<String> = names.iter().take(NAMES_MAX).map(|name| printable(name)).collect();
+    let printed: Vec<String> = names.iter().take(NAMES_MAX).map(|name| shorten(name)).collect();
     let more = if names.len() > NAMES_MAX { ", …" } else { "" };
     format!("{}{more}", printed.join(", "))
 }

@@ -41,6 +41,10 @@ fn the_nearest_miss_is_told_in_words() {
         (transfer_of(0), format!("{transfer} context.request.body.amount > 0 (0 > 0)")),
         (as_user(&["auditor"], |_| ()), format!("{transfer} the user had the role teller (it has: auditor)")),
         (as_user(&["clerk", "auditor"], |_| ()), format!("{transfer} the user had the role teller (it has: clerk, auditor)")),
+        (
+            as_user(&["chief"], |user| drop(user.attributes.insert("limit".into(), AttributeValue::Long(1)))),
+            format!("{transfer} context.request.body.amount <= context.user.limit (500 <= 1)"),
+        ),
         (as_user(&[], |_| ()), format!("{transfer} the user had the role teller (it has none)")),
         (
             as_user(&["auditor"], |user| user.attributes.clear()),

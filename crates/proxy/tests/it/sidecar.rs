@@ -107,6 +107,7 @@ impl Sidecar {
             upstreams: Vec::new(),
             issuers: setup.issuers,
             policies: vec![policy(setup.policy)],
+            roles: model::Roles::default(),
             country: None,
             forwarders: Vec::new(),
             captured: false,

@@ -7,9 +7,9 @@ use model::snapshot::{
     AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
     TokenIssuer, TrustBundle, Upstream,
 };
-use model::{Limit, Limits, Revision, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
+use model::{Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proto::resource::Body;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,6 +20,8 @@ type Result<T> = std::result::Result<T, ConvertError>;
 const WORKLOAD: &str = "workload/self";
 /// The key of the one list of revoked SVIDs.
 const REVOCATIONS: &str = "revocations/self";
+/// The key of the one list of nested roles.
+const ROLES: &str = "roles/self";
 /// LIMIT: revoked SVIDs in one snapshot; each is remembered only until it ends.
 const REVOKED_MAX: usize = 10_000;
 /// LIMIT: digits of a serial number (RFC 5280 §4.1.2.2: 20 bytes).
@@ -38,6 +40,7 @@ pub(super) fn key(resource: &proto::Resource) -> Result<String> {
         Some(Body::Policy(_)) => "policy",
         Some(Body::Bundle(_)) => "bundle",
         Some(Body::Revocations(_)) => "revocations",
+        Some(Body::Roles(_)) => "roles",
         None => return Err(ConvertError::new(model::ids::printable(&resource.name), UNKNOWN_KIND)),
     };
     Ok(format!("{kind}/{}", resource.name))
@@ -72,6 +75,9 @@ pub fn resources(snapshot: &Snapshot) -> Parts {
     }
     if !snapshot.revoked.is_empty() {
         put("revocations", "self".to_owned(), Body::Revocations(revocations_to_wire(&snapshot.revoked)));
+    }
+    if !snapshot.roles.is_empty() {
+        put("roles", "self".to_owned(), Body::Roles(roles_to_wire(&snapshot.roles)));
     }
     parts
 }
@@ -117,6 +123,10 @@ pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
             Some(Body::Revocations(wire)) => {
                 snapshot.revoked = revocations_from_wire(wire).map_err(within)?;
                 REVOCATIONS.to_owned()
+            }
+            Some(Body::Roles(wire)) => {
+                snapshot.roles = roles_from_wire(wire).map_err(within)?;
+                ROLES.to_owned()
             }
             Some(Body::Policy(wire)) => {
                 policies.insert(key.clone(), policy_from_wire(wire).map_err(within)?);
@@ -219,6 +229,7 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         upstreams: Vec::new(),
         issuers: Vec::new(),
         policies: Vec::new(),
+        roles: Roles::default(),
         country: country.transpose()?,
         forwarders: forwarders.collect::<Result<_>>()?,
         captured: wire.captured,
@@ -228,6 +239,30 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         revoked: Vec::new(),
         post_quantum_required: wire.post_quantum_required,
     })
+}
+
+fn roles_to_wire(roles: &Roles) -> proto::Roles {
+    let role = |(name, within): (&String, &BTreeSet<String>)| proto::Role {
+        name: name.clone(),
+        within: within.iter().cloned().collect(),
+    };
+    proto::Roles { roles: roles.declared().iter().map(role).collect() }
+}
+
+fn roles_from_wire(wire: &proto::Roles) -> Result<Roles> {
+    let mut roles = BTreeMap::new();
+    for (index, role) in wire.roles.iter().enumerate() {
+        let wrong = |problem: String| ConvertError::new(format!("roles[{index}]"), problem);
+        if role.within.len() > model::roles::ROLES_ABOVE_MAX || index >= model::roles::ROLES_MAX {
+            return Err(wrong("more roles than there may be".to_owned()));
+        }
+        if roles.insert(role.name.clone(), role.within.iter().cloned().collect()).is_some() {
+            return Err(wrong(format!("`{}` stands twice", model::ids::printable(&role.name))));
+        }
+    }
+    // An empty list is sent as none.
+    let roles = filled("roles", roles.into_iter().collect::<Vec<_>>())?.into_iter().collect();
+    parsed("roles", Roles::new(roles))
 }
 
 fn inbound_to_wire(inbound: &Inbound) -> proto::Inbound {

@@ -49,7 +49,7 @@ fn refused(change: impl FnOnce(&mut Parts)) -> String {
 }
 
 /// Changes one part's body.
-fn body<T>(parts: &mut Parts, key: &str, of: fn(&mut Body) -> Option<&mut T>, change: fn(&mut T)) {
+fn body<T>(parts: &mut Parts, key: &str, of: fn(&mut Body) -> Option<&mut T>, change: impl FnOnce(&mut T)) {
     change(parts.get_mut(key).and_then(|part| part.body.as_mut()).and_then(of).expect(key));
 }
 
@@ -103,6 +103,31 @@ fn a_workload_with_any_field_missing_unknown_or_too_large_is_refused_with_its_pa
     );
     let forgotten = refused(|parts| body(parts, "workload/self", of, |part: &mut proto::Workload| part.policy_order.truncate(1)));
     assert!(forgotten.starts_with("`policy/shop/a`: ") && forgotten.contains("does not name"), "{forgotten}");
+}
+
+#[test]
+fn roles_that_do_not_nest_are_refused_with_their_path() {
+    fn of(body: &mut Body) -> Option<&mut proto::Roles> {
+        match body {
+            Body::Roles(roles) => Some(roles),
+            _ => None,
+        }
+    }
+    let role =
+        |name: &str, within: &[&str]| proto::Role { name: name.into(), within: within.iter().map(|&name| name.into()).collect() };
+    let many = |count: usize| (0..count).map(|number| role(&number.to_string(), &[])).collect::<Vec<_>>();
+    for (place, problem, roles) in [
+        ("roles", "empty", vec![]),
+        ("roles", "within itself", vec![role("a", &["b"]), role("b", &["a"])]),
+        ("roles", "not declared", vec![role("a", &["b"])]),
+        ("roles", "1 to 128", vec![role("", &[])]),
+        ("roles[1]", "stands twice", vec![role("a", &[]), role("a", &["b"])]),
+        ("roles[1000]", "more roles than there may be", many(1001)),
+        ("roles[0]", "more roles than there may be", vec![role("a", &["b"; 65])]),
+    ] {
+        let told = refused(|parts| body(parts, "roles/self", of, |wire: &mut proto::Roles| wire.roles = roles));
+        assert!(told.starts_with(&format!("`roles/self.{place}`: ")) && told.contains(problem), "{told}");
+    }
 }
 
 #[test]
@@ -240,6 +265,7 @@ fn a_snapshot_without_anything_optional_is_read() {
         upstreams: Vec::new(),
         issuers: Vec::new(),
         policies: Vec::new(),
+        roles: model::Roles::default(),
         country: None,
         limits: model::Limits::default(),
         ..snapshot()

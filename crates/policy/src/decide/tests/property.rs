@@ -38,6 +38,7 @@ fn condition(body: bool) -> impl Strategy<Value = String> {
     let mut all = vec![
         "context has user && context.user in Role::\"teller\"",
         "context has user && context.user in [Role::\"auditor\", Role::\"clerk\"]",
+        "context has user && context.user in Role::\"deputy\"",
         "context has user && context.user has limit && context.user.limit >= 1000",
         "context has user && context.user has limit && context.user.limit + 9223372036854775000 > 0",
         "context has user && context.user.scopes.contains(\"openid\")",
@@ -91,7 +92,7 @@ fn some_resource(name: &'static str) -> impl Strategy<Value = AuthorizationPolic
 }
 
 fn some_user() -> impl Strategy<Value = model::User> {
-    let roles = subsequence(vec!["teller", "auditor", "clerk"], 0..=3);
+    let roles = subsequence(vec!["teller", "auditor", "chief", "deputy"], 0..=4);
     (roles, proptest::option::of(select(vec![0, 999, 1000, 5000])), any::<bool>()).prop_map(|(roles, limit, scoped)| {
         let mut alice = user(&roles);
         alice.attributes.clear();
@@ -256,6 +257,10 @@ fn entities(request: &AuthzRequest) -> Value {
         attributes["scopes"] = json!(user.scopes);
         all.push(json!({ "uid": { "type": "User", "id": "bank-login#alice" }, "parents": parents, "attrs": attributes }));
     }
+    for (role, within) in bank_roles().declared() {
+        let parents: Vec<Value> = within.iter().map(|role| json!({ "type": "Role", "id": role })).collect();
+        all.push(json!({ "uid": { "type": "Role", "id": role }, "parents": parents, "attrs": {} }));
+    }
     Value::Array(all)
 }
 
@@ -268,7 +273,7 @@ proptest! {
     ) {
         let resources = [a, b];
         // Some combinations can never be true, and are refused for it.
-        let Ok(policies) = compile(&resources, &[bank_issuer()]) else { return Ok(()) };
+        let Ok(policies) = compile(&resources, &[bank_issuer()], &bank_roles()) else { return Ok(()) };
         let mut reference = Reference::default();
         resources.iter().for_each(|resource| reference.ask(resource, &request));
         let (reason, determining) = reference.verdict();
@@ -317,7 +322,7 @@ fn the_generators_make_policies_that_compile_and_decisions_of_every_kind() {
     for _ in 0..300 {
         let tree = (some_resource("a"), some_request()).new_tree(&mut runner).expect("generates");
         let (resource, request) = tree.current();
-        if let Ok(policies) = compile(&[resource], &[bank_issuer()]) {
+        if let Ok(policies) = compile(&[resource], &[bank_issuer()], &bank_roles()) {
             sound += 1;
             kinds.insert(decided(&policies, &request).err().and_then(|denied| denied.decision.reason));
         }
