@@ -13,7 +13,7 @@ mod status;
 mod up;
 
 use clap::{Parser, Subcommand};
-use model::{DecisionId, WorkloadName};
+use model::WorkloadName;
 use output::Output;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,7 +52,7 @@ enum Verb {
     Identity(Identity),
     /// Ask about decisions
     #[command(subcommand)]
-    Authz(Authz),
+    Authz(authz::Authz),
     /// Make a single-use join token for a sidecar that is started by hand
     JoinToken {
         /// The workload, `namespace/name`
@@ -81,29 +81,6 @@ enum Ca {
 enum Identity {
     /// Refuse certificates everywhere from now on, and end the connections that they opened
     Revoke(identity::Revoke),
-}
-
-#[derive(Debug, Subcommand)]
-enum Authz {
-    /// Show which policies determined a decision, the attributes that they read, and the nearest miss
-    Explain {
-        /// The decision id, as in the response header `x-rondel-decision`
-        #[arg(value_parser = DecisionId::parse)]
-        id: DecisionId,
-        #[command(flatten)]
-        at: operator::Where,
-    },
-    /// List recent decisions, newest first
-    Decisions {
-        /// Only refused calls
-        #[arg(long)]
-        denied: bool,
-        /// At most this many
-        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: u32,
-        #[command(flatten)]
-        at: operator::Where,
-    },
 }
 
 fn main() -> ExitCode {
@@ -138,8 +115,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Ca(Ca::Status(at)) => ca::status(&at, output).await,
         Verb::Ca(Ca::Rotate(arguments)) => ca::rotate(&arguments, output).await,
         Verb::Identity(Identity::Revoke(arguments)) => identity::revoke(&arguments, output).await,
-        Verb::Authz(Authz::Explain { id, at }) => authz::explain(id, &at, output).await,
-        Verb::Authz(Authz::Decisions { denied, limit, at }) => authz::decisions(denied, limit, &at, output).await,
+        Verb::Authz(verb) => authz::run(verb, output).await,
         Verb::JoinToken { workload, out, at } => join_token::run(&workload, &out, &at, output).await,
         Verb::ExecChild(_) => Ok(ExitCode::from(2)),
     }

@@ -1,4 +1,4 @@
-//! `rondel authz`: decisions, told and explained.
+//! Decisions that were made, told and explained.
 
 use crate::operator::{DEADLINE, Where};
 use crate::output::{Output, bold, table};
