@@ -21,7 +21,7 @@ const DIRECTION: [(&str, &[&str]); 15] = [
     ("control", &["config", "identity", "model", "policy", "wire"]),
     ("cli", &["config", "model", "policy", "wire"]),
     ("testkit", &["identity", "model"]),
-    ("fuzz", &["message", "proxy"]),
+    ("fuzz", &["message", "model", "policy", "proxy"]),
     ("bank", &["config", "identity", "model", "testkit"]),
     ("scenarios", &["config", "identity", "model", "policy", "testkit", "token", "wire"]),
 ];

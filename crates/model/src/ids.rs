@@ -154,12 +154,15 @@ impl SpiffeId {
 
     /// The service that this workload belongs to, if the path is `/ns/NAMESPACE/sa/ACCOUNT`.
     pub fn service(&self) -> Option<ServiceName> {
-        let mut parts = self.path().strip_prefix("/ns/")?.split('/');
-        let (namespace, sa, account, end) = (parts.next()?, parts.next()?, parts.next()?, parts.next());
-        if sa != "sa" || end.is_some() {
-            return None;
-        }
+        let (namespace, account) = self.namespace_and_account()?;
         ServiceName::new(namespace, account).ok()
+    }
+
+    /// The namespace and the account, if the path is `/ns/NAMESPACE/sa/ACCOUNT` with two DNS labels. Allocates nothing.
+    pub fn namespace_and_account(&self) -> Option<(&str, &str)> {
+        let (namespace, rest) = self.path().strip_prefix("/ns/")?.split_once('/')?;
+        let account = rest.strip_prefix("sa/")?;
+        (is_label(namespace) && is_label(account)).then_some((namespace, account))
     }
 }
 
@@ -174,13 +177,12 @@ impl From<SpiffeId> for String {
 /// # Errors
 /// - [`IdError::Label`] if it is not.
 pub fn label(text: &str) -> Result<(), IdError> {
+    if is_label(text) { Ok(()) } else { Err(IdError::Label { text: printable(text) }) }
+}
+
+fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let sound = !text.is_empty()
-        && text.len() <= LABEL_BYTES_MAX
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-');
-    if sound { Ok(()) } else { Err(IdError::Label { text: printable(text) }) }
+    (1..=LABEL_BYTES_MAX).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 /// A service, `namespace/name`: what a caller calls, and all workloads of one account. Cheap to clone.

@@ -16,8 +16,8 @@ pub enum BodyFacts {
     /// The declared fields that are there with the declared type; at least one. A policy sees the body only if all fields
     /// that its own resource declares are among them.
     Fields(BTreeMap<String, AttributeValue>),
-    /// No declared field can be read.
-    Absent {
+    /// There is a body, and no declared field can be read.
+    Unreadable {
         /// Why, for the explanation. Holds no value of the body.
         why: String,
     },
@@ -65,7 +65,7 @@ impl BodyRefusal {
 ///
 /// # Errors
 /// - [`BodyRefusal::DuplicateKey`], [`BodyRefusal::KeyCase`], [`BodyRefusal::TooDeep`]: only for a body that claims to be
-///   JSON. Anything that is not JSON is [`BodyFacts::Absent`].
+///   JSON. Anything that is not JSON is [`BodyFacts::Unreadable`].
 pub fn read_body(
     content_type: Option<&str>,
     content_encoding: Option<&str>,
@@ -73,7 +73,7 @@ pub fn read_body(
     declared: &BTreeMap<String, AttributeType>,
     depth_max: usize,
 ) -> Result<BodyFacts, BodyRefusal> {
-    let absent = |why: &str| Ok(BodyFacts::Absent { why: why.to_owned() });
+    let absent = |why: &str| Ok(BodyFacts::Unreadable { why: why.to_owned() });
     if !is_plain(content_encoding) {
         return absent("the body is compressed");
     }
@@ -110,7 +110,7 @@ fn select(mut found: BTreeMap<String, Found>, declared: &BTreeMap<String, Attrib
             },
         }
     }
-    if fields.is_empty() { BodyFacts::Absent { why: missing.join(", ") } } else { BodyFacts::Fields(fields) }
+    if fields.is_empty() { BodyFacts::Unreadable { why: missing.join(", ") } } else { BodyFacts::Fields(fields) }
 }
 
 /// No encoding, or `identity` (RFC 9110 §8.4).

@@ -1,10 +1,13 @@
 //! From policy texts to what decisions are made with: parsed, validated and cut once, when a configuration arrives.
 
+use crate::compiled::index::Program;
+use crate::compiled::translate;
+use crate::decide::Numbers;
 use crate::explain::Anatomy;
-use crate::facts::Names;
+use crate::facts::{CONNECT, Names};
 use crate::headers::{self, HEADERS, HeaderNames};
 use crate::reads::Reads;
-use crate::slice::{BODY, Slice, admits};
+use crate::slice::{self, BODY, Group, Slice, admits};
 pub use crate::text::TEXT_BYTES_MAX;
 use crate::text::{Places, find_behind, survey};
 use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
@@ -57,6 +60,10 @@ pub(crate) struct Rule {
     pub(crate) policy: Policy,
     /// As a tree.
     pub(crate) body: pst::Template,
+    /// As the request path evaluates it; `None`: by the reference evaluator.
+    pub(crate) program: Option<Program>,
+    /// Its id as the list of those that determined a decision.
+    pub(crate) alone: Arc<[PolicyId]>,
     /// What its conditions read.
     pub(crate) reads: Reads,
     /// The body that its resource declares.
@@ -92,8 +99,10 @@ pub struct Policies {
     pub(crate) headers: Vec<String>,
     pub(crate) names: Names,
     pub(crate) authorizer: Authorizer,
-    /// Tells these policies from all others while somebody holds it.
-    pub(crate) identity: Arc<()>,
+    /// Every header that some policy names.
+    header_names: HeaderNames,
+    /// For the reference evaluator, when it is first asked.
+    reference: OnceLock<HashMap<&'static str, Vec<Group>>>,
 }
 
 /// What is asked when this action is requested.
@@ -108,6 +117,54 @@ impl Policies {
     /// Whether there is no policy. Then everything is denied.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// The policies that are left to the reference evaluator, which costs hundreds of times as much. Only a condition that needs a record
+    /// as a value, an attribute of something else than a name, or what a later Cedar brings, is among them.
+    pub fn interpreted(&self) -> impl Iterator<Item = &PolicyId> {
+        self.rules.iter().filter(|rule| rule.program.is_none()).map(|rule| &rule.id)
+    }
+
+    /// How many policies there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// A policy by its position, with its translation.
+    pub(crate) fn program(&self, number: u32) -> Option<(&Rule, &Program)> {
+        let rule = self.rules.get(usize::try_from(number).ok()?)?;
+        Some((rule, rule.program.as_ref()?))
+    }
+
+    /// The ids at these positions, sorted.
+    pub(crate) fn ids(&self, numbers: &Numbers) -> Arc<[PolicyId]> {
+        let rule = |number: u32| self.rules.get(usize::try_from(number).ok()?);
+        match numbers.only_or_all() {
+            Ok(only) => rule(only).map(|rule| Arc::clone(&rule.alone)).unwrap_or_default(),
+            Err(all) => {
+                let mut ids: Vec<PolicyId> = all.filter_map(|number| Some(rule(number)?.id.clone())).collect();
+                ids.sort();
+                ids.into()
+            }
+        }
+    }
+
+    /// The position of the policy with this id.
+    pub(crate) fn number_of(&self, id: &str) -> Option<u32> {
+        self.rules.iter().position(|rule| rule.id.as_str() == id).and_then(|at| u32::try_from(at).ok())
+    }
+
+    /// All policies of an action, as the reference evaluator takes them. Built when they are first asked for.
+    pub(crate) fn reference(&self, action: &str) -> &[Group] {
+        let all = self.reference.get_or_init(|| {
+            let of = |(action, group): (&'static str, Option<&str>)| {
+                let admitting = self.rules.iter().enumerate().filter(|(_, rule)| admits(&rule.body.action, action, group));
+                let groups = slice::groups(&admitting.collect::<Vec<_>>(), &self.header_names);
+                Some((action, groups.ok()?))
+            };
+            ACTIONS.into_iter().filter_map(of).collect()
+        });
+        all.get(action).map_or(&[], Vec::as_slice)
     }
 
     /// The body fields to read for this action, with their types: of every resource whose policies could apply to the
@@ -152,10 +209,11 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer], roles:
         actions,
         attributes: vocabulary.attributes,
         roles: roles.clone(),
-        headers: headers.into_iter().collect(),
+        headers: headers.iter().cloned().collect(),
         names,
         authorizer: Authorizer::new(),
-        identity: Arc::default(),
+        header_names: headers,
+        reference: OnceLock::new(),
     })
 }
 
@@ -198,16 +256,18 @@ fn cut(
     headers: &HeaderNames,
     names: &Names,
 ) -> Result<HashMap<&'static str, ActionSlice>, crate::slice::Conflict> {
-    let mut shared: BTreeMap<Vec<usize>, Arc<Slice>> = BTreeMap::new();
+    let mut shared: BTreeMap<(bool, Vec<usize>), Arc<Slice>> = BTreeMap::new();
     let mut actions = HashMap::new();
     for (action, group) in ACTIONS {
         let admitting = rules.iter().enumerate().filter(|(_, rule)| admits(&rule.body.action, action, group));
         let chosen: Vec<usize> = admitting.map(|(at, _)| at).collect();
-        let slice = match shared.get(&chosen) {
+        // What can be looked up differs where there is no path.
+        let key = (action == CONNECT, chosen);
+        let slice = match shared.get(&key) {
             Some(slice) => Arc::clone(slice),
-            None => Arc::new(Slice::of(rules, &chosen, headers)?),
+            None => Arc::new(Slice::of(rules, &key.1, headers, action)?),
         };
-        shared.insert(chosen, Arc::clone(&slice));
+        shared.insert(key, Arc::clone(&slice));
         let parents = group.map(|group| names.action(group)).into_iter().collect();
         actions.insert(action, ActionSlice { entity: Entity::new_no_attrs(names.action(action), parents), slice });
     }
@@ -314,8 +374,11 @@ impl<'a> Reading<'a> {
         check_literals(&policy).map_err(wrong)?;
         self.check_reads(&reads).map_err(wrong)?;
         let line = self.error(start, None, String::new()).line;
+        let names = translate::Names { attributes: &self.vocabulary.attributes, shape };
         Ok(Rule {
             id: id.clone(),
+            alone: [id.clone()].into(),
+            program: Program::of(&body, names),
             effect: policy.effect(),
             resource: self.resource.name.clone(),
             position: format!("{}:{line}", self.resource.file),

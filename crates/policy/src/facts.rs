@@ -1,5 +1,6 @@
 //! A request as Cedar sees it.
 
+use crate::compiled::evaluate::fits;
 use crate::headers;
 use crate::slice::Wants;
 use crate::vocabulary::BodyShape;
@@ -71,7 +72,7 @@ impl Facts {
     /// Builds what the policies of one group see.
     ///
     /// # Errors
-    /// - a text, if a user attribute has not the type that the policies were checked with, or a value cannot be expressed.
+    /// - a text, if a value cannot be expressed.
     pub(crate) fn of(question: &Question<'_>, setting: Setting<'_>) -> Result<Self, String> {
         let Setting { names, action, wants, .. } = setting;
         let principal = uid(&names.workload, question.principal.as_str());
@@ -87,7 +88,7 @@ impl Facts {
         if let Some(user) = question.user.filter(|_| wants.user) {
             let id = uid(&names.user, &format!("{}#{}", user.issuer, user.subject));
             let roles = user.roles.iter().map(|role| uid(&names.role, role)).collect();
-            entities.push(entity(id.clone(), user_attributes(user, setting.attributes)?, roles)?);
+            entities.push(entity(id.clone(), user_attributes(user, setting.attributes), roles)?);
             for role in nested(&user.roles, setting.roles) {
                 let above = setting.roles.above(role).iter().map(|above| uid(&names.role, above)).collect();
                 entities.push(entity(uid(&names.role, role), HashMap::new(), above)?);
@@ -117,8 +118,7 @@ pub(crate) fn body_fields<'a>(
     shape: &'a BodyShape,
 ) -> Option<impl Iterator<Item = (&'a String, &'a AttributeValue)>> {
     let body = question.body.filter(|_| !shape.is_empty())?;
-    let complete = shape.iter().all(|(name, kind)| body.get(name).is_some_and(|value| type_of(value) == *kind));
-    complete.then(|| body.iter().filter(|(name, _)| shape.contains_key(*name)))
+    fits(body, shape).then(|| body.iter().filter(|(name, _)| shape.contains_key(*name)))
 }
 
 /// The type of a value.
@@ -156,23 +156,28 @@ fn resource_attributes(question: &Question<'_>) -> HashMap<String, Value> {
     HashMap::from([("namespace".to_owned(), text(namespace)), ("name".to_owned(), text(name))])
 }
 
-fn user_attributes(user: &User, declared: &BTreeMap<String, AttributeType>) -> Result<HashMap<String, Value>, String> {
+/// The user attribute that has not the type which the policies were checked with, in words.
+///
+/// A token may have been verified under an older configuration. Comparing values of different types would be false rather than an error,
+/// and so could silence a forbid.
+pub(crate) fn misfit(user: &User, declared: &BTreeMap<String, AttributeType>) -> Option<String> {
+    let unfit = |(name, found): &(&String, &AttributeValue)| declared.get(*name).is_some_and(|kind| type_of(found) != *kind);
+    let (name, found) = user.attributes.iter().find(unfit)?;
+    let (found, kind) = (type_of(found).as_str(), declared.get(name)?.as_str());
+    Some(format!("user attribute `{name}` is {found}, and the policies were checked with {kind}"))
+}
+
+fn user_attributes(user: &User, declared: &BTreeMap<String, AttributeType>) -> HashMap<String, Value> {
     let mut attributes = HashMap::from([
         ("issuer".to_owned(), text(&user.issuer)),
         ("subject".to_owned(), text(&user.subject)),
         ("scopes".to_owned(), texts(&user.scopes)),
     ]);
-    for (name, kind) in declared {
+    for name in declared.keys() {
         let Some(found) = user.attributes.get(name) else { continue };
-        // A token may have been verified under an older configuration. Comparing values of different types would be
-        // false rather than an error, and so could silence a forbid.
-        if type_of(found) != *kind {
-            let (found, kind) = (type_of(found).as_str(), kind.as_str());
-            return Err(format!("user attribute `{name}` is {found}, and the policies were checked with {kind}"));
-        }
         attributes.insert(name.clone(), value(found));
     }
-    Ok(attributes)
+    attributes
 }
 
 fn request_record(question: &Question<'_>, setting: Setting<'_>) -> Result<Value, String> {

@@ -7,6 +7,7 @@
 
 mod body;
 mod compile;
+mod compiled;
 mod conjuncts;
 mod decide;
 mod explain;
@@ -14,14 +15,13 @@ mod facts;
 #[cfg(test)]
 mod fixture;
 mod headers;
-mod memory;
 mod reads;
 mod slice;
 mod text;
+mod unreadable;
 mod vocabulary;
 
 pub use body::{BodyFacts, BodyRefusal, read_body};
 pub use compile::{Policies, PolicyError, TEXT_BYTES_MAX, compile};
-pub use decide::{Denied, Permit, decide, decide_remembering};
+pub use decide::{Denied, Permit, decide, decide_by_reference};
 pub use explain::explain;
-pub use memory::Memory;

@@ -1,6 +1,7 @@
 //! Which attributes an expression reads, as paths from a variable: `context.user.limit`.
 
-use cedar_policy::pst::{Expr, Var};
+use crate::slice::USER;
+use cedar_policy::pst::{Expr, Literal, Var};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -33,6 +34,10 @@ impl Reads {
             return;
         }
         match expression {
+            // A user that is written out has attributes and roles if it is the user of the call.
+            Expr::Literal(Literal::EntityUID(uid)) if uid.ty.0.id.as_str() == "User" => {
+                self.values.insert(USER.map(str::to_owned).to_vec());
+            }
             Expr::HasAttr { expr, attrs } => {
                 let Some(mut path) = path_of(expr) else {
                     self.opaque = true;

@@ -1,11 +1,13 @@
 //! The policies of one action, cut so that a request meets few that cannot apply to it.
 
 use crate::compile::Rule;
+use crate::compiled::index::Index;
 use crate::conjuncts::conjuncts;
 use crate::headers::{self, HeaderNames};
 use crate::reads::Reads;
+use crate::unreadable::{to_policy, with_unreadable_body};
 use crate::vocabulary::BodyShape;
-use cedar_policy::pst::{self, ActionConstraint, Clause, EntityOrSlot, PrincipalConstraint};
+use cedar_policy::pst::{ActionConstraint, Clause, EntityOrSlot, PrincipalConstraint, Template};
 use cedar_policy::{Effect, Policy, PolicySet};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -52,20 +54,6 @@ impl Wants {
             resource: reads.touch_below(&["resource"]),
         }
     }
-
-    /// What either reads.
-    const fn or(self, other: Self) -> Self {
-        Self {
-            user: self.user || other.user,
-            path: self.path || other.path,
-            host: self.host || other.host,
-            country: self.country || other.country,
-            address: self.address || other.address,
-            now: self.now || other.now,
-            principal: self.principal || other.principal,
-            resource: self.resource || other.resource,
-        }
-    }
 }
 
 /// Policies by the principal that their scope names.
@@ -93,7 +81,7 @@ impl ByPrincipal {
     }
 }
 
-/// Policies of one action that see the same body.
+/// Policies of one action that see the same body, as the reference evaluator takes them.
 #[derive(Debug)]
 pub(crate) struct Group {
     /// The body's declared fields. Empty: none of these policies reads the body.
@@ -102,7 +90,15 @@ pub(crate) struct Group {
     pub(crate) wants: Wants,
     /// The headers that these policies read.
     pub(crate) headers: Vec<String>,
-    /// The policies.
+    /// For a call without a body, or with one that can be read.
+    pub(crate) readable: Sets,
+    /// For a call with a body that cannot.
+    pub(crate) unreadable: Sets,
+}
+
+/// Policies, and what is left of them without the user.
+#[derive(Debug, Default)]
+pub(crate) struct Sets {
     pub(crate) policies: ByPrincipal,
     /// For each permit that speaks of the user: the same without its conditions on the user.
     pub(crate) without_user: ByPrincipal,
@@ -111,15 +107,15 @@ pub(crate) struct Group {
 /// The policies that could apply to one action, or to several that share the same ones.
 #[derive(Debug)]
 pub(crate) struct Slice {
-    /// By body shape; one group unless the resources of a workload declare different bodies.
-    pub(crate) groups: Vec<Group>,
-    /// What the policies of any group read.
-    pub(crate) wants: Wants,
-    /// The headers that the policies of any group read, in their order.
+    /// Those that were translated.
+    pub(crate) index: Index,
+    /// Those that were not, by body shape.
+    pub(crate) interpreted: Vec<Group>,
+    /// Whether some policy reads the user.
+    pub(crate) reads_user: bool,
+    /// The headers that some policy reads, in their order.
     pub(crate) headers: Vec<String>,
-    /// Whether equal facts decide alike later too: none of them is the time, or a body.
-    pub(crate) is_repeatable: bool,
-    /// The body fields that some policy of this action reads.
+    /// The body fields that some policy reads.
     pub(crate) body_fields: Option<BodyShape>,
 }
 
@@ -144,30 +140,45 @@ impl Slice {
     ///
     /// # Errors
     /// - [`Conflict`] if two of them read the same body field with different types.
-    pub(crate) fn of(rules: &[Rule], chosen: &[usize], names: &HeaderNames) -> Result<Self, Conflict> {
+    pub(crate) fn of(rules: &[Rule], chosen: &[usize], names: &HeaderNames, action: &str) -> Result<Self, Conflict> {
         let chosen: Vec<(usize, &Rule)> = chosen.iter().filter_map(|&at| Some((at, rules.get(at)?))).collect();
         let body_fields = merge_fields(&chosen)?;
-        let mut shapes: Vec<Arc<BodyShape>> = Vec::new();
-        for (_, rule) in chosen.iter().filter(|(_, rule)| rule.reads_body()) {
-            if !shapes.contains(&rule.shape) {
-                shapes.push(Arc::clone(&rule.shape));
+        let mut index = Index::default();
+        for (at, rule) in &chosen {
+            if let (Some(program), Ok(number)) = (&rule.program, u32::try_from(*at)) {
+                index.add(number, &rule.body, program, rule.effect == Effect::Permit, action);
             }
         }
-        if shapes.is_empty() {
-            shapes.push(Arc::new(BodyShape::new()));
-        }
-        let mut groups = Vec::new();
-        for (at, shape) in shapes.into_iter().enumerate() {
-            // A policy that reads no body sees the same in every group: it goes into the first.
-            let members = chosen.iter().filter(|(_, rule)| if rule.reads_body() { rule.shape == shape } else { at == 0 });
-            groups.push(Group::of(members, Arc::clone(&shape), names)?);
-        }
-        let wants = groups.iter().fold(Wants::default(), |wants, group: &Group| wants.or(group.wants));
-        let is_repeatable = !wants.now && body_fields.is_none();
+        let interpreted: Vec<(usize, &Rule)> = chosen.iter().filter(|(_, rule)| rule.program.is_none()).copied().collect();
+        let interpreted = groups(&interpreted, names)?;
+        let reads_user = chosen.iter().any(|(_, rule)| rule.reads.touch(&USER));
         let is_read = |name: &&String| chosen.iter().any(|(_, rule)| headers::are_read(&rule.reads, name));
         let headers = names.iter().filter(is_read).cloned().collect();
-        Ok(Self { groups, wants, headers, is_repeatable, body_fields })
+        Ok(Self { index, interpreted, reads_user, headers, body_fields })
     }
+}
+
+/// The policies for the reference evaluator, by the body that they see.
+///
+/// # Errors
+/// - [`Conflict`] with Cedar's text; never for policies that Cedar itself took.
+pub(crate) fn groups(chosen: &[(usize, &Rule)], names: &HeaderNames) -> Result<Vec<Group>, Conflict> {
+    let mut shapes: Vec<Arc<BodyShape>> = Vec::new();
+    for (_, rule) in chosen.iter().filter(|(_, rule)| rule.reads_body()) {
+        if !shapes.contains(&rule.shape) {
+            shapes.push(Arc::clone(&rule.shape));
+        }
+    }
+    if shapes.is_empty() && !chosen.is_empty() {
+        shapes.push(Arc::new(BodyShape::new()));
+    }
+    let mut groups = Vec::new();
+    for (at, shape) in shapes.into_iter().enumerate() {
+        // A policy that reads no body sees the same in every group: it goes into the first.
+        let members = chosen.iter().filter(|(_, rule)| if rule.reads_body() { rule.shape == shape } else { at == 0 });
+        groups.push(Group::of(members, Arc::clone(&shape), names)?);
+    }
+    Ok(groups)
 }
 
 impl Group {
@@ -177,31 +188,37 @@ impl Group {
         names: &HeaderNames,
     ) -> Result<Self, Conflict> {
         let mut reads = Reads::default();
-        let (mut policies, mut without_user) = (ByPrincipal::default(), ByPrincipal::default());
+        let (mut readable, mut unreadable) = (Sets::default(), Sets::default());
         for (at, rule) in members {
             let refused = |message: String| Conflict { rule: *at, message };
             reads.merge(&rule.reads);
-            policies.add(&rule.body.principal, rule.policy.clone()).map_err(refused)?;
-            if rule.effect == Effect::Permit && rule.reads.touch(&USER) {
-                let policy = without_user_conditions(rule).map_err(refused)?;
-                without_user.add(&rule.body.principal, policy).map_err(refused)?;
-            }
+            readable.add(rule, &rule.body).map_err(refused)?;
+            unreadable.add(rule, &with_unreadable_body(&rule.body).map_err(refused)?).map_err(refused)?;
         }
         let headers = names.iter().filter(|name| headers::are_read(&reads, name)).cloned().collect();
-        Ok(Self { shape, wants: Wants::of(&reads), headers, policies, without_user })
+        Ok(Self { shape, wants: Wants::of(&reads), headers, readable, unreadable })
+    }
+}
+
+impl Sets {
+    /// `body`: that of the rule, or what it comes to.
+    fn add(&mut self, rule: &Rule, body: &Template) -> Result<(), String> {
+        self.policies.add(&body.principal, to_policy(body.clone())?)?;
+        if rule.effect == Effect::Permit && rule.reads.touch(&USER) {
+            self.without_user.add(&body.principal, without_user_conditions(body)?)?;
+        }
+        Ok(())
     }
 }
 
 /// The permit with the same scope, and of its conditions those that do not mention the user.
-fn without_user_conditions(rule: &Rule) -> Result<Policy, String> {
-    let body = &rule.body;
+fn without_user_conditions(body: &Template) -> Result<Policy, String> {
     let kept = conjuncts(body.clauses()).into_iter().filter(|conjunct| !Reads::of(conjunct).touch(&USER)).map(Clause::When);
     let (principal, action, resource) = (body.principal.clone(), body.action.clone(), body.resource.clone());
-    let template = pst::Template::new(body.id.clone(), body.effect, principal, action, resource)
+    let template = Template::new(body.id.clone(), body.effect, principal, action, resource)
         .try_with_clauses(kept)
         .map_err(|error| error.to_string())?;
-    let policy = pst::StaticPolicy::try_from(template).map_err(|error| error.to_string())?;
-    Policy::from_pst(policy.into()).map_err(|error| error.to_string())
+    to_policy(template)
 }
 
 fn merge_fields(chosen: &[(usize, &Rule)]) -> Result<Option<BodyShape>, Conflict> {

@@ -86,7 +86,7 @@ async fn inbound(
     upload.withhold(active.policies.header_names(facts.method.as_str()));
     let (body, body_note) = match &carried {
         Some(BodyFacts::Fields(fields)) => (Some(fields), None),
-        Some(BodyFacts::Absent { why }) => (None, Some(why.as_str())),
+        Some(BodyFacts::Unreadable { why }) => (None, Some(why.as_str())),
         None => (None, None),
     };
 
@@ -174,6 +174,9 @@ async fn read_for_policy(
     let limits = &active.snapshot.limits;
     let length = down.body_length();
     let bytes = Box::pin(body::hold(down, head, limits)).await?;
+    if bytes.is_empty() {
+        return Ok((Upload::held(bytes, length), None));
+    }
     let text = |name| facts::only_value(&head.fields, name);
     // Lines that are not one readable value are an encoding all the same.
     let coded = head.fields.first(b"content-encoding").is_some();
@@ -185,10 +188,7 @@ async fn read_for_policy(
 
 /// Asks the policies and tells the operator's records of it.
 fn decide(question: &Question<'_>, active: &Arc<Active>, connection: &Connection, entry: &Entry) -> Result<Permit, Refusal> {
-    let mut memory = connection.worker.decisions.lock();
-    let decided = policy::decide_remembering(&active.policies, &mut memory, question, entry.decision, active.snapshot.revision);
-    drop(memory);
-    match decided {
+    match policy::decide(&active.policies, question, entry.decision, active.snapshot.revision) {
         Ok(permit) => {
             connection.shared.tell_decision(permit.decision(), question, active, None);
             Ok(permit)

@@ -185,6 +185,9 @@ impl Shared {
 
     /// Puts a configuration in force, whole.
     pub fn replace_config(&self, active: Arc<Active>) {
+        let count = |policies: usize| i64::try_from(policies).unwrap_or(i64::MAX);
+        self.metrics.policies.set(count(active.policies.len()));
+        self.metrics.policies_interpreted.set(count(active.policies.interpreted().count()));
         self.metrics.config_revision.set(i64::try_from(active.snapshot.revision.0).unwrap_or(i64::MAX));
         self.config.send_replace(Some(active));
         self.generation.fetch_add(1, Ordering::AcqRel);

@@ -73,8 +73,6 @@ pub struct Worker {
     pub connections: Register,
     /// The connections that this worker keeps to applications and peers.
     pub pool: Pool,
-    /// Decisions that this worker has met before. Nobody else takes the lock.
-    pub decisions: Mutex<policy::Memory>,
 }
 
 /// The connections of a worker, by number.
@@ -148,13 +146,8 @@ impl Workers {
         for index in 0..count {
             let runtime = runtime()?;
             let handle = Mutex::new(runtime.handle().clone());
-            let worker = Arc::new(Worker {
-                handle,
-                served: AtomicUsize::new(0),
-                connections: Register::default(),
-                pool: Pool::default(),
-                decisions: Mutex::default(),
-            });
+            let worker =
+                Arc::new(Worker { handle, served: AtomicUsize::new(0), connections: Register::default(), pool: Pool::default() });
             let (running, stopped, restarts) = (Arc::clone(&worker), stop.subscribe(), restarts.clone());
             let named = std::thread::Builder::new().name(format!("worker-{index}"));
             // The sender lives in `Workers`; its end and its word both mean stop.
@@ -282,13 +275,7 @@ mod tests {
     fn a_worker_that_breaks_is_replaced_and_counted() {
         let runtime = runtime().expect("runtime");
         let handle = Mutex::new(runtime.handle().clone());
-        let worker = Worker {
-            handle,
-            served: AtomicUsize::new(0),
-            connections: Register::default(),
-            pool: Pool::default(),
-            decisions: Mutex::default(),
-        };
+        let worker = Worker { handle, served: AtomicUsize::new(0), connections: Register::default(), pool: Pool::default() };
         let (restarts, broken) = (Counter::default(), AtomicUsize::new(0));
         let (served, was_served) = mpsc::sync_channel(1);
         std::thread::scope(|scope| {

@@ -24,7 +24,7 @@ fn amount(value: i64) -> BodyFacts {
 
 fn why(facts: Result<BodyFacts, BodyRefusal>) -> String {
     match facts {
-        Ok(BodyFacts::Absent { why }) => why,
+        Ok(BodyFacts::Unreadable { why }) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -201,7 +201,7 @@ fn a_huge_body_is_read_in_linear_time() {
     let long = format!("{{\"x\":\"{}\",\"amount\":5}}", "y".repeat(16 << 20));
     assert_eq!(only_amount(long.as_bytes()), Ok(amount(5)));
     let digits = format!("{{\"amount\":{}}}", "9".repeat(1 << 20));
-    assert!(matches!(only_amount(digits.as_bytes()), Ok(BodyFacts::Absent { .. })));
+    assert!(matches!(only_amount(digits.as_bytes()), Ok(BodyFacts::Unreadable { .. })));
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
 
@@ -211,7 +211,7 @@ fn only_plain_json_is_read() {
         let found = read_body(kind, encoding, br#"{"amount":5}"#, &shape(&[("amount", Long)]), 32);
         match found.expect("not refused") {
             BodyFacts::Fields(_) => "read".to_owned(),
-            BodyFacts::Absent { why } => why,
+            BodyFacts::Unreadable { why } => why,
         }
     };
     for kind in [
@@ -248,7 +248,10 @@ fn only_plain_json_is_read() {
         assert_eq!(read(JSON, Some(encoding)), "read", "{encoding}");
     }
     // What is not read is not refused either.
-    assert!(matches!(read_body(Some("text/plain"), None, br#"{"a":1,"a":2}"#, &declared(), 32), Ok(BodyFacts::Absent { .. })));
+    assert!(matches!(
+        read_body(Some("text/plain"), None, br#"{"a":1,"a":2}"#, &declared(), 32),
+        Ok(BodyFacts::Unreadable { .. })
+    ));
 }
 
 /// JSON text, its value, and no key twice in one object.
@@ -288,7 +291,7 @@ proptest! {
         };
         match (found.expect("no key twice"), expected) {
             (BodyFacts::Fields(fields), Some(expected)) => prop_assert_eq!(&fields["field"], &expected),
-            (BodyFacts::Absent { .. }, None) => {}
+            (BodyFacts::Unreadable { .. }, None) => {}
             (found, expected) => prop_assert!(false, "{:?} {:?}", found, expected),
         }
     }

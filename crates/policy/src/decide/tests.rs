@@ -31,7 +31,7 @@ fn the_bank_s_rules_decide_transfers() {
         (
             "a body of another type",
             changed(|r| r.body = Some(BTreeMap::from([("amount".into(), AttributeValue::String("5".into()))]))),
-            "not_permitted",
+            "policy_error",
         ),
         ("another path", changed(|r| r.path = "/transfers/".into()), "not_permitted"),
         ("another caller", changed(|r| r.principal = id("fraud")), "not_permitted"),
@@ -145,7 +145,11 @@ fn forbid_over_permit_over_deny_and_any_error_denies() {
     }
     let denied = decided(&policies(&format!("{permit}{broken_forbid}")), &transfer()).expect_err("denied");
     assert_eq!(denied.errors.len(), 1);
-    assert!(denied.errors[0].contains("bank/p/b-forbid") && denied.errors[0].contains("overflow"), "{:?}", denied.errors);
+    assert!(
+        denied.errors[0].contains("bank/p/b-forbid") && denied.errors[0].contains("does not fit 64 bits"),
+        "{:?}",
+        denied.errors
+    );
     assert!(!denied.user_could_be_allowed);
     assert_eq!((denied.decision.id, denied.decision.revision), (DecisionId::from_random([7; 16]), Revision(3)));
 }
@@ -382,7 +386,10 @@ fn each_resource_sees_the_body_that_it_declares() {
         (vec![("amount", long(500))], "denied_by_policy limit"),
         (vec![("currency", text("EUR"))], "denied_by_policy currency"),
         (vec![("amount", text("500")), ("currency", text("EUR"))], "denied_by_policy currency"),
-        (vec![], "allow open"),
+        // What is there and cannot be read allows nothing.
+        (vec![("amount", long(5))], "policy_error"),
+        (vec![("amount", text("5")), ("currency", text("CHF"))], "policy_error"),
+        (vec![], "policy_error"),
     ] {
         let body: BTreeMap<String, AttributeValue> = body.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let request = changed(|r| r.body = Some(body.clone()));
@@ -399,12 +406,45 @@ fn a_body_is_there_only_with_all_fields_of_the_resource() {
     let note = ("note".to_owned(), AttributeValue::String(String::new()));
     for (body, expected) in [
         (Some(BTreeMap::from([amount.clone(), note.clone()])), "allow policy0"),
-        (Some(BTreeMap::from([amount])), "not_permitted"),
-        (Some(BTreeMap::from([note])), "not_permitted"),
-        (Some(BTreeMap::new()), "not_permitted"),
+        (Some(BTreeMap::from([amount])), "policy_error"),
+        (Some(BTreeMap::from([note])), "policy_error"),
+        (Some(BTreeMap::new()), "policy_error"),
         (None, "not_permitted"),
     ] {
         assert_eq!(verdict(&policies, &changed(|r| r.body = body.clone())), expected, "{body:?}");
+    }
+}
+
+#[test]
+fn a_body_that_cannot_be_read_gets_past_no_forbid_and_hinders_no_policy_that_does_not_look() {
+    let open = "permit (principal, action, resource);";
+    let forbid = |condition: &str| format!("{open} forbid (principal, action, resource) when {{ {condition} }};");
+    let permit = |condition: &str| format!("permit (principal, action, resource) when {{ {condition} }};");
+    let big = "context.request has body && context.request.body.amount > 100";
+    let unreadable = changed(|r| (r.body, r.body_note) = (None, Some("the body is not JSON".into())));
+    let none = changed(|r| r.body = None);
+    for (text, for_unreadable, for_none) in [
+        (forbid(big), "policy_error", "allow policy0"),
+        (forbid("!(context.request has body)"), "policy_error", "denied_by_policy policy1"),
+        (forbid("context.request has body.amount && context.request.body.amount > 100"), "policy_error", "allow policy0"),
+        (forbid("context has request.body.amount && context.request.body.amount > 100"), "policy_error", "allow policy0"),
+        // The path is asked first, and is another.
+        (forbid(&format!("context.request.path == \"/else\" && {big}")), "allow policy0", "allow policy0"),
+        (forbid(&format!("context.request.path == \"/transfers\" && {big}")), "policy_error", "allow policy0"),
+        (forbid("context.request.path == \"/transfers\""), "denied_by_policy policy1", "denied_by_policy policy1"),
+        (permit(big), "policy_error", "not_permitted"),
+        (permit(&format!("context.request.path == \"/else\" && {big}")), "not_permitted", "not_permitted"),
+        (permit(&format!("context.request.path == \"/transfers\" || {big}")), "allow policy0", "allow policy0"),
+    ] {
+        let policies = policies(&text);
+        assert_eq!(verdict(&policies, &unreadable), for_unreadable, "{text}");
+        assert_eq!(verdict(&policies, &none), for_none, "{text}");
+        for request in [&unreadable, &none] {
+            let (question, id) = (request.as_question(), DecisionId::from_random([7; 16]));
+            let judged = decide_by_reference(&policies, &question, id, Revision(3)).map_err(|denied| denied.decision.reason);
+            let decided = decided(&policies, request).map_err(|denied| denied.decision.reason);
+            assert_eq!(decided.map(drop), judged.map(drop), "{text}");
+        }
     }
 }
 

@@ -6,14 +6,16 @@ mod words;
 pub(crate) use condition::Anatomy;
 
 use crate::compile::{Policies, Rule};
-use crate::facts::{Facts, Setting, type_of};
+use crate::compiled::evaluate::View;
+use crate::facts::{self, Facts, Setting};
 use crate::headers::{self, HEADERS};
 use crate::reads::Path;
 use crate::slice::Wants;
+use crate::unreadable::{to_policy, with_unreadable_body};
 use crate::vocabulary::BodyShape;
 use cedar_policy::{AuthorizationError, Entity, EvalResult, Expression, PolicySet, eval_expression};
 use condition::{Condition, Holding};
-use model::authz::{AttributeType, AuthzRequest};
+use model::authz::{AuthzRequest, Question};
 use model::decision::{Decision, Explanation, Outcome, PolicyOutcome};
 use model::ids::printable;
 use std::collections::BTreeMap;
@@ -95,6 +97,7 @@ impl Finding<'_> {
 struct Views<'a> {
     policies: &'a Policies,
     request: &'a AuthzRequest,
+    question: Question<'a>,
     by_shape: BTreeMap<&'a BodyShape, Result<Facts, String>>,
     /// The headers that the decision failed on, with the reason.
     flaws: Vec<(&'a str, String)>,
@@ -107,25 +110,23 @@ impl<'a> Views<'a> {
             None => Entity::with_uid(policies.names.action(&request.action)),
         };
         let Policies { names, attributes, roles, .. } = policies;
-        let known = policies.actions.get(request.action.as_str());
-        let user_matters = known.is_some_and(|known| known.slice.groups.iter().any(|group| group.wants.user));
         let question = request.as_question();
         let headers = policies.headers.as_slice();
         let setting = |shape, wants| Setting { names, action: &action, attributes, roles, shape, headers, wants };
         let facts = |shape, wants| Facts::of(&question, setting(shape, wants));
         let flaws = headers::flaws(&question, policies.header_names(&request.action));
+        // A user whose attributes do not fit fails a decision only if a policy of the action reads the user.
+        let reads_user = policies.actions.get(request.action.as_str()).is_some_and(|known| known.slice.reads_user);
+        let misfit = request.user.as_deref().and_then(|user| facts::misfit(user, attributes));
         let mut by_shape = BTreeMap::new();
         for rule in &policies.rules {
             let shape: &BodyShape = &rule.shape;
-            by_shape.entry(shape).or_insert_with(|| {
-                // A user whose attributes do not fit fails a decision only if a policy of the action reads the user.
-                facts(shape, Wants::ALL).or_else(|error| match user_matters {
-                    true => Err(error),
-                    false => facts(shape, Wants { user: false, ..Wants::ALL }),
-                })
+            by_shape.entry(shape).or_insert_with(|| match &misfit {
+                Some(misfit) if reads_user => Err(misfit.clone()),
+                misfit => facts(shape, Wants { user: misfit.is_none(), ..Wants::ALL }),
             });
         }
-        Self { policies, request, by_shape, flaws }
+        Self { policies, request, question, by_shape, flaws }
     }
 
     /// Whether the action is one that policies can allow.
@@ -169,10 +170,26 @@ impl<'a> Views<'a> {
         if let Some(flaw) = self.flaw(rule) {
             return (Outcome::Errored, Some(flaw.to_owned()));
         }
-        let Ok(set) = PolicySet::from_policies([rule.policy.clone()]) else { return (Outcome::NotApplied, None) };
+        let is_unreadable = rule.reads_body() && self.view(rule).unreadable_body().is_some();
+        let policy = match is_unreadable {
+            true => with_unreadable_body(&rule.body).and_then(to_policy),
+            false => Ok(rule.policy.clone()),
+        };
+        let set = policy
+            .map_err(|error| error.to_string())
+            .and_then(|policy| PolicySet::from_policies([policy]).map_err(|error| error.to_string()));
+        let set = match set {
+            Ok(set) => set,
+            Err(error) => return (Outcome::Errored, Some(error)),
+        };
         let response = self.policies.authorizer.is_authorized(&facts.request, &set, &facts.entities);
         if let Some(AuthorizationError::PolicyEvaluationError(error)) = response.diagnostics().errors().next() {
-            return (Outcome::Errored, Some(error.inner().to_string()));
+            let view = self.view(rule);
+            let failure = rule.program.as_ref().and_then(|program| program.applies(&view).err());
+            return (
+                Outcome::Errored,
+                Some(failure.map_or_else(|| error.inner().to_string(), |failure| shorten(&failure.told(&view)))),
+            );
         }
         let applied = response.diagnostics().reason().next().is_some();
         (if applied { Outcome::Applied } else { Outcome::NotApplied }, None)
@@ -263,16 +280,11 @@ impl<'a> Views<'a> {
 
     /// Why there is no body although a policy reads it.
     fn body_note(&self, rule: &Rule) -> String {
-        match (&self.request.body, &self.request.body_note) {
-            (Some(body), _) => {
-                let unfit =
-                    |(name, kind): &(&String, &AttributeType)| body.get(*name).is_none_or(|value| type_of(value) != **kind);
-                let unfit = rule.shape.iter().filter(unfit).map(|(name, kind)| format!("no `{name}` of type {}", kind.as_str()));
-                format!("the body has {}", unfit.collect::<Vec<_>>().join(" and "))
-            }
-            (None, Some(note)) => shorten(note),
-            (None, None) => "the request has no body".to_owned(),
-        }
+        self.view(rule).unreadable_body().map_or_else(|| "the request has no body".to_owned(), |note| shorten(&note))
+    }
+
+    fn view(&self, rule: &'a Rule) -> View<'_> {
+        View { question: &self.question, shape: &rule.shape, roles: &self.policies.roles }
     }
 }
 

@@ -84,6 +84,10 @@ pub struct Metrics {
     pub worker_restarts: Counter,
     /// The revision in force.
     pub config_revision: Gauge,
+    /// Policies in force.
+    pub policies: Gauge,
+    /// Those of them that the reference evaluator decides.
+    pub policies_interpreted: Gauge,
     /// Configurations refused with a nack.
     pub config_rejected: Counter,
     /// 1 while the configuration stream is up.
@@ -120,6 +124,8 @@ impl Default for Metrics {
             application_svid_failures: Counter::default(),
             workload_api_streams: Gauge::default(),
             config_revision: Gauge::default(),
+            policies: Gauge::default(),
+            policies_interpreted: Gauge::default(),
             config_rejected: Counter::default(),
             control_connected: Gauge::default(),
             decisions_dropped: Counter::default(),
@@ -180,6 +186,12 @@ impl Metrics {
         );
         registry.register("workload_api_streams", "Open streams of the Workload API", self.workload_api_streams.clone());
         registry.register("config_revision", "Revision of the configuration in force", self.config_revision.clone());
+        registry.register("policies", "Policies in force", self.policies.clone());
+        registry.register(
+            "policies_interpreted",
+            "Policies in force that are not compiled: each costs some microseconds a call",
+            self.policies_interpreted.clone(),
+        );
         registry.register("config_rejected", "Configurations refused with a nack", self.config_rejected.clone());
         registry.register("control_connected", "1 while the configuration stream is up", self.control_connected.clone());
         registry.register("decisions_dropped", "Decision records dropped at a full queue", self.decisions_dropped.clone());

@@ -1,0 +1,113 @@
+use super::code::{Code, Pattern, Range};
+use super::constant;
+use crate::fixture::*;
+use cedar_policy::pst::UnaryOp;
+
+fn pattern(text: &str) -> Pattern {
+    Pattern { pieces: text.split('*').map(Into::into).collect() }
+}
+
+#[test]
+fn a_pattern_matches_the_whole_text() {
+    for (written, text, matches) in [
+        ("", "", true),
+        ("", "a", false),
+        ("*", "", true),
+        ("*", "a", true),
+        ("**", "", true),
+        ("/a", "/a", true),
+        ("/a", "/ab", false),
+        ("/a*", "/a", true),
+        ("/a*", "/abc", true),
+        ("/a*", "/b", false),
+        ("*a", "ba", true),
+        ("*a", "ab", false),
+        ("a*a", "a", false),
+        ("a*a", "aa", true),
+        ("ab*ba", "aba", false),
+        ("a*b*c", "a-b-c", true),
+        ("a*b*c", "abbc", true),
+        ("a*b*c", "ac", false),
+        ("a*bc*c", "abc", false),
+        ("a*bc*c", "abcc", true),
+        ("*é*", "caf\u{e9}", true),
+        ("*e*", "caf\u{e9}", false),
+    ] {
+        assert_eq!(pattern(written).matches(text), matches, "{written} {text}");
+    }
+}
+
+#[test]
+fn what_a_policy_writes_out_is_what_cedar_reads() {
+    let range = |text: &str, prefix| Code::Address(Range { address: text.parse().expect("address"), prefix });
+    for (constructor, text, expected) in [
+        (UnaryOp::Ip, "10.0.0.0/8", Some(range("10.0.0.0", 8))),
+        (UnaryOp::Ip, "10.1.2.3", Some(range("10.1.2.3", 32))),
+        (UnaryOp::Ip, "2001:db8::1", Some(range("2001:db8::1", 128))),
+        (UnaryOp::Ip, "2001:db8::/32", Some(range("2001:db8::", 32))),
+        (UnaryOp::Ip, "10.0.0.0/33", None),
+        (UnaryOp::Decimal, "1.0", Some(Code::Decimal(10_000))),
+        (UnaryOp::Decimal, "-0.5", Some(Code::Decimal(-5000))),
+        (UnaryOp::Decimal, "-1.0001", Some(Code::Decimal(-10_001))),
+        (UnaryOp::Decimal, "922337203685477.5807", Some(Code::Decimal(i64::MAX))),
+        (UnaryOp::Decimal, "-922337203685477.5808", Some(Code::Decimal(i64::MIN))),
+        (UnaryOp::Decimal, "1.00001", None),
+        (UnaryOp::Datetime, "1970-01-02", Some(Code::Datetime(86_400_000))),
+        (UnaryOp::Datetime, "1969-12-31T23:59:59.999Z", Some(Code::Datetime(-1))),
+        (UnaryOp::Datetime, "2026-11-24T10:00:00+0100", Some(Code::Datetime(1_795_510_800_000))),
+        (UnaryOp::Datetime, "2026-02-30", None),
+        (UnaryOp::Duration, "1d2h3m4s5ms", Some(Code::Duration(93_784_005))),
+        (UnaryOp::Duration, "-1s", Some(Code::Duration(-1000))),
+        (UnaryOp::Duration, "1w", None),
+        (UnaryOp::Not, "true", None),
+    ] {
+        assert_eq!(constant::of(constructor, text), expected, "{constructor} {text}");
+    }
+}
+
+#[test]
+fn what_has_no_translation_is_left_to_cedar_and_named() {
+    let when = |condition: &str| policies(&format!("permit (principal, action, resource) when {{ {condition} }};"));
+    for condition in [
+        "context.source == context.source",
+        "(if context.request.path == \"/a\" then principal else principal).id == \"x\"",
+        "User::\"bank-login#alice\" in Role::\"teller\"",
+        "{ a: 1 } == { a: 1 }",
+    ] {
+        let interpreted: Vec<String> = when(condition).interpreted().map(ToString::to_string).collect();
+        assert_eq!(interpreted, ["bank/p/policy0"], "{condition}");
+    }
+    for text in [PAYMENTS, LEDGER] {
+        assert_eq!(policies(text).interpreted().count(), 0, "{text}");
+    }
+    // They decide all the same, beside those that were translated.
+    assert_eq!(verdict(&when("User::\"bank-login#alice\" in Role::\"teller\""), &transfer()), "allow policy0");
+    let mixed = policies(
+        "permit (principal, action, resource); forbid (principal, action, resource) when { context.source == context.source };",
+    );
+    assert_eq!(verdict(&mixed, &transfer()), "denied_by_policy policy1");
+}
+
+#[test]
+fn a_policy_is_found_by_path_or_role_whatever_stands_around_the_key() {
+    let role = "context has user && context.user in [Role::\"teller\", Role::\"auditor\"]";
+    for (condition, expected) in [
+        ("context.request.path == \"/transfers\"", "allow policy0"),
+        ("\"/transfers\" == context.request.path", "allow policy0"),
+        ("context.request.path == \"/other\"", "not_permitted"),
+        (role, "allow policy0"),
+        ("context has user && context.user in Role::\"auditor\"", "not_permitted"),
+        // Not a key: it need not hold.
+        ("context.request.path == \"/other\" || principal is Workload", "allow policy0"),
+        ("!(context.request.path == \"/other\")", "allow policy0"),
+        // What stands before the path fails, and so the policy does.
+        ("9223372036854775807 + 1 > 0 && context.request.path == \"/other\"", "policy_error"),
+        ("context.request.path == \"/other\" && 9223372036854775807 + 1 > 0", "not_permitted"),
+    ] {
+        let policies = policies(&format!("permit (principal, action, resource) when {{ {condition} }};"));
+        assert_eq!(verdict(&policies, &transfer()), expected, "{condition}");
+    }
+    // On an opaque connection asking for the path fails.
+    let path = policies("permit (principal, action, resource) when { context.request.path == \"/other\" };");
+    assert_eq!(verdict(&path, &changed(|request| request.action = "connect".into())), "policy_error");
+}

@@ -1,0 +1,39 @@
+//! Compiled policies decide as Cedar does.
+
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+
+mod agreement;
+
+use agreement::dice::Dice;
+use agreement::{Tally, compare};
+
+/// Requests of one mesh: making and validating policies costs more than asking them.
+const REQUESTS: usize = 40;
+
+/// `CASES` asks for more than the ten thousand of every run; `SEED` for others.
+#[test]
+fn compiled_policies_decide_as_cedar_does() {
+    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (cases, seed) = (number("CASES", 10_000), number("SEED", 2026));
+    let mut tally = Tally::default();
+    let mut mesh = 0;
+    while (tally.cases as u64) < cases {
+        compare(&mut Dice::seeded(seed.wrapping_mul(1_000_003).wrapping_add(mesh)), REQUESTS, &mut tally);
+        mesh += 1;
+        if mesh % 4000 == 0 {
+            println!("{} of {cases} cases agreed", tally.cases);
+        }
+    }
+    let Tally { meshes, policies, interpreted, cases, outcomes } = tally;
+    println!(
+        "compiled and reference agreed in {cases} cases: {policies} policies in {meshes} meshes, {interpreted} of them interpreted"
+    );
+    for (reason, count) in &outcomes {
+        println!("  {count} x {}", reason.map_or("allowed", |reason| reason.as_str()));
+    }
+    assert!(
+        outcomes.len() == 4 && outcomes.values().all(|count| *count * 50 > cases),
+        "every outcome is met often: {outcomes:?}"
+    );
+    assert!(interpreted > 0 && interpreted * 4 < policies, "{interpreted} of {policies}");
+}
