@@ -2,7 +2,7 @@
 CARGO ?= cargo
 ARGS ?=
 
-.PHONY: help demo test check scenario interop bench guard doc fix build clean
+.PHONY: help demo test check scenario interop bench guard agreement doc fix build clean
 
 help: ## Print this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,7 +42,11 @@ bench: ## Rondel beside Envoy, haproxy and nginx on the same work, one table; ne
 	$(CARGO) build --locked --release --workspace --bins
 	@./tests/bench/prepare.sh
 	$(CARGO) run --locked --release --quiet --package identity --example issuance
+	$(CARGO) run --locked --release --quiet --package policy --example decisions
 	@python3 tests/bench/bench.py $(ARGS)
+
+agreement: ## Random policies and requests, compiled beside Cedar's own evaluator: a million cases; CASES=20000 for fewer
+	CASES=$(or $(CASES),1000000) $(CARGO) test --locked --release --package policy --test decisions
 
 doc: ## Rewrite the generated pages of docs/
 	UPDATE=1 $(CARGO) test --locked --package scenarios --test tidy --quiet

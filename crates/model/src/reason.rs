@@ -425,9 +425,12 @@ impl Reason {
             Self::NotPermitted => {
                 ("not_permitted", Caller, "not allowed", "`rondel authz explain ID` shows what would have to change")
             }
-            Self::PolicyError => {
-                ("policy_error", Sidecar, "not allowed", "`rondel authz explain ID` shows the policy that failed and why")
-            }
+            Self::PolicyError => (
+                "policy_error",
+                Caller,
+                "not allowed",
+                "`rondel authz explain ID` shows the policy and what it could not decide by: a body or header that cannot be read, a sum that overflows",
+            ),
             Self::EgressRefused => (
                 "egress_refused",
                 Caller,

@@ -111,3 +111,103 @@ fn a_policy_is_found_by_path_or_role_whatever_stands_around_the_key() {
     let path = policies("permit (principal, action, resource) when { context.request.path == \"/other\" };");
     assert_eq!(verdict(&path, &changed(|request| request.action = "connect".into())), "policy_error");
 }
+
+/// Conditions on the transfer of the fixture, each with what it is.
+const TRUTHS: [(&str, bool); 63] = [
+    ("ip(\"10.0.0.0/8\").isInRange(ip(\"10.0.0.0/16\"))", false),
+    ("ip(\"10.0.0.0/16\").isInRange(ip(\"10.0.0.0/8\"))", true),
+    ("ip(\"10.0.0.0\").isInRange(ip(\"::/0\"))", false),
+    ("ip(\"2001:db8::/32\").isInRange(ip(\"2001:db8::/33\"))", false),
+    ("context.source.address == ip(\"10.1.2.3\")", true),
+    ("context.source.address == ip(\"10.1.2.3/31\")", false),
+    ("ip(\"127.0.0.0/8\").isLoopback()", true),
+    ("ip(\"127.0.0.0/7\").isLoopback()", false),
+    ("ip(\"::1/127\").isLoopback()", false),
+    ("ip(\"224.0.0.0/4\").isMulticast()", true),
+    ("ip(\"224.0.0.0/3\").isMulticast()", false),
+    ("[\"a\", \"b\"] == [\"b\", \"a\", \"a\"]", true),
+    ("[\"a\", \"b\"] == [\"a\"]", false),
+    ("[\"a\"] == [\"a\", \"b\"]", false),
+    ("[1, 2] == [2, 1]", true),
+    ("[1, 2] == [1]", false),
+    ("[1] == [1, 2]", false),
+    ("context has user && context.user.scopes == [\"openid\"]", true),
+    ("context has user && context.user.scopes == [\"openid\", \"else\"]", false),
+    ("context has user && [\"openid\", \"else\"] == context.user.scopes", false),
+    ("context has user && [\"openid\", \"else\"].containsAll(context.user.scopes)", true),
+    ("context has user && context.user.scopes.containsAll([\"openid\", \"else\"])", false),
+    ("context has user && context.user.scopes.containsAny([\"openid\", \"else\"])", true),
+    ("context has user && context.user.scopes.containsAny([\"else\"])", false),
+    ("context has user && context.user.scopes.isEmpty()", false),
+    ("[context.request.path].contains(\"/transfers\")", true),
+    ("[context.request.path, \"x\"].contains(\"y\")", false),
+    ("[1, 2].contains(2)", true),
+    ("[1, 2].contains(3)", false),
+    ("[principal].contains(principal)", true),
+    ("principal == Workload::\"spiffe://bank.example/ns/bank/sa/web\"", true),
+    ("principal in [Workload::\"spiffe://bank.example/ns/bank/sa/web\", Workload::\"unauthenticated\"]", true),
+    ("principal in [Workload::\"unauthenticated\"]", false),
+    ("context has user && context.user == User::\"bank-login#alice\"", true),
+    ("context has user && context.user == User::\"bank-login#alice2\"", false),
+    ("context has user && context.user == User::\"bank-login#\"", false),
+    ("context has user && User::\"bank-login#alice\" == context.user", true),
+    ("context has user && context.user is User in Role::\"teller\"", true),
+    ("context has user && context.user in (if action == Action::\"GET\" then Role::\"clerk\" else Role::\"teller\")", true),
+    ("context has user && context.user in (if action == Action::\"GET\" then Role::\"teller\" else Role::\"clerk\")", false),
+    ("action in Action::\"write\"", true),
+    ("action in Action::\"read\"", false),
+    ("action in [Action::\"read\", Action::\"POST\"]", true),
+    ("resource in Service::\"bank/payments\"", true),
+    ("context has user && context.user has limit && context.user.limit > 999", true),
+    ("context has user && context.user has limit && context.user.limit > 1000", false),
+    ("context has user && context.user has limit && context.user.limit >= 1000", true),
+    ("context has user && context.user has limit && context.user.limit < 1000", false),
+    ("context has user && context.user has limit && context.user.limit <= 1000", true),
+    ("context has user && context.user has limit && context.user.limit * 2 - 1 + -1 == 1998", true),
+    ("context has user && context.user has staff", false),
+    ("context has user.limit", true),
+    ("context has user.staff", false),
+    ("decimal(\"1.10\") == decimal(\"1.1\")", true),
+    ("decimal(\"1.1\").lessThan(decimal(\"1.1\"))", false),
+    ("decimal(\"1.1\").lessThanOrEqual(decimal(\"1.1\"))", true),
+    ("decimal(\"-1.1\").greaterThan(decimal(\"-1.2\"))", true),
+    ("decimal(\"1.1\").greaterThanOrEqual(decimal(\"1.2\"))", false),
+    ("context.now.toDate() == datetime(\"2026-11-24\")", true),
+    ("context.now.toTime() == duration(\"10h\")", true),
+    ("context.now.offset(duration(\"-10h\")) == datetime(\"2026-11-24\")", true),
+    ("context.now.durationSince(datetime(\"2026-11-23\")).toHours() == 34", true),
+    ("datetime(\"1969-12-31T23:00:00Z\").toDate() == datetime(\"1969-12-31\")", true),
+];
+
+#[test]
+fn every_operator_gives_what_cedar_gives() {
+    for (condition, expected) in TRUTHS {
+        // A condition that the validator knows to be false for ever would be refused: it is beside one that it cannot know.
+        let text = format!("permit (principal, action, resource) when {{ context.request.path == \"/none\" || ({condition}) }};");
+        let policies = policies(&text);
+        assert_eq!(policies.interpreted().count(), 0, "{condition}");
+        let request = transfer();
+        let id = model::DecisionId::from_random([7; 16]);
+        let judged = crate::decide_by_reference(&policies, &request.as_question(), id, model::Revision(3));
+        assert_eq!(judged.is_ok(), expected, "Cedar: {condition}");
+        assert_eq!(decided(&policies, &request).is_ok(), expected, "{condition}");
+    }
+}
+
+#[test]
+fn large_sets_from_callers_are_compared_through_a_table() {
+    use model::authz::{AttributeType, AttributeValue};
+    use std::collections::BTreeMap;
+    let text = "permit (principal, action, resource) when { context has user && context.user has branches && context.request has body && context.user.branches.containsAll(context.request.body.branches) };";
+    let policies = compiled(&[resource("p", text, &[("branches", AttributeType::StringSet)])]).expect("sound");
+    let names = |from: usize, to: usize| AttributeValue::StringSet((from..to).map(|number| format!("b{number}")).collect());
+    for (asked, expected) in [((0, 900), true), ((500, 1000), true), ((500, 1001), false), ((0, 3), true), ((999, 1001), false)] {
+        let request = changed(|request| {
+            let mut alice = user(&[]);
+            alice.attributes.insert("branches".into(), names(0, 1000));
+            request.user = Some(std::sync::Arc::new(alice));
+            request.body = Some(BTreeMap::from([("branches".to_owned(), names(asked.0, asked.1))]));
+        });
+        assert_eq!(decided(&policies, &request).is_ok(), expected, "{asked:?}");
+    }
+}

@@ -26,7 +26,7 @@ pub(crate) fn request(dice: &mut Dice<'_>, mesh: &Written) -> AuthzRequest {
         body_note,
         source: Source {
             address: dice
-                .pick(&["10.1.2.3", "192.0.2.1", "::ffff:10.0.0.1", "2001:db8::1", "::1", "127.0.0.1", "224.0.0.1"])
+                .pick(&["10.1.2.3", "10.0.0.0", "192.0.2.1", "::ffff:10.0.0.1", "2001:db8::1", "::1", "127.0.0.1", "224.0.0.1"])
                 .parse()
                 .expect("an address"),
             country: dice.pick(&[&Some("CH"), &Some("DE"), &None]).map(str::to_owned),

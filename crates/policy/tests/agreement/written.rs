@@ -212,14 +212,18 @@ impl Writing<'_, '_> {
 
     fn member(&mut self) -> String {
         let role = |role: &str| format!("Role::\"{role}\"");
-        match self.dice.roll(5) {
+        match self.dice.roll(7) {
             0 => "principal in [Workload::\"spiffe://bank.example/ns/bank/sa/web\", Workload::\"unauthenticated\"]".to_owned(),
             1 => "resource in Service::\"bank/ledger\"".to_owned(),
             2 => {
                 let roles: Vec<String> = (0..2).map(|_| role(self.dice.pick(&ROLES))).collect();
                 self.guard_user(&format!("context.user in [{}]", roles.join(", ")))
             }
-            3 => self.guard_user("context.user is User"),
+            3 => {
+                let (condition, one, other) = (self.condition(0), role(self.dice.pick(&ROLES)), role(self.dice.pick(&ROLES)));
+                self.guard_user(&format!("context.user in (if {condition} then {one} else {other})"))
+            }
+            4 => self.guard_user("context.user is User"),
             _ => {
                 let expression = format!("context.user in {}", role(self.dice.pick(&ROLES)));
                 self.guard_user(&expression)
