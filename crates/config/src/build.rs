@@ -454,6 +454,7 @@ fn policy(written: &Written<'_, PolicySpec>, errors: &mut Errors) -> Option<Sele
     Some(SelectedPolicy {
         namespace: namespace.value.clone(),
         account: spec.selector.as_ref().map(|selector| selector.account.value.clone()),
+        is_shadow: is_shadow(document, spec.mode.as_ref(), errors)?,
         policy: AuthorizationPolicy {
             name: named.to_string(),
             file: document.file.to_owned(),
@@ -462,6 +463,21 @@ fn policy(written: &Written<'_, PolicySpec>, errors: &mut Errors) -> Option<Sele
             body,
         },
     })
+}
+
+/// What `mode` says; a policy without one is enforced.
+fn is_shadow(document: Document<'_>, written: Option<&Spanned<String>>, errors: &mut Errors) -> Option<bool> {
+    let Some(written) = written else { return Some(false) };
+    match written.value.as_str() {
+        "enforce" => Some(false),
+        "shadow" => Some(true),
+        other => {
+            let near = suggestion(other, ["enforce", "shadow"]);
+            let message = format!("mode `{}` is not one of `enforce` and `shadow`{near}", ids::printable(other));
+            errors.at(document, written.defined, message);
+            None
+        }
+    }
 }
 
 /// The line of the file on which a text begins: a block scalar's text begins below its indicator.
@@ -549,8 +565,12 @@ fn policies_compile(mesh: &Mesh, errors: &mut Errors) {
         if !done.insert(&workload.service) {
             continue;
         }
-        let Err(found) = policy::compile(&mesh.policies_of(workload), &mesh.issuers, &mesh.settings.roles) else { continue };
-        for error in found {
+        let (live, shadow) = (mesh.policies_of(workload), mesh.shadow_of(workload));
+        let compiled = policy::compile(&live, &mesh.issuers, &mesh.settings.roles).map(drop);
+        // What is tried is told of like what is enforced: here alone somebody is there to mend it.
+        let compiled =
+            compiled.and_then(|()| policy::Shadow::compile(&live, &shadow, &mesh.issuers, &mesh.settings.roles).map(drop));
+        for error in compiled.err().into_iter().flatten() {
             let what = error.policy.map_or_else(String::new, |policy| format!("policy `{policy}`: "));
             errors.0.push(ConfigError {
                 file: error.file,

@@ -155,6 +155,8 @@ pub struct SelectedPolicy {
     pub namespace: String,
     /// The selected account; `None` selects every workload of the namespace.
     pub account: Option<String>,
+    /// Whether it is tried only, and never enforced.
+    pub is_shadow: bool,
     /// The policy.
     pub policy: AuthorizationPolicy,
 }
@@ -179,7 +181,16 @@ pub struct Trust {
 impl Mesh {
     /// The policies that a workload's sidecar enforces.
     pub fn policies_of(&self, workload: &Workload) -> Vec<AuthorizationPolicy> {
-        let selected = self.policies.iter().filter(|policy| policy.selects(&workload.service));
+        self.selecting(workload, false)
+    }
+
+    /// The policies that a workload's sidecar tries beside those, in the order of their names.
+    pub fn shadow_of(&self, workload: &Workload) -> Vec<AuthorizationPolicy> {
+        sorted(&self.selecting(workload, true), |policy| policy.name.clone())
+    }
+
+    fn selecting(&self, workload: &Workload, is_shadow: bool) -> Vec<AuthorizationPolicy> {
+        let selected = self.policies.iter().filter(|policy| policy.is_shadow == is_shadow && policy.selects(&workload.service));
         selected.map(|policy| policy.policy.clone()).collect()
     }
 
@@ -197,6 +208,7 @@ impl Mesh {
             issuers: self.issuers.clone(),
             policies: self.policies_of(workload),
             roles: self.settings.roles.clone(),
+            shadow: self.shadow_of(workload),
             country: self.settings.country.clone(),
             forwarders: self.settings.forwarders.clone(),
             captured: workload.captured,

@@ -96,6 +96,29 @@ fn a_snapshot_holds_what_its_workload_needs_and_nothing_else() {
 }
 
 #[test]
+fn a_policy_in_shadow_mode_is_no_policy_that_is_enforced() {
+    for (mode, live, shadow) in [("shadow", 0, 1), ("enforce", 1, 0)] {
+        let mut sources = good();
+        sources[1].text = sources[1].text.replace("spec:\n  selector", &format!("spec:\n  mode: {mode}\n  selector"));
+        let mesh = parse(&sources).expect(mode);
+        let server = mesh.snapshot(&WorkloadName::parse("shop/server").expect("name"), Revision(1), &Trust::default());
+        let server = server.expect("server");
+        assert_eq!((server.policies.len(), server.shadow.len()), (live, shadow), "{mode}");
+    }
+    let selector = "  selector: { account: server }\n";
+    assert!(broken(selector, "  mode: shadwo\n").contains("did you mean `shadow`?"));
+    // What is tried is checked like what is enforced.
+    let text = "permit (principal, action, resource)";
+    let told = broken(&format!("{text};\n"), &format!("{text};\n    @mode(\"shadow\") {text} when {{ context.nothing }};\n"));
+    assert!(told.starts_with("b.yaml:10:") && told.contains("nothing"), "{told}");
+    let told = broken(
+        "  body: { amount: Long }\n  policies: |\n    @id(\"all\")\n",
+        "  mode: shadow\n  policies: |\n    @id(\"all\") @x(\"y\")\n",
+    );
+    assert!(told.contains("unknown annotation `@x`"), "{told}");
+}
+
+#[test]
 fn who_signs_the_authority_and_who_is_federated_with_is_read() {
     let with = |spec: &str| {
         let mut sources = good();

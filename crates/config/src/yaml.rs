@@ -215,6 +215,7 @@ pub(crate) struct Claim {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PolicySpec {
     pub(crate) selector: Option<Selector>,
+    pub(crate) mode: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) body: BTreeMap<String, Spanned<String>>,
     pub(crate) policies: Spanned<String>,

@@ -15,6 +15,7 @@ mod rollout;
 mod rotation;
 mod serve;
 mod settings;
+mod shadows;
 mod start;
 mod store;
 mod troubles;

@@ -10,6 +10,7 @@ use crate::rehearsal::Rehearsals;
 use crate::rollout::Rollout;
 use crate::serve::OwnFailure;
 use crate::settings::Settings;
+use crate::shadows::Shadows;
 use crate::store::Store;
 use crate::{admin, clock, rotation, serve, watch};
 use anyhow::{Context, bail};
@@ -72,6 +73,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         board: Arc::clone(&board),
         rollout: Arc::clone(&rollout),
         records: Arc::clone(&records),
+        shadows: Arc::new(Shadows::default()),
         ca: Arc::clone(&ca),
         credentials: own.clone(),
         rehearsals: Arc::new(Rehearsals::default()),

@@ -65,6 +65,8 @@ pub struct DecisionRecord {
     pub path: String,
     /// The evaluated policies.
     pub explanation: Option<Explanation>,
+    /// What the answer would be with the policies in shadow mode, if it is another.
+    pub shadow: Option<Shadowed>,
 }
 
 impl DecisionRecord {
@@ -85,6 +87,7 @@ impl DecisionRecord {
             action: request.action.clone(),
             path: request.path.clone(),
             explanation: None,
+            shadow: None,
         }
     }
 
@@ -113,6 +116,53 @@ impl DecisionRecord {
             action: String::new(),
             path: String::new(),
             explanation: None,
+            shadow: None,
+        }
+    }
+}
+
+/// The answer that a call would get if the policies in shadow mode were in force, where it is another than it got.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Shadowed {
+    /// The other answer.
+    pub would: Would,
+    /// The policies in shadow mode that bring it about; empty where none can be named.
+    pub policies: Vec<PolicyId>,
+    /// Operator's text: why.
+    pub detail: Option<String>,
+}
+
+impl Shadowed {
+    /// Without the words.
+    pub const fn new(would: Would, policies: Vec<PolicyId>) -> Self {
+        Self { would, policies, detail: None }
+    }
+}
+
+/// What policies in shadow mode would make of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Would {
+    /// It is denied, and would be allowed.
+    #[serde(rename = "would_allow")]
+    Allow,
+    /// It is allowed, and would be denied.
+    #[serde(rename = "would_deny")]
+    Deny,
+    /// It is allowed, and would be denied because a policy in shadow mode cannot be evaluated.
+    #[serde(rename = "would_fail")]
+    Fail,
+}
+
+impl Would {
+    /// Every answer.
+    pub const ALL: [Self; 3] = [Self::Allow, Self::Deny, Self::Fail];
+
+    /// The word in metrics, records and reports: `would_allow`, `would_deny`, `would_fail`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "would_allow",
+            Self::Deny => "would_deny",
+            Self::Fail => "would_fail",
         }
     }
 }

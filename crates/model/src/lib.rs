@@ -10,6 +10,7 @@ pub mod ids;
 pub mod limits;
 pub mod reason;
 pub mod roles;
+pub mod shadow;
 pub mod snapshot;
 pub mod time;
 

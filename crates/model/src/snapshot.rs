@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub policies: Vec<AuthorizationPolicy>,
     /// Which roles of users are within which.
     pub roles: Roles,
+    /// The policies that select this workload in shadow mode, in the order of their names: tried beside the others, never enforced.
+    pub shadow: Vec<AuthorizationPolicy>,
     /// Where a call's country is read from.
     pub country: Option<CountryHeader>,
     /// The workloads whose `x-forwarded-for` and `x-forwarded-proto` are believed. From others they are replaced.

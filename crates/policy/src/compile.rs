@@ -20,6 +20,11 @@ use model::{Principal, Roles};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
+/// The annotation that says whether a policy decides, or is tried only.
+const MODE: &str = "mode";
+/// What it says of one that is tried only.
+const SHADOW: &str = "shadow";
+
 /// The longest `@id` in characters.
 const ID_CHARACTERS_MAX: usize = 128;
 
@@ -66,6 +71,8 @@ pub(crate) struct Rule {
     pub(crate) alone: Arc<[PolicyId]>,
     /// What its conditions read.
     pub(crate) reads: Reads,
+    /// Whether it is tried beside the live ones, and decides nothing.
+    pub(crate) is_shadow: bool,
     /// The body that its resource declares.
     pub(crate) shape: Arc<BodyShape>,
     /// Taken apart for explanations, when the first one is asked for.
@@ -180,7 +187,17 @@ impl Policies {
     }
 }
 
-/// Parses, validates and cuts the policies that select one workload.
+/// Which policies of a resource are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// Those that decide: one that says `@mode("shadow")` is passed over, whatever else is wrong with it.
+    Live,
+    /// All of them.
+    All,
+}
+
+/// Parses, validates and cuts the policies that select one workload. One that says `@mode("shadow")` is passed over:
+/// [`crate::Shadow::compile`] takes it.
 ///
 /// `issuers` say which attributes a user has, `roles` which role is within which. Cost: milliseconds for a few policies, at most seconds at
 /// [`TEXT_BYTES_MAX`]; call it off the request path.
@@ -190,13 +207,23 @@ impl Policies {
 /// confusable characters, templates, unknown annotations, an `@id` that stands twice, a body that is read but not
 /// declared, a header that policies cannot read, declarations that contradict each other, a text beyond its bounds.
 pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer], roles: &Roles) -> Result<Policies, Vec<PolicyError>> {
+    compile_taking(Take::Live, policies, issuers, roles)
+}
+
+/// The same, for the policies that are wanted.
+pub(crate) fn compile_taking(
+    take: Take,
+    policies: &[AuthorizationPolicy],
+    issuers: &[TokenIssuer],
+    roles: &Roles,
+) -> Result<Policies, Vec<PolicyError>> {
     let at_first = |message: String| {
         let (file, line) = policies.first().map_or((String::new(), 1), |first| (first.file.clone(), first.line));
         vec![PolicyError { file, line, column: 1, policy: None, message }]
     };
     let names = Names::parse().map_err(at_first)?;
     let vocabulary = if policies.is_empty() { Vocabulary::empty() } else { Vocabulary::of(issuers).map_err(at_first)? };
-    let (rules, headers) = sound_rules(policies, &vocabulary)?;
+    let (rules, headers) = sound_rules(take, policies, &vocabulary)?;
     let actions = cut(&rules, &headers, &names).map_err(|conflict| {
         let resource = rules.get(conflict.rule).and_then(|rule| policies.iter().find(|each| each.name == rule.resource));
         resource.map_or_else(
@@ -221,14 +248,18 @@ pub fn compile(policies: &[AuthorizationPolicy], issuers: &[TokenIssuer], roles:
 ///
 /// The headers are known only when all resources have been parsed: each is validated against the names of all, so that a policy that
 /// looks at the headers as a whole is checked against what it will see.
-fn sound_rules(policies: &[AuthorizationPolicy], vocabulary: &Vocabulary) -> Result<(Vec<Rule>, HeaderNames), Vec<PolicyError>> {
+fn sound_rules(
+    take: Take,
+    policies: &[AuthorizationPolicy],
+    vocabulary: &Vocabulary,
+) -> Result<(Vec<Rule>, HeaderNames), Vec<PolicyError>> {
     let mut resources = HashSet::new();
     let mut headers = HeaderNames::new();
     let mut parsed = Vec::new();
     for resource in policies {
         let reading = Reading::of(resource, vocabulary);
         let found = if resources.insert(resource.name.as_str()) {
-            reading.rules(&mut headers)
+            reading.rules(take, &mut headers)
         } else {
             Err(vec![reading.error(0, None, format!("authorization policy `{}` stands twice", resource.name))])
         };
@@ -302,7 +333,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Parses the resource's policies, and adds the headers that they name to `headers`.
-    fn rules(&self, headers: &mut HeaderNames) -> Result<Vec<Rule>, Vec<PolicyError>> {
+    fn rules(&self, take: Take, headers: &mut HeaderNames) -> Result<Vec<Rule>, Vec<PolicyError>> {
         let text = &self.resource.text;
         let ranges = survey(text).map_err(|oversize| vec![self.error(oversize.offset, None, oversize.message)])?;
         let shape = Arc::new(self.resource.body.clone());
@@ -315,6 +346,7 @@ impl<'a> Reading<'a> {
             match Policy::parse(None, own) {
                 Err(found) => errors
                     .extend(found.iter().take(REPORTS_MAX).map(|error| self.report(&DetailedError::from(error), start, None))),
+                Ok(policy) if take == Take::Live && policy.annotation(MODE) == Some(SHADOW) => {}
                 Ok(policy) => match self.rule(position, start, &policy, &shape) {
                     Err(error) => errors.push(error),
                     Ok(rule) if !ids.insert(rule.id.clone()) => {
@@ -342,11 +374,19 @@ impl<'a> Reading<'a> {
 
     fn rule(&self, position: usize, start: usize, policy: &Policy, shape: &Arc<BodyShape>) -> Result<Rule, PolicyError> {
         for (name, _) in policy.annotations() {
-            if !matches!(name, "id" | "description") {
-                let message = format!("unknown annotation `@{name}`; known are `@id` and `@description`");
+            if !matches!(name, "id" | "description" | MODE) {
+                let message = format!("unknown annotation `@{name}`; known are `@id`, `@description` and `@mode`");
                 return Err(self.error(start, None, message));
             }
         }
+        let is_shadow = match policy.annotation(MODE) {
+            None | Some("enforce") => false,
+            Some(SHADOW) => true,
+            Some(other) => {
+                let message = format!("`@mode(\"{}\")` is neither `enforce` nor `{SHADOW}`", model::ids::printable(other));
+                return Err(self.error(start, None, message));
+            }
+        };
         let own = policy.annotation("id").map_or_else(|| format!("policy{position}"), str::to_owned);
         let sound = own.chars().count() <= ID_CHARACTERS_MAX && !own.chars().any(char::is_control) && own.trim() == own;
         if own.is_empty() || !sound {
@@ -386,6 +426,7 @@ impl<'a> Reading<'a> {
             policy,
             body,
             reads,
+            is_shadow,
             shape: Arc::clone(shape),
             anatomy: OnceLock::new(),
         })

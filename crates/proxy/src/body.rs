@@ -4,7 +4,9 @@ use crate::exchange::Downstream;
 use crate::framing::FramingRefusal;
 use crate::http1::{Body, BodyFault};
 use message::{Head, Version};
-use model::{Limit, Limits};
+use model::{AttributeValue, Limit, Limits};
+use policy::BodyFacts;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::{Poll, ready};
 
@@ -74,6 +76,15 @@ pub async fn hold(down: &mut Downstream<'_>, head: &mut Head, limits: &Limits) -
     match tokio::time::timeout(limits.duration(Limit::PolicyBodyMs), read).await {
         Ok(outcome) => outcome.map(|()| bytes),
         Err(_) => Err(HeldRefusal::Timeout { seen: bytes.len(), limit: limits.of(Limit::PolicyBodyMs) }),
+    }
+}
+
+/// A body that was read as the policies see it, and why they see none.
+pub fn seen(read: Option<&BodyFacts>) -> (Option<&BTreeMap<String, AttributeValue>>, Option<&str>) {
+    match read {
+        Some(BodyFacts::Fields(fields)) => (Some(fields), None),
+        Some(BodyFacts::Unreadable { why }) => (None, Some(why)),
+        None => (None, None),
     }
 }
 

@@ -334,6 +334,16 @@ pub struct Upload {
     untouched: bool,
     /// Names that no trailer may bear.
     withheld: Vec<String>,
+    /// A copy of what goes up, for policies in shadow mode.
+    copied: Option<Box<Copied>>,
+}
+
+/// A copy of a body, within a bound.
+#[derive(Debug)]
+struct Copied {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    is_whole: bool,
 }
 
 impl Upload {
@@ -347,12 +357,33 @@ impl Upload {
             taken: None,
             untouched: true,
             withheld: Vec::new(),
+            copied: None,
         }
     }
 
     /// A body that was read before. `declared`: what the caller's head said of its length.
     pub const fn held(bytes: Vec<u8>, declared: Option<u64>) -> Self {
-        Self { held: Some((bytes, 0)), declared, over: false, left: false, taken: None, untouched: true, withheld: Vec::new() }
+        let held = Some((bytes, 0));
+        Self { held, declared, over: false, left: false, taken: None, untouched: true, withheld: Vec::new(), copied: None }
+    }
+
+    /// What a policy has read already.
+    pub fn whole(&self) -> Option<&[u8]> {
+        self.held.as_ref().map(|(bytes, _)| bytes.as_slice())
+    }
+
+    /// Has a copy kept of what goes up, as long as it has no more than `bytes_max` bytes.
+    pub fn copy(&mut self, bytes_max: usize) {
+        self.copied = Some(Box::new(Copied { bytes: Vec::new(), bytes_max, is_whole: true }));
+    }
+
+    /// The copy of a body that went up to its end, or why there is none; `None` if it did not, or nobody asked for one.
+    pub fn copied(&mut self) -> Option<Result<Vec<u8>, String>> {
+        let copied = self.copied.take_if(|_| self.over)?;
+        if copied.is_whole {
+            return Some(Ok(copied.bytes));
+        }
+        Some(Err(format!("the body is over limit `policyBodyBytes` ({})", copied.bytes_max)))
     }
 
     /// No trailer goes on under a name that policies read as a header: an application that merges the two would see what nobody
@@ -429,6 +460,9 @@ impl Upload {
                         }
                         None => {
                             let count = ready!(up.poll_write(cx, down.data())).map_err(Stuck::Upstream)?;
+                            if let Some(copied) = &mut self.copied {
+                                copied.add(down.data().get(..count).unwrap_or_default());
+                            }
                             down.consume(count);
                             self.untouched = false;
                         }
@@ -436,6 +470,17 @@ impl Upload {
                     self.taken = Some(Instant::now());
                 }
             }
+        }
+    }
+}
+
+impl Copied {
+    fn add(&mut self, bytes: &[u8]) {
+        self.is_whole &= self.bytes.len() + bytes.len() <= self.bytes_max;
+        if self.is_whole {
+            self.bytes.extend_from_slice(bytes);
+        } else {
+            self.bytes = Vec::new();
         }
     }
 }

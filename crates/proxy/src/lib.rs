@@ -37,6 +37,7 @@ pub mod response;
 pub mod revocable;
 pub mod rotate;
 pub mod settings;
+pub mod shadow;
 #[cfg(test)]
 mod sizes;
 pub mod start;

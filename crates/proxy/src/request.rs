@@ -10,14 +10,15 @@ use crate::exchange::{Downstream, Exchange, Upload};
 use crate::facts::{self, Facts, Hop};
 use crate::reply::{self, Refusal};
 use crate::response::{self, Received};
+use crate::shadow::{Pending, Trial};
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::upgrade::{self, Asked, Switched};
 use crate::upstream;
 use identity::handshake::VerifiedPeer;
 use message::{Head, Version};
-use model::Question;
 use model::snapshot::CountryHeader;
+use model::{Decision, Question};
 use policy::{BodyFacts, Permit};
 use std::sync::Arc;
 
@@ -84,14 +85,10 @@ async fn inbound(
     // What it carries, if a policy asks.
     let (mut upload, carried) = read_for_policy(facts, request, down, &active).await?;
     upload.withhold(active.policies.header_names(facts.method.as_str()));
-    let (body, body_note) = match &carried {
-        Some(BodyFacts::Fields(fields)) => (Some(fields), None),
-        Some(BodyFacts::Unreadable { why }) => (None, Some(why.as_str())),
-        None => (None, None),
-    };
+    let (body, body_note) = body::seen(carried.as_ref());
 
     // May it happen?
-    let headers = facts::read_headers(&request.fields, active.policies.header_names(facts.method.as_str()));
+    let headers = facts::read_headers(&request.fields, active.header_names(facts.method.as_str()));
     let question = Question {
         principal: &principal,
         user: user.as_ref(),
@@ -107,7 +104,8 @@ async fn inbound(
         now,
     };
     let asked_again = facts.upgrade.is_some().then(|| question.to_request());
-    let permit = decide(&question, &active, connection, entry)?;
+    let trial = Trial::of(&active, facts, request, &mut upload);
+    let (permit, shadow) = decide(&question, trial, request, &active, connection, entry)?;
     body::go_ahead(down, request).await;
 
     // On to the application, with the caller's identity as we verified it and none that the caller claimed.
@@ -117,7 +115,7 @@ async fn inbound(
     entry.upstream = Some(listener.application.into());
     let mut sending = upstream::Sending { request, facts, answer, down, upload, active: &active, interim: 0 };
     let received = upstream::send_to_application(permit, &mut sending, listener.application, &connection.worker).await?;
-    Ok(Received { sent: received, asked, active })
+    Ok(Received { sent: received, asked, active, shadow })
 }
 
 /// A request from the application beside this sidecar to an upstream: the steps, in the order in which they happen.
@@ -144,7 +142,7 @@ async fn outbound(
     let mut sending =
         upstream::Sending { request, facts, answer, upload: Upload::streaming(down), down, active: &active, interim: 0 };
     let received = upstream::send_to_peer(&mut sending, called, shared, &connection.worker).await?;
-    Ok(Received { sent: received, asked, active })
+    Ok(Received { sent: received, asked, active, shadow: None })
 }
 
 /// A request of HTTP/2 whose head is larger than allowed; one of HTTP/1 is refused by its framing.
@@ -186,17 +184,33 @@ async fn read_for_policy(
     Ok((Upload::held(bytes, length), Some(read)))
 }
 
-/// Asks the policies and tells the operator's records of it.
-fn decide(question: &Question<'_>, active: &Arc<Active>, connection: &Connection, entry: &Entry) -> Result<Permit, Refusal> {
-    match policy::decide(&active.policies, question, entry.decision, active.snapshot.revision) {
+/// Asks the policies, then those in shadow mode, whose word changes nothing, and tells the operator's records of both.
+fn decide(
+    question: &Question<'_>,
+    trial: Option<Trial>,
+    head: &Head,
+    active: &Arc<Active>,
+    connection: &Connection,
+    entry: &Entry,
+) -> Result<(Permit, Option<Box<Pending>>), Refusal> {
+    let decided = policy::decide(&active.policies, question, entry.decision, active.snapshot.revision);
+    let shared = &connection.shared;
+    let tell = |decision: &Decision, refusal: Option<&Refusal>| match trial {
+        Some(trial) => trial.decide(question, decision, refusal, (shared, active, &connection.worker), head),
+        None => {
+            shared.tell_decision(decision, question, active, refusal, None);
+            None
+        }
+    };
+    match decided {
         Ok(permit) => {
-            connection.shared.tell_decision(permit.decision(), question, active, None);
-            Ok(permit)
+            let pending = tell(permit.decision(), None);
+            Ok((permit, pending))
         }
         Err(denied) => {
             let decision = denied.decision.clone();
             let refusal = Refusal::Denied(Box::new(denied));
-            connection.shared.tell_decision(&decision, question, active, Some(&refusal));
+            tell(&decision, Some(&refusal));
             Err(refusal)
         }
     }

@@ -7,6 +7,7 @@ use crate::exchange::{Downstream, Fallen, Stuck, poll_download};
 use crate::facts::{self, Hop};
 use crate::http1::Length;
 use crate::reply::DECISION_HEADER;
+use crate::shadow::Pending;
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::upgrade::{Asked, Granted};
@@ -26,6 +27,8 @@ pub struct Received {
     pub asked: Option<Box<Asked>>,
     /// The configuration that let the request through.
     pub active: Arc<Active>,
+    /// The second decision, with policies in shadow mode, that waits for the request's body.
+    pub shadow: Option<Box<Pending>>,
 }
 
 /// Makes the answer's head ready for the caller: removes what is meant for this hop only and names the decision. Gives what the
@@ -46,7 +49,7 @@ pub fn prepare(received: &Received, head: &mut Head, entry: &mut Entry, connecti
 
 /// Carries an answer, whose head was made ready, to its end, which the access log tells.
 pub async fn carry(
-    Received { mut sent, asked, .. }: Received,
+    Received { mut sent, asked, shadow, .. }: Received,
     head: &Head,
     down: &mut Downstream<'_>,
     entry: &mut Entry,
@@ -72,7 +75,11 @@ pub async fn carry(
         }
         poll_download(&mut sent.upstream, down, &mut over, cx)
     });
-    match ended.await {
+    let ended = ended.await;
+    if let Some(shadow) = shadow {
+        shadow.finish(sent.upload.copied(), &connection.worker);
+    }
+    match ended {
         Ok(()) => {
             entry.ended();
             sent.give_back();

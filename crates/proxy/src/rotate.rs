@@ -254,6 +254,7 @@ mod tests {
             issuers: Vec::new(),
             policies: Vec::new(),
             roles: model::Roles::default(),
+            shadow: Vec::new(),
             country: None,
             forwarders: Vec::new(),
             captured: false,

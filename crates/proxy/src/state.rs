@@ -6,6 +6,7 @@ use crate::rehearsal::Rehearsal;
 use crate::revocable::Opened;
 use crate::rotate;
 use crate::settings::Settings;
+use crate::shadow::Tallies;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
@@ -17,7 +18,7 @@ use model::snapshot::TrustBundle;
 use model::snapshot::{Endpoint, Inbound, Upstream};
 use model::{Principal, Revision, Snapshot, Timestamp};
 use parking_lot::RwLock;
-use policy::Policies;
+use policy::{Policies, Shadow};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -35,11 +36,20 @@ pub struct Active {
     pub snapshot: Snapshot,
     /// Its policies, compiled.
     pub policies: Policies,
+    /// The same together with those in shadow mode, if there are any.
+    pub shadow: Option<Shadow>,
+    /// Why those in shadow mode are not tried.
+    pub shadow_refused: Option<String>,
     /// The workload itself, as a caller of others.
     pub principal: Principal,
 }
 
 impl Active {
+    /// The headers to read of a request with this action: those that some policy reads, also in shadow mode.
+    pub fn header_names(&self, action: &str) -> &[String] {
+        self.shadow.as_ref().map_or_else(|| self.policies.header_names(action), |shadow| shadow.header_names(action))
+    }
+
     /// The inbound port at this address.
     pub fn inbound_at(&self, listen: SocketAddr) -> Option<&Inbound> {
         self.snapshot.inbound.iter().find(|inbound| inbound.listen == listen)
@@ -105,6 +115,8 @@ pub struct Shared {
     pub key_requests: mpsc::Sender<KeyRequest>,
     /// To the task that tells the control plane of decisions.
     pub decisions: Decisions,
+    /// What policies in shadow mode would have changed.
+    pub shadow: Tallies,
     /// To the task that writes the access log.
     pub access_log: AccessLog,
     /// Counters.
@@ -149,6 +161,7 @@ impl Shared {
             rehearsal: RwLock::new(None),
             key_requests,
             decisions,
+            shadow: Tallies::default(),
             access_log,
             metrics,
             gate: Gate::default(),

@@ -6,6 +6,7 @@ use crate::control_link;
 use crate::disk::{self, DiskFailure};
 use crate::listener::{BindFailure, Listeners};
 use crate::rehearsal;
+use crate::shadow;
 use crate::state::{Active, Shared};
 use crate::telemetry::decisions::{Explainer, Told};
 use crate::workers::Workers;
@@ -13,7 +14,7 @@ use identity::Credentials;
 use identity::bundle::{BundleError, TrustBundles};
 use identity::credentials::CredentialsError;
 use model::{DecisionRecord, Revision, Snapshot};
-use policy::Policies;
+use policy::{Policies, PolicyError, Shadow};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -92,7 +93,7 @@ impl Applier {
     ///
     /// # Errors
     /// - [`ApplyFailure`]; what was in force stays in force.
-    pub fn apply(&mut self, snapshot: Snapshot, policies: Policies) -> Result<(), ApplyFailure> {
+    pub fn apply(&mut self, snapshot: Snapshot, compiled: Compiled) -> Result<(), ApplyFailure> {
         let wanted = &self.shared.settings.workload;
         if snapshot.workload != *wanted {
             return Err(ApplyFailure::Foreign { wanted: wanted.to_string(), got: snapshot.workload.to_string() });
@@ -113,7 +114,9 @@ impl Applier {
         let bundles = Arc::new(bundles_of(&snapshot)?);
         let credentials = credentials.map(|own| own.with_bundles(bundles, clock::now())).transpose()?;
         let principal = snapshot.identity.clone().into();
-        let active = Arc::new(Active { snapshot, policies, principal });
+        let Compiled { policies, shadow, shadow_refused } = compiled;
+        self.shared.metrics.shadow_refused.set(shadow_refused.is_some().into());
+        let active = Arc::new(Active { snapshot, policies, shadow, shadow_refused, principal });
         let bound = self.listeners.bind(&active)?;
 
         if let Some(credentials) = credentials {
@@ -172,13 +175,29 @@ pub fn restricted(bundles: TrustBundles, snapshot: &Snapshot) -> TrustBundles {
     bundles.restricted(revoked, snapshot.post_quantum_required)
 }
 
-/// Compiles a snapshot's policies. Costs up to seconds for the largest texts: not for an async task.
+/// A snapshot's policies, compiled.
+#[derive(Debug)]
+pub struct Compiled {
+    policies: Policies,
+    shadow: Option<Shadow>,
+    shadow_refused: Option<String>,
+}
+
+/// Compiles a snapshot's policies. Costs up to seconds for the largest texts: not for an async task. What is wrong with those in shadow
+/// mode is told, and no reason not to put the others in force.
 ///
 /// # Errors
 /// - [`ApplyFailure::Policies`] with every error's place.
-pub fn compile(snapshot: &Snapshot) -> Result<Policies, ApplyFailure> {
-    policy::compile(&snapshot.policies, &snapshot.issuers, &snapshot.roles)
-        .map_err(|errors| ApplyFailure::Policies(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+pub fn compile(snapshot: &Snapshot) -> Result<Compiled, ApplyFailure> {
+    let listed = |errors: Vec<PolicyError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let policies = policy::compile(&snapshot.policies, &snapshot.issuers, &snapshot.roles)
+        .map_err(|errors| ApplyFailure::Policies(listed(errors)))?;
+    let shadow = Shadow::compile(&snapshot.policies, &snapshot.shadow, &snapshot.issuers, &snapshot.roles).map_err(listed);
+    if let Err(errors) = &shadow {
+        tracing::warn!(errors, "the policies in shadow mode are not tried; those that decide are in force");
+    }
+    let shadow_refused = shadow.as_ref().err().cloned();
+    Ok(Compiled { policies, shadow: shadow.ok().flatten(), shadow_refused })
 }
 
 /// Keeps the configuration stream open for as long as the process lives.
@@ -346,7 +365,7 @@ async fn believe(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) 
     Ok(())
 }
 
-async fn compiled(snapshot: Snapshot) -> Result<(Snapshot, Policies), ApplyFailure> {
+async fn compiled(snapshot: Snapshot) -> Result<(Snapshot, Compiled), ApplyFailure> {
     let compiled = tokio::task::spawn_blocking(move || compile(&snapshot).map(|policies| (snapshot, policies))).await;
     compiled.map_err(|_| ApplyFailure::Policies("the compilation ended by itself".to_owned()))?
 }
@@ -357,8 +376,13 @@ pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receive
     let mut identities = shared.credentials.subscribe();
     loop {
         if unsent.is_none() {
-            let Some(next) = told.recv().await else { return };
-            unsent = explainer.explain(next).await;
+            tokio::select! {
+                next = told.recv() => {
+                    let Some(next) = next else { return };
+                    unsent = explainer.explain(next).await;
+                }
+                () = shadow::is_there(&shared) => {}
+            }
         }
         if identities.wait_for(Option::is_some).await.is_err() {
             return;
@@ -369,6 +393,7 @@ pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receive
             let client = ControlClient::new(channel);
             let mut call = std::pin::pin!(client.report(receiver));
             let ended = tokio::select! {
+                () = shadow::tell(&shared, client.clone()) => Ok(0),
                 ended = &mut call => ended.map_err(|failure| failure.to_string()),
                 // The queue closes at the end of the process, and with a new SVID, which opens the next stream: what is in
                 // flight then arrives before the call ends.

@@ -176,7 +176,7 @@ fn question(connection: &Connection, active: &Active) -> Option<AuthzRequest> {
 fn decide(question: &Question<'_>, connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> Option<Permit> {
     match policy::decide(&active.policies, question, entry.decision, active.snapshot.revision) {
         Ok(permit) => {
-            connection.shared.tell_decision(permit.decision(), question, active, None);
+            connection.shared.try_beside(question, permit.decision(), None, active, &connection.worker);
             Some(permit)
         }
         Err(mut denied) => {
@@ -184,7 +184,8 @@ fn decide(question: &Question<'_>, connection: &Connection, active: &Arc<Active>
             denied.user_could_be_allowed = false;
             entry.reason = denied.decision.reason;
             let decision = denied.decision.clone();
-            connection.shared.tell_decision(&decision, question, active, Some(&Refusal::Denied(Box::new(denied))));
+            let refusal = Refusal::Denied(Box::new(denied));
+            connection.shared.try_beside(question, &decision, Some(&refusal), active, &connection.worker);
             None
         }
     }

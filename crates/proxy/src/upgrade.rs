@@ -83,7 +83,7 @@ pub async fn grant(
     mut entry: Entry,
     connection: &Arc<Connection>,
 ) -> Option<Switched> {
-    let Received { sent, asked, active } = received;
+    let Received { sent, asked, active, .. } = received;
     let question = asked.and_then(|asked| asked.question);
     match (down, sent.upstream) {
         (Downstream::Http1(server), Upstream::Http1(client)) => {

@@ -4,6 +4,7 @@ use crate::convert::{self, ConvertError};
 use crate::proto;
 use crate::rehearsal::{self, Order, Report};
 use crate::subscription::{Answer, Update};
+use model::shadow::ShadowReport;
 use model::snapshot::TrustBundle;
 use model::{DecisionRecord, Revision, Timestamp, WorkloadName};
 use proto::config_client::ConfigClient;
@@ -221,6 +222,16 @@ impl ControlClient {
         let stream = ReceiverStream::new(records).map(|record| convert::record_to_wire(&record));
         let mut client = TelemetryClient::new(self.channel.clone());
         Ok(client.report(stream).await?.into_inner().kept)
+    }
+
+    /// Tells what policies in shadow mode would have changed.
+    ///
+    /// # Errors
+    /// - [`CallFailure`].
+    pub async fn shadow(&self, report: &ShadowReport, deadline: Duration) -> Result<(), CallFailure> {
+        let mut client = TelemetryClient::new(self.channel.clone());
+        within(deadline, client.shadow(convert::shadow_report_to_wire(report))).await?;
+        Ok(())
     }
 }
 

@@ -67,6 +67,7 @@ pub(crate) fn snapshot() -> Snapshot {
         }],
         policies: vec![policy("z", "permit"), policy("a", "forbid")],
         roles: roles(&[("head", &["teller"]), ("teller", &[])]),
+        shadow: vec![policy("b", "forbid")],
         country: Some(CountryHeader { header: "x-country".into(), trusted: vec![id("edge")] }),
         forwarders: vec![id("edge")],
         captured: false,
@@ -204,7 +205,11 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
         .prop_map(|(listen, application, protocol, permissive)| Inbound { listen, application, protocol, permissive });
     let trusted = vec(label().prop_map(|account| id(&account)), 0..3);
     let country = ("[a-z]([a-z-]{0,8}[a-z])?", trusted).prop_map(|(header, trusted)| CountryHeader { header, trusted });
-    let parts = (bundles(), vec(inbound, 0..3), upstreams(captured), issuers(), policies());
+    let shadow = policies().prop_map(|mut shadow| {
+        shadow.sort_by(|one, other| one.name.cmp(&other.name));
+        shadow
+    });
+    let parts = (bundles(), vec(inbound, 0..3), upstreams(captured), issuers(), policies(), shadow);
     let egress = prop_oneof![Just(Egress::Allow), Just(Egress::Refuse)];
     let forwarders = vec(label().prop_map(|account| id(&account)), 0..3);
     let rest = (proptest::option::of(country), 1_u64.., limits(), label(), egress, forwarders);
@@ -215,7 +220,7 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
     let whole = (parts, rest, revoked, any::<bool>(), any_roles());
     whole.prop_map(
         move |(
-            (bundles, inbound, upstreams, issuers, policies),
+            (bundles, inbound, upstreams, issuers, policies, shadow),
             (country, age_ms, limits, name, egress, forwarders),
             revoked,
             post_quantum_required,
@@ -231,6 +236,7 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
             issuers,
             policies,
             roles,
+            shadow,
             country,
             connection_age_max: Duration::from_millis(age_ms),
             limits,

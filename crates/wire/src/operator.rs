@@ -4,6 +4,7 @@ use crate::client::{CallFailure, within};
 use crate::convert::{self, ConvertError};
 use crate::proto;
 use model::ids::IdError;
+use model::shadow::ShadowReport;
 use model::{DecisionId, DecisionRecord, Revision, SpiffeId, Timestamp, WorkloadName};
 use proto::operator_client::OperatorClient as Generated;
 use std::path::Path;
@@ -306,6 +307,24 @@ impl OperatorClient {
         let response = within(deadline, self.client.decision(request)).await?.into_inner();
         let record = response.record.map(convert::record_from_wire).transpose();
         Ok(record.map_err(|error| error.within("record"))?)
+    }
+
+    /// Asks what policies in shadow mode would have changed: of one workload or of all, since a moment or ever.
+    ///
+    /// # Errors
+    /// - [`CallFailure`].
+    pub async fn shadow(
+        &mut self,
+        workload: Option<&WorkloadName>,
+        since: Option<Timestamp>,
+        deadline: Duration,
+    ) -> Result<Vec<ShadowReport>, CallFailure> {
+        let request = proto::ShadowRequest {
+            workload: workload.map(ToString::to_string).unwrap_or_default(),
+            since_ms: since.map_or(0, Timestamp::millis),
+        };
+        let response = within(deadline, self.client.shadow(request)).await?.into_inner();
+        Ok(response.reports.into_iter().map(convert::shadow_report_from_wire).collect::<Result<_, _>>()?)
     }
 
     /// Asks for recent decision records, newest first.

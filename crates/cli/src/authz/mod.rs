@@ -1,11 +1,12 @@
 //! `rondel authz`: policies, and what came of them.
 
 mod records;
+mod shadow;
 
 use crate::operator::Where;
 use crate::output::Output;
 use clap::Subcommand;
-use model::DecisionId;
+use model::{DecisionId, WorkloadName};
 use std::process::ExitCode;
 
 #[derive(Debug, Subcommand)]
@@ -15,6 +16,17 @@ pub(crate) enum Authz {
         /// The decision id, as in the response header `x-rondel-decision`
         #[arg(value_parser = DecisionId::parse)]
         id: DecisionId,
+        #[command(flatten)]
+        at: Where,
+    },
+    /// Show what policies in shadow mode would have changed, by workload and policy
+    Shadow {
+        /// Only this workload, `namespace/name`
+        #[arg(long, value_parser = WorkloadName::parse)]
+        workload: Option<WorkloadName>,
+        /// Only what happened within this time, such as `30s`, `10m`, `12h` or `7d`; left out, since the control plane started
+        #[arg(long, value_parser = shadow::ago)]
+        since: Option<std::time::Duration>,
         #[command(flatten)]
         at: Where,
     },
@@ -35,6 +47,7 @@ pub(crate) enum Authz {
 pub(crate) async fn run(verb: Authz, output: Output) -> anyhow::Result<ExitCode> {
     match verb {
         Authz::Explain { id, at } => records::explain(id, &at, output).await,
+        Authz::Shadow { workload, since, at } => shadow::run(workload.as_ref(), since, &at, output).await,
         Authz::Decisions { denied, limit, at } => records::decisions(denied, limit, &at, output).await,
     }
 }

@@ -1,5 +1,6 @@
 //! Decisions that were made, told and explained.
 
+use super::shadow;
 use crate::operator::{DEADLINE, Where};
 use crate::output::{Output, bold, table};
 use model::decision::{Explanation, Outcome};
@@ -61,6 +62,9 @@ fn text(record: &DecisionRecord) -> String {
     let _ok = writeln!(out, "  where     {} at revision {}, {}", record.workload, record.revision, record.at);
     if let Some(detail) = &record.detail {
         let _ok = writeln!(out, "  detail    {detail}");
+    }
+    if let Some(shadowed) = &record.shadow {
+        shadow::told(&mut out, shadowed);
     }
     match &record.explanation {
         Some(explanation) => explained(&mut out, explanation),

@@ -14,6 +14,7 @@ use crate::records::Records;
 use crate::rehearsal::Rehearsals;
 use crate::rollout::Rollout;
 use crate::serve::Caller;
+use crate::shadows::Shadows;
 use ::identity::Credentials;
 use ::identity::handshake::VerifiedPeer;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub(crate) struct Plane {
     pub(crate) board: Arc<Board>,
     pub(crate) rollout: Arc<Rollout>,
     pub(crate) records: Arc<Records>,
+    pub(crate) shadows: Arc<Shadows>,
     pub(crate) ca: Arc<Ca>,
     pub(crate) credentials: watch::Receiver<Option<Arc<Credentials>>>,
     pub(crate) rehearsals: Arc<Rehearsals>,

@@ -148,6 +148,20 @@ impl proto::operator_server::Operator for Plane {
         let records = self.records.recent(limit, only_denied);
         Ok(Response::new(proto::DecisionsResponse { records: records.iter().map(convert::record_to_wire).collect() }))
     }
+
+    async fn shadow(&self, request: Request<proto::ShadowRequest>) -> Result<Response<proto::ShadowResponse>, Status> {
+        let proto::ShadowRequest { workload, since_ms } = request.into_inner();
+        let desired = self.board.current();
+        let is_configured = |name: &str| desired.mesh.workloads.iter().any(|workload| workload.name.as_str() == name);
+        self.shadows.retain(is_configured);
+        if !workload.is_empty() && !is_configured(&workload) {
+            let workload = model::ids::printable(&workload);
+            return Err(Status::not_found(format!("no workload `{workload}` is configured")));
+        }
+        let wanted = (!workload.is_empty()).then_some(workload.as_str());
+        let reports = self.shadows.since(wanted, Timestamp::from_millis(since_ms));
+        Ok(Response::new(proto::ShadowResponse { reports: reports.iter().map(convert::shadow_report_to_wire).collect() }))
+    }
 }
 
 impl Plane {

@@ -1,6 +1,8 @@
 //! Takes decision records: each sidecar tells of its own workload only.
 
 use super::Plane;
+use crate::clock;
+use ::identity::handshake::VerifiedPeer;
 use std::time::Duration;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
@@ -27,14 +29,31 @@ impl proto::telemetry_server::Telemetry for Plane {
                     continue;
                 }
             };
-            let desired = self.board.current();
-            let own = |each: &::config::Workload| each.name.as_str() == record.workload && each.identity == *peer.id();
-            if !desired.mesh.workloads.iter().any(own) {
-                return Err(Status::permission_denied("a record of another workload"));
-            }
+            self.own(&peer, &record.workload)?;
             self.records.keep(record);
             kept += 1;
         }
         Ok(Response::new(proto::ReportSummary { kept }))
+    }
+
+    async fn shadow(&self, request: Request<proto::ShadowReport>) -> Result<Response<proto::ShadowReportSummary>, Status> {
+        let peer = self.proven(&request)?;
+        let report = convert::shadow_report_from_wire(request.into_inner());
+        let report = report.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.own(&peer, &report.workload)?;
+        self.shadows.take(report, clock::now());
+        Ok(Response::new(proto::ShadowReportSummary {}))
+    }
+}
+
+impl Plane {
+    /// Whether a workload is the caller's own.
+    fn own(&self, peer: &VerifiedPeer, workload: &str) -> Result<(), Status> {
+        let desired = self.board.current();
+        let own = |each: &::config::Workload| each.name.as_str() == workload && each.identity == *peer.id();
+        if desired.mesh.workloads.iter().any(own) {
+            return Ok(());
+        }
+        Err(Status::permission_denied("a record of another workload"))
     }
 }

@@ -4,6 +4,7 @@ use crate::reply::{self, Refusal};
 use crate::state::{Active, Shared};
 use crate::telemetry::access_log::Entry;
 use crate::workers;
+use model::decision::Shadowed;
 use model::{AuthzRequest, Decision, DecisionRecord, Effect, Question as Asked, Reason};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -43,7 +44,11 @@ impl Told {
     fn explained(self) -> DecisionRecord {
         let mut record = self.record;
         if let Some(question) = self.question {
-            record.explanation = Some(policy::explain(&question.active.policies, &question.request, &question.decision));
+            let Question { active, request, decision } = *question;
+            record.explanation = Some(policy::explain(&active.policies, &request, &decision));
+            if let (Some(shadow), Some(shadowed)) = (&active.shadow, &mut record.shadow) {
+                shadow.explain(&request, &decision, shadowed);
+            }
         }
         record
     }
@@ -89,6 +94,8 @@ impl Explainer {
 pub struct Decisions {
     queue: mpsc::Sender<Told>,
     allowed: PerSecond,
+    /// Allowed calls that policies in shadow mode would have denied: the others must not push them out.
+    shadowed: PerSecond,
     anonymous: PerSecond,
 }
 
@@ -119,12 +126,13 @@ impl Decisions {
     /// A queue of `capacity` records and its exit.
     pub fn queue(capacity: usize) -> (Self, mpsc::Receiver<Told>) {
         let (queue, receiver) = mpsc::channel(capacity);
-        (Self { queue, allowed: PerSecond::new(), anonymous: PerSecond::new() }, receiver)
+        (Self { queue, allowed: PerSecond::new(), shadowed: PerSecond::new(), anonymous: PerSecond::new() }, receiver)
     }
 
     /// Whether a record with this effect would be taken now, so that the caller can spare the making of it.
-    pub fn wants(&self, effect: Effect) -> bool {
-        effect == Effect::Deny || self.allowed.takes(Instant::now(), ALLOWED_PER_SECOND)
+    pub fn wants(&self, effect: Effect, is_shadowed: bool) -> bool {
+        let bound = if is_shadowed { &self.shadowed } else { &self.allowed };
+        effect == Effect::Deny || bound.takes(Instant::now(), ALLOWED_PER_SECOND)
     }
 
     /// Queues a record; false if the queue is full. Never waits.
@@ -135,10 +143,30 @@ impl Decisions {
 
 impl Shared {
     /// Tells the operator's records of a decision by policy. An allowed one is told only while there is room for it.
-    pub fn tell_decision(&self, decision: &Decision, asked: &Asked<'_>, active: &Arc<Active>, refusal: Option<&Refusal>) {
-        if !self.decisions.wants(decision.effect) {
-            return;
+    /// `shadowed`: what it would be with the policies in shadow mode, if that is another; it is counted in any case.
+    pub fn tell_decision(
+        &self,
+        decision: &Decision,
+        asked: &Asked<'_>,
+        active: &Arc<Active>,
+        refusal: Option<&Refusal>,
+        shadowed: Option<Shadowed>,
+    ) {
+        let is_told = self.decisions.wants(decision.effect, shadowed.is_some())
+            && self.tell_decided(decision, asked, active, refusal, shadowed.clone());
+        if let Some(shadowed) = shadowed {
+            self.shadow.count(&shadowed, asked.now, is_told.then_some(decision.id), &self.metrics);
         }
+    }
+
+    fn tell_decided(
+        &self,
+        decision: &Decision,
+        asked: &Asked<'_>,
+        active: &Arc<Active>,
+        refusal: Option<&Refusal>,
+        shadowed: Option<Shadowed>,
+    ) -> bool {
         let request = asked.to_request();
         // Nobody answers on an opaque connection.
         let answered = refusal.filter(|_| request.action != "connect");
@@ -148,8 +176,9 @@ impl Shared {
             record.reason = Some(refusal.reason().as_str().to_owned());
             record.detail = Some(refusal.to_string());
         }
+        record.shadow = shadowed;
         let question = Question { active: Arc::clone(active), request, decision: decision.clone() };
-        self.tell(Told { record, question: Some(Box::new(question)) });
+        self.tell(Told { record, question: Some(Box::new(question)) })
     }
 
     /// Tells the operator's records of a request that was refused before the policies were asked.
@@ -181,11 +210,13 @@ impl Shared {
         self.tell(Told { record, question: None });
     }
 
-    /// Queues a record; one that finds the queue full is dropped and counted.
-    fn tell(&self, told: Told) {
-        if !self.decisions.tell(told) {
+    /// Queues a record; one that finds the queue full is dropped and counted. Whether it was queued.
+    fn tell(&self, told: Told) -> bool {
+        let is_queued = self.decisions.tell(told);
+        if !is_queued {
             self.metrics.decisions_dropped.inc();
         }
+        is_queued
     }
 }
 
@@ -203,7 +234,7 @@ mod tests {
         assert_eq!([0_u64, 99, 100, 150, 200, 1000, 9000].map(taken), [10, 0, 1, 0, 1, 8, 10]);
         // What is asked a little out of order makes no room.
         assert_eq!([8999_u64, 9000, 8000].map(taken), [0, 0, 0]);
-        assert_eq!((0..200).filter(|_| decisions.wants(Effect::Deny)).count(), 200);
+        assert_eq!((0..200).filter(|_| decisions.wants(Effect::Deny, false)).count(), 200);
         assert_eq!((0..200).filter(|_| decisions.anonymous.takes(decisions.anonymous.begun, ANONYMOUS_PER_SECOND)).count(), 20);
     }
 }

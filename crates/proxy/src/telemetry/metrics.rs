@@ -2,6 +2,7 @@
 
 use crate::telemetry::requests::{RequestMetrics, Requests};
 use identity::{Credentials, VerifiedPeer};
+use model::decision::Would;
 use model::{Reason, Timestamp};
 use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -42,6 +43,16 @@ const PLAINTEXT_SOURCES_MAX: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct SourceLabels {
     source: String,
+}
+
+/// LIMIT: policies in shadow mode that are told apart.
+const SHADOW_POLICIES_MAX: usize = 100;
+
+/// Labels of `rondel_shadow_would_total`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ShadowLabels {
+    policy: String,
+    would: &'static str,
 }
 
 /// Labels of metrics by token issuer.
@@ -94,6 +105,14 @@ pub struct Metrics {
     pub control_connected: Gauge,
     /// Decision records that were dropped because the queue was full.
     pub decisions_dropped: Counter,
+    /// Calls that were decided a second time, with the policies in shadow mode.
+    pub shadow_tried: Counter,
+    /// Calls that could not be: a policy in shadow mode reads a body that was not there to be read.
+    pub shadow_untried: Counter,
+    /// 1 while the policies in shadow mode of the configuration in force cannot be tried.
+    pub shadow_refused: Gauge,
+    shadow_would: Family<ShadowLabels, Counter>,
+    shadow_policies: Mutex<BTreeSet<String>>,
     /// Access log lines that were dropped because the writer was slower than the traffic.
     pub access_log_dropped: Counter,
     /// Seconds since the epoch at which an issuer's key set was fetched.
@@ -129,11 +148,17 @@ impl Default for Metrics {
             config_rejected: Counter::default(),
             control_connected: Gauge::default(),
             decisions_dropped: Counter::default(),
+            shadow_tried: Counter::default(),
+            shadow_untried: Counter::default(),
+            shadow_refused: Gauge::default(),
+            shadow_would: Family::default(),
+            shadow_policies: Mutex::default(),
             access_log_dropped: Counter::default(),
             keys_fetched_at_seconds: Family::default(),
             keys_fetch_failures: Family::default(),
         };
         metrics.register();
+        metrics.register_shadow();
         metrics
     }
 }
@@ -204,6 +229,30 @@ impl Metrics {
         registry.register("issuer_keys_fetch_failures", "Failed fetches of an issuer's keys", self.keys_fetch_failures.clone());
     }
 
+    fn register_shadow(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "shadow_tried",
+            "Calls decided a second time, with the policies in shadow mode",
+            self.shadow_tried.clone(),
+        );
+        registry.register(
+            "shadow_untried",
+            "Calls not decided a second time: a policy in shadow mode reads a body that was not there to be read",
+            self.shadow_untried.clone(),
+        );
+        registry.register(
+            "shadow_refused",
+            "1 while the policies in shadow mode of the configuration in force cannot be tried",
+            self.shadow_refused.clone(),
+        );
+        registry.register(
+            "shadow_would",
+            "Answers that would have been another by policy in shadow mode; `other` beyond 100 policies, `-` by none alone",
+            self.shadow_would.clone(),
+        );
+    }
+
     /// Notes when each link of the chain in use ends, and each authority that is trusted.
     pub fn certificates(&self, own: &Credentials) {
         let seconds = |at: Timestamp| i64::try_from(at.seconds()).unwrap_or(i64::MAX);
@@ -240,6 +289,15 @@ impl Metrics {
         drop(known);
         let source = if is_told { source.to_string() } else { "other".to_owned() };
         self.plaintext.get_or_create(&SourceLabels { source }).inc();
+    }
+
+    /// Counts one answer that would have been another. Policies beyond the bound are counted together.
+    pub fn shadowed(&self, policy: &str, would: Would) {
+        let mut known = self.shadow_policies.lock();
+        let is_told = known.contains(policy) || (known.len() < SHADOW_POLICIES_MAX && known.insert(policy.to_owned()));
+        drop(known);
+        let policy = if is_told { policy.to_owned() } else { "other".to_owned() };
+        self.shadow_would.get_or_create(&ShadowLabels { policy, would: would.as_str() }).inc();
     }
 
     /// The exposition text (OpenMetrics 1.0).

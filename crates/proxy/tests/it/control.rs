@@ -7,6 +7,7 @@ use identity::handshake::{self, ServerStream};
 use identity::jwt_svid::{self, JwtKey};
 use identity::key::PrivateKey;
 use identity::{csr, signed};
+use model::shadow::ShadowReport;
 use model::snapshot::TrustBundle;
 use model::{DecisionRecord, Snapshot, SpiffeId, TrustDomain};
 use parking_lot::Mutex;
@@ -53,6 +54,7 @@ pub(crate) struct Control {
     answers: AsyncMutex<mpsc::Receiver<proto::ConfigRequest>>,
     heard: mpsc::Sender<proto::ConfigRequest>,
     pub(crate) records: Mutex<Vec<DecisionRecord>>,
+    pub(crate) shadows: Mutex<Vec<ShadowReport>>,
 }
 
 #[derive(Clone)]
@@ -99,6 +101,7 @@ impl Control {
             answers: AsyncMutex::new(answers),
             heard,
             records: Mutex::default(),
+            shadows: Mutex::default(),
         });
         serve(listener, &control);
         control
@@ -247,6 +250,11 @@ impl proto::telemetry_server::Telemetry for Served {
             self.0.records.lock().push(wire::convert::record_from_wire(record).unwrap());
         }
         Ok(Response::new(proto::ReportSummary { kept: 0 }))
+    }
+
+    async fn shadow(&self, request: Request<proto::ShadowReport>) -> Result<Response<proto::ShadowReportSummary>, Status> {
+        self.0.shadows.lock().push(wire::convert::shadow_report_from_wire(request.into_inner()).unwrap());
+        Ok(Response::new(proto::ShadowReportSummary {}))
     }
 }
 

@@ -79,7 +79,7 @@ async fn a_header_that_could_be_read_in_two_ways_denies_with_its_name_for_the_op
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("beta: 1") && answer.contains("beta: 2"), "{answer}");
 }
 
-async fn recorded(sidecar: &Sidecar, id: &str) -> model::DecisionRecord {
+pub(crate) async fn recorded(sidecar: &Sidecar, id: &str) -> model::DecisionRecord {
     let deadline = Instant::now() + DEADLINE;
     loop {
         let known = sidecar.control.records.lock().iter().find(|record| record.id.to_string() == id).cloned();

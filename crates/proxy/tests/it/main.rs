@@ -14,6 +14,7 @@ mod identity_socket;
 mod lifecycle;
 mod reasons;
 mod seeds;
+mod shadow;
 mod sidecar;
 mod tokens;
 mod traffic;

@@ -108,6 +108,7 @@ impl Sidecar {
             issuers: setup.issuers,
             policies: vec![policy(setup.policy)],
             roles: model::Roles::default(),
+            shadow: Vec::new(),
             country: None,
             forwarders: Vec::new(),
             captured: false,

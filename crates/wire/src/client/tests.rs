@@ -34,6 +34,7 @@ struct Heard {
     issue: Option<proto::IssueRequest>,
     config: Vec<Message>,
     records: Vec<DecisionRecord>,
+    shadows: Vec<model::shadow::ShadowReport>,
     decisions: Option<proto::DecisionsRequest>,
 }
 
@@ -86,6 +87,12 @@ impl proto::telemetry_server::Telemetry for Plane {
         }
         Ok(Response::new(proto::ReportSummary { kept: heard.records.len() as u64 }))
     }
+
+    async fn shadow(&self, request: Request<proto::ShadowReport>) -> Result<Response<proto::ShadowReportSummary>, Status> {
+        let report = convert::shadow_report_from_wire(request.into_inner());
+        self.heard.lock().await.shadows.push(report.map_err(|error| Status::invalid_argument(error.to_string()))?);
+        Ok(Response::new(proto::ShadowReportSummary {}))
+    }
 }
 
 #[tonic::async_trait]
@@ -114,6 +121,12 @@ impl proto::operator_server::Operator for Plane {
     async fn decisions(&self, request: Request<proto::DecisionsRequest>) -> Result<Response<proto::DecisionsResponse>, Status> {
         self.heard.lock().await.decisions = Some(request.into_inner());
         Ok(Response::new(proto::DecisionsResponse { records: self.records.clone() }))
+    }
+
+    async fn shadow(&self, request: Request<proto::ShadowRequest>) -> Result<Response<proto::ShadowResponse>, Status> {
+        let proto::ShadowRequest { workload, since_ms } = request.into_inner();
+        let report = proto::ShadowReport { workload, tried: since_ms, ..Default::default() };
+        Ok(Response::new(proto::ShadowResponse { reports: vec![report] }))
     }
 
     async fn authority_status(
@@ -369,8 +382,18 @@ async fn records_arrive_in_their_order_and_the_end_of_the_queue_ends_the_report(
         sender.send(record).await.expect("room");
     }
     drop(sender);
+    let told = model::shadow::ShadowReport {
+        workload: "shop/web".into(),
+        run: "1".into(),
+        tried: 2,
+        untried: 1,
+        refused: None,
+        tallies: Vec::new(),
+    };
     assert_eq!(client.report(receiver).await.expect("reported"), 2);
     assert_eq!(plane.heard.lock().await.records, [record(), allowed]);
+    client.shadow(&told, SOON).await.expect("told");
+    assert_eq!(plane.heard.lock().await.shadows, [told]);
 }
 
 fn workload(name: &str, identity: &str) -> proto::WorkloadStatus {
@@ -419,6 +442,11 @@ async fn the_operator_gets_what_the_control_plane_knows() {
     assert_eq!(client.decisions(9, true, SOON).await.expect("answer"), [record()]);
     let asked = plane.heard.lock().await.decisions.expect("asked");
     assert_eq!((asked.limit, asked.only_denied), (9, true));
+    let (workload, since) = (WorkloadName::parse("shop/web").expect("name"), Timestamp::from_millis(7));
+    let told = client.shadow(Some(&workload), Some(since), SOON).await.expect("answer");
+    assert_eq!(told.iter().map(|report| (report.workload.as_str(), report.tried)).collect::<Vec<_>>(), [("shop/web", 7)]);
+    let told = client.shadow(None, None, SOON).await.expect("answer");
+    assert_eq!((told[0].workload.as_str(), told[0].tried), ("", 0));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod record;
 mod resource;
+mod shadow;
 #[cfg(test)]
 mod tests;
 
@@ -9,6 +10,7 @@ pub(crate) use record::RECORD_BYTES_MAX;
 pub use record::{record_from_wire, record_to_wire};
 pub(crate) use resource::key_of;
 pub use resource::{assemble, bundle_from_wire, bundle_to_wire, resources};
+pub use shadow::{shadow_report_from_wire, shadow_report_to_wire};
 
 use crate::proto;
 use model::Snapshot;

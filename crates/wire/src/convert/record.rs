@@ -2,7 +2,7 @@
 
 use super::ConvertError;
 use crate::proto;
-use model::decision::{Explanation, Outcome, PolicyOutcome};
+use model::decision::{Explanation, Outcome, PolicyOutcome, Shadowed, Would};
 use model::{DecisionId, DecisionRecord, Effect, PolicyId, Reason, Revision, Timestamp};
 use prost::Message;
 
@@ -36,6 +36,7 @@ pub fn record_to_wire(record: &DecisionRecord) -> proto::DecisionRecord {
         action: cut(&record.action),
         path: cut(&record.path),
         explanation: None,
+        shadow: record.shadow.as_ref().map(shadowed_to_wire),
     };
     if let Some(explanation) = &record.explanation {
         // One mark per policy, and the explanation's own frame, always fit.
@@ -44,6 +45,47 @@ pub fn record_to_wire(record: &DecisionRecord) -> proto::DecisionRecord {
         wire.explanation = Some(explanation_to_wire(explanation, &mut room));
     }
     wire
+}
+
+/// LIMIT: policies in shadow mode that one record names.
+const SHADOW_POLICIES_MAX: usize = 20;
+
+fn shadowed_to_wire(shadowed: &Shadowed) -> proto::Shadowed {
+    proto::Shadowed {
+        would: would_to_wire(shadowed.would).into(),
+        policies: shadowed.policies.iter().take(SHADOW_POLICIES_MAX).map(|policy| cut(policy.as_str())).collect(),
+        detail: cut(shadowed.detail.as_deref().unwrap_or_default()),
+    }
+}
+
+pub(super) const fn would_to_wire(would: Would) -> proto::Would {
+    match would {
+        Would::Allow => proto::Would::Allow,
+        Would::Deny => proto::Would::Deny,
+        Would::Fail => proto::Would::Fail,
+    }
+}
+
+pub(super) fn would_from_wire(value: i32) -> Result<Would, ConvertError> {
+    match proto::Would::try_from(value) {
+        Ok(proto::Would::Allow) => Ok(Would::Allow),
+        Ok(proto::Would::Deny) => Ok(Would::Deny),
+        Ok(proto::Would::Fail) => Ok(Would::Fail),
+        Ok(proto::Would::Unspecified) | Err(_) => Err(ConvertError::new("would", format!("unknown value {value}"))),
+    }
+}
+
+fn shadowed_from_wire(wire: proto::Shadowed) -> Result<Shadowed, ConvertError> {
+    few("policies", &wire.policies)?;
+    for (index, policy) in wire.policies.iter().enumerate() {
+        bounded(&format!("policies[{index}]"), policy)?;
+    }
+    bounded("detail", &wire.detail)?;
+    Ok(Shadowed {
+        would: would_from_wire(wire.would)?,
+        policies: wire.policies.iter().map(|policy| PolicyId::from_text(policy)).collect(),
+        detail: (!wire.detail.is_empty()).then_some(wire.detail),
+    })
 }
 
 /// The bytes of a record that are not used yet.
@@ -95,7 +137,7 @@ fn policy_to_wire(policy: &PolicyOutcome) -> proto::PolicyOutcome {
 }
 
 /// The text, or as much of it as fits with a mark behind.
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text.to_owned();
     }
@@ -147,10 +189,11 @@ pub fn record_from_wire(wire: proto::DecisionRecord) -> Result<DecisionRecord, C
         action: wire.action,
         path: wire.path,
         explanation: wire.explanation.map(explanation_from_wire).transpose().map_err(|error| error.within("explanation"))?,
+        shadow: wire.shadow.map(shadowed_from_wire).transpose().map_err(|error| error.within("shadow"))?,
     })
 }
 
-fn bounded(path: &str, text: &str) -> Result<(), ConvertError> {
+pub(super) fn bounded(path: &str, text: &str) -> Result<(), ConvertError> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(ConvertError::new(path, format!("{} bytes, {TEXT_BYTES_MAX} at most", text.len())));
     }

@@ -41,6 +41,7 @@ pub(super) fn key(resource: &proto::Resource) -> Result<String> {
         Some(Body::Bundle(_)) => "bundle",
         Some(Body::Revocations(_)) => "revocations",
         Some(Body::Roles(_)) => "roles",
+        Some(Body::ShadowPolicy(_)) => "shadow",
         None => return Err(ConvertError::new(model::ids::printable(&resource.name), UNKNOWN_KIND)),
     };
     Ok(format!("{kind}/{}", resource.name))
@@ -69,6 +70,9 @@ pub fn resources(snapshot: &Snapshot) -> Parts {
     }
     for policy in &snapshot.policies {
         put("policy", policy.name.clone(), Body::Policy(policy_to_wire(policy)));
+    }
+    for policy in &snapshot.shadow {
+        put("shadow", policy.name.clone(), Body::ShadowPolicy(policy_to_wire(policy)));
     }
     for bundle in &snapshot.bundles {
         put("bundle", bundle.trust_domain.to_string(), Body::Bundle(bundle_to_wire(bundle)));
@@ -131,6 +135,10 @@ pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
             Some(Body::Policy(wire)) => {
                 policies.insert(key.clone(), policy_from_wire(wire).map_err(within)?);
                 format!("policy/{}", wire.name)
+            }
+            Some(Body::ShadowPolicy(wire)) => {
+                snapshot.shadow.push(policy_from_wire(wire).map_err(within)?);
+                format!("shadow/{}", wire.name)
             }
             None => return Err(ConvertError::new(key.clone(), UNKNOWN_KIND)),
         };
@@ -230,6 +238,7 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         issuers: Vec::new(),
         policies: Vec::new(),
         roles: Roles::default(),
+        shadow: Vec::new(),
         country: country.transpose()?,
         forwarders: forwarders.collect::<Result<_>>()?,
         captured: wire.captured,

@@ -258,6 +258,25 @@ fn a_kind_of_a_later_version_is_refused_not_skipped() {
     assert!(told.starts_with("`x`: a resource of a kind"), "{told}");
 }
 
+/// `Resource` as it was before there were policies in shadow mode.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Older {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "5")]
+    policy: Option<proto::AuthorizationPolicy>,
+}
+
+#[test]
+fn a_policy_in_shadow_mode_travels_as_a_kind_that_an_older_sidecar_refuses() {
+    let parts = resources(&snapshot());
+    assert!(matches!(parts["shadow/shop/b"].body, Some(Body::ShadowPolicy(_))) && !parts.contains_key("policy/shop/b"));
+    // One that knows the kinds before it reads a name and nothing else, which it refuses.
+    let older = Older::decode(parts["shadow/shop/b"].encode_to_vec().as_slice()).expect("a resource");
+    assert_eq!((older.name.as_str(), older.policy), ("shop/b", None));
+    assert!(Older::decode(parts["policy/shop/a"].encode_to_vec().as_slice()).expect("a resource").policy.is_some());
+}
+
 #[test]
 fn a_snapshot_without_anything_optional_is_read() {
     let bare = Snapshot {
@@ -266,6 +285,7 @@ fn a_snapshot_without_anything_optional_is_read() {
         issuers: Vec::new(),
         policies: Vec::new(),
         roles: model::Roles::default(),
+        shadow: Vec::new(),
         country: None,
         limits: model::Limits::default(),
         ..snapshot()

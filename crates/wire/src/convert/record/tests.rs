@@ -24,6 +24,11 @@ fn record() -> DecisionRecord {
             attributes: vec![("context.user.limit".into(), "1000".into())],
             nearest_miss: Some("would be allowed if".into()),
         }),
+        shadow: Some(Shadowed {
+            would: Would::Allow,
+            policies: vec![PolicyId::new("shop/rules", "c")],
+            detail: Some("forbidden by".into()),
+        }),
     }
 }
 
