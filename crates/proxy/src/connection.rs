@@ -24,7 +24,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub struct Connection {
     ends: AtomicU8,
     /// Whoever serves it and wants to know of its end.
     waker: AtomicWaker,
+    /// What is under way on it is to look at the configuration. A connection of HTTP/1 does so whenever it is woken.
+    is_to_wake: AtomicBool,
     registered: usize,
     identity_line: OnceLock<String>,
     activity: Activity,
@@ -102,6 +104,7 @@ impl Connection {
         let activity =
             Activity { started, moved_ms: AtomicU64::new(0), requests: AtomicUsize::new(0), asked_ms: AtomicU64::new(0) };
         let (ends, waker, identity_line) = (AtomicU8::new(0), AtomicWaker::new(), OnceLock::new());
+        let is_to_wake = AtomicBool::new(false);
         let register = Arc::clone(&worker);
         register.connections.register(|registered| Self {
             shared,
@@ -113,6 +116,7 @@ impl Connection {
             is_stream,
             ends,
             waker,
+            is_to_wake,
             registered,
             identity_line,
             activity,
@@ -150,9 +154,14 @@ impl Connection {
         self.ask(Asked::AtOnce(Ending::Draining));
     }
 
-    /// Looks whether it should end: called once a second, and when the process drains.
+    /// Looks whether it should end, and has what is under way on it look at a changed configuration: called once a second, at every
+    /// change, and when the process drains.
     pub fn look(&self) {
         let Some(active) = self.shared.active() else { return };
+        if self.activity.requests.load(Ordering::Relaxed) > 0 && self.shared.is_changing() {
+            self.is_to_wake.store(true, Ordering::Relaxed);
+            self.waker.wake();
+        }
         if self.is_revoked() {
             return self.ask(Asked::AtOnce(Ending::Revoked));
         }
@@ -532,7 +541,7 @@ pub(crate) async fn serve_http2(io: Io, input: Buffer, connection: Arc<Connectio
     let (mut asked, mut looked) = (Asked::No, false);
     loop {
         let next = next_or_asked(
-            poll_fn(|cx| match driver.poll_next(cx) {
+            poll_fn(|cx| match driver.poll_next_waking(cx, &connection.is_to_wake) {
                 Poll::Pending if !looked && begun.as_mut().poll(cx).is_ready() => Poll::Ready(None),
                 polled => polled.map(Some),
             }),

@@ -25,6 +25,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
@@ -253,6 +254,17 @@ impl Driver {
             }
             None => Poll::Pending,
         }
+    }
+
+    /// The same; where it is wanted, everybody who waits for something on a stream is woken.
+    ///
+    /// # Errors
+    /// - [`Ended`].
+    pub fn poll_next_waking(&mut self, cx: &mut Context<'_>, is_wanted: &AtomicBool) -> Poll<Result<Served, Ended>> {
+        if is_wanted.load(Ordering::Relaxed) && is_wanted.swap(false, Ordering::Relaxed) {
+            self.shared.0.lock().waiting.values().for_each(Waker::wake_by_ref);
+        }
+        self.poll_next(cx)
     }
 
     /// Reads and writes as much as goes. Ready only when the connection ends.

@@ -40,6 +40,7 @@ pub mod settings;
 pub mod shadow;
 #[cfg(test)]
 mod sizes;
+pub mod standing;
 pub mod start;
 pub mod state;
 pub mod sync;

@@ -11,6 +11,7 @@ use crate::facts::{self, Facts, Hop};
 use crate::reply::{self, Refusal};
 use crate::response::{self, Received};
 use crate::shadow::{Pending, Trial};
+use crate::standing::{Admitted, Standing};
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::upgrade::{self, Asked, Switched};
@@ -45,7 +46,7 @@ pub async fn answer(exchange: &mut Exchange, down: &mut Downstream<'_>, connecti
     if let Some(granted) = response::prepare(&received, &mut exchange.answer, &mut entry, connection) {
         return Box::pin(upgrade::grant(granted, received, &mut exchange.answer, down, entry, connection)).await;
     }
-    response::carry(received, &exchange.answer, down, &mut entry, connection).await;
+    response::carry(received, exchange, down, &mut entry, connection).await;
     None
 }
 
@@ -60,6 +61,7 @@ async fn inbound(
     let now = entry.at();
 
     // One snapshot, taken once: the whole request is decided by one revision.
+    let generation = shared.generation();
     let active = shared.active().ok_or(Refusal::NotReady)?;
     let listener = active.inbound_at(connection.local).ok_or(Refusal::NotReady)?;
     let principal = connection.principal().ok_or(Refusal::NotReady)?;
@@ -84,7 +86,6 @@ async fn inbound(
 
     // What it carries, if a policy asks.
     let (mut upload, carried) = read_for_policy(facts, request, down, &active).await?;
-    upload.withhold(active.policies.header_names(facts.method.as_str()));
     let (body, body_note) = body::seen(carried.as_ref());
 
     // May it happen?
@@ -106,6 +107,8 @@ async fn inbound(
     let asked_again = facts.upgrade.is_some().then(|| question.to_request());
     let trial = Trial::of(&active, facts, request, &mut upload);
     let (permit, shadow) = decide(&question, trial, request, &active, connection, entry)?;
+    let country = question.country.and_then(|country| country.as_bytes().try_into().ok());
+    let admitted = Admitted { generation, body: carried, country };
     body::go_ahead(down, request).await;
 
     // On to the application, with the caller's identity as we verified it and none that the caller claimed.
@@ -114,8 +117,10 @@ async fn inbound(
     let asked = Asked::prepare(facts.upgrade.take(), request, asked_again);
     entry.upstream = Some(listener.application.into());
     let mut sending = upstream::Sending { request, facts, answer, down, upload, active: &active, interim: 0 };
-    let received = upstream::send_to_application(permit, &mut sending, listener.application, &connection.worker).await?;
-    Ok(Received { sent: received, asked, active, shadow })
+    let sent = upstream::send_to_application(permit, &mut sending, listener.application, &connection.worker);
+    let standing = Standing { connection, request, facts, user: user.as_ref(), admitted: Some(&admitted), begun: entry.begun() };
+    let sent = standing.hold(sent).await.map_err(|ended| entry.denied_again(*ended))??;
+    Ok(Received { sent, asked, active, shadow, admitted: Some(admitted) })
 }
 
 /// A request from the application beside this sidecar to an upstream: the steps, in the order in which they happen.
@@ -142,7 +147,7 @@ async fn outbound(
     let mut sending =
         upstream::Sending { request, facts, answer, upload: Upload::streaming(down), down, active: &active, interim: 0 };
     let received = upstream::send_to_peer(&mut sending, called, shared, &connection.worker).await?;
-    Ok(Received { sent: received, asked, active, shadow: None })
+    Ok(Received { sent: received, asked, active, shadow: None, admitted: None })
 }
 
 /// A request of HTTP/2 whose head is larger than allowed; one of HTTP/1 is refused by its framing.
@@ -166,8 +171,11 @@ async fn read_for_policy(
     down: &mut Downstream<'_>,
     active: &Active,
 ) -> Result<(Upload, Option<BodyFacts>), Refusal> {
-    let Some(declared) = active.policies.body_fields(facts.method.as_str()) else {
-        return Ok((Upload::streaming(down), None));
+    let action = facts.method.as_str();
+    let Some(declared) = active.policies.body_fields(action) else {
+        let mut upload = Upload::streaming(down);
+        upload.withhold(active.policies.header_names(action));
+        return Ok((upload, None));
     };
     let limits = &active.snapshot.limits;
     let length = down.body_length();
@@ -181,7 +189,9 @@ async fn read_for_policy(
     let encoding = text("content-encoding").or_else(|| coded.then_some("unreadable"));
     let depth = limits.size(model::Limit::PolicyBodyDepth);
     let read = policy::read_body(text("content-type"), encoding, &bytes, declared, depth)?;
-    Ok((Upload::held(bytes, length), Some(read)))
+    let mut upload = Upload::held(bytes, length);
+    upload.withhold(active.policies.header_names(action));
+    Ok((upload, Some(read)))
 }
 
 /// Asks the policies, then those in shadow mode, whose word changes nothing, and tells the operator's records of both.

@@ -3,11 +3,12 @@
 use crate::accept::LAST_WORDS_DEADLINE;
 use crate::clock;
 use crate::connection::Connection;
-use crate::exchange::{Downstream, Fallen, Stuck, poll_download};
+use crate::exchange::{Downstream, Exchange, Fallen, Stuck, poll_download};
 use crate::facts::{self, Hop};
 use crate::http1::Length;
 use crate::reply::DECISION_HEADER;
 use crate::shadow::Pending;
+use crate::standing::{Admitted, Standing};
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
 use crate::upgrade::{Asked, Granted};
@@ -29,6 +30,8 @@ pub struct Received {
     pub active: Arc<Active>,
     /// The second decision, with policies in shadow mode, that waits for the request's body.
     pub shadow: Option<Box<Pending>>,
+    /// What let the request in; `None` for one of the application.
+    pub admitted: Option<Admitted>,
 }
 
 /// Makes the answer's head ready for the caller: removes what is meant for this hop only and names the decision. Gives what the
@@ -49,8 +52,8 @@ pub fn prepare(received: &Received, head: &mut Head, entry: &mut Entry, connecti
 
 /// Carries an answer, whose head was made ready, to its end, which the access log tells.
 pub async fn carry(
-    Received { mut sent, asked, shadow, .. }: Received,
-    head: &Head,
+    Received { mut sent, asked, shadow, admitted, .. }: Received,
+    Exchange { request, facts, answer: head }: &Exchange,
     down: &mut Downstream<'_>,
     entry: &mut Entry,
     connection: &Connection,
@@ -75,18 +78,27 @@ pub async fn carry(
         }
         poll_download(&mut sent.upstream, down, &mut over, cx)
     });
-    let ended = ended.await;
+    let user = entry.user.clone();
+    let (user, begun) = (user.as_ref(), entry.begun());
+    let standing = Standing { connection, request, facts, user, admitted: admitted.as_ref(), begun };
+    let ended = standing.hold(ended).await;
     if let Some(shadow) = shadow {
         shadow.finish(sent.upload.copied(), &connection.worker);
     }
     match ended {
-        Ok(()) => {
+        Ok(Ok(())) => {
             entry.ended();
             sent.give_back();
         }
         // An entry that did not end says that the caller has gone.
-        Err(Fallen::Caller) => down.close(),
-        Err(Fallen::Upstream(fault)) => {
+        Ok(Err(Fallen::Caller)) => down.close(),
+        Err(denied) => {
+            let _told = entry.denied_again(*denied);
+            // What came of it goes on as far as it is taken at once, and does not look whole.
+            let _gone = timeout(LAST_WORDS_DEADLINE, poll_fn(|cx| down.poll_flush(cx))).await;
+            down.abort();
+        }
+        Ok(Err(Fallen::Upstream(fault))) => {
             entry.reason = Some(sent.reset());
             entry.detail = Some(fault.to_string());
             // What came of it goes on, as far as it is taken at once.

@@ -7,6 +7,7 @@ use crate::revocable::Opened;
 use crate::rotate;
 use crate::settings::Settings;
 use crate::shadow::Tallies;
+use crate::standing::STREAM_AFTER;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
@@ -23,8 +24,10 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 use token::{KeySets, TokenCache};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 /// Verified tokens that are remembered per process.
 const TOKENS_REMEMBERED: usize = 10_000;
@@ -105,6 +108,10 @@ pub struct Shared {
     pub keys: watch::Sender<Arc<KeySets>>,
     /// Counts every replacement of configuration or keys; whatever is remembered is keyed by it.
     pub generation: AtomicU64,
+    /// When this was made.
+    started: Instant,
+    /// When the configuration was replaced last, in milliseconds since then.
+    changed_ms: AtomicU64,
     /// Verified tokens.
     pub tokens: TokenCache,
     /// Connections to peers, to be cut off when an SVID is revoked.
@@ -142,6 +149,17 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// How often configuration or keys were replaced. Read it before the configuration that it is to be compared with.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether requests may be under way that a change of the configuration was too early for.
+    pub fn is_changing(&self) -> bool {
+        let changed = Duration::from_millis(self.changed_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(changed) < STREAM_AFTER * 2
+    }
+
     /// Empty cells.
     pub fn new(
         settings: Settings,
@@ -156,6 +174,8 @@ impl Shared {
             credentials: watch::Sender::new(None),
             keys: watch::Sender::new(Arc::new(KeySets::default())),
             generation: AtomicU64::new(0),
+            started: Instant::now(),
+            changed_ms: AtomicU64::new(0),
             tokens: TokenCache::new(TOKENS_REMEMBERED),
             opened: Opened::default(),
             rehearsal: RwLock::new(None),
@@ -203,6 +223,7 @@ impl Shared {
         self.metrics.policies_interpreted.set(count(active.policies.interpreted().count()));
         self.metrics.config_revision.set(i64::try_from(active.snapshot.revision.0).unwrap_or(i64::MAX));
         self.config.send_replace(Some(active));
+        self.changed_ms.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -131,6 +131,10 @@ impl Applier {
         if is_revoking {
             self.end_revoked();
         }
+        for worker in self.workers.each() {
+            // What is under way for long is decided again.
+            worker.connections.look();
+        }
         self.listeners.switch(bound, &self.shared, &self.workers);
         Ok(())
     }

@@ -3,6 +3,8 @@
 use crate::clock;
 use crate::connection::UnderWay;
 use crate::gate::Place;
+use crate::reply::Refusal;
+use crate::standing;
 use crate::state::Shared;
 use crate::telemetry::json::Line;
 use crate::workers;
@@ -239,6 +241,20 @@ impl Entry {
     /// When the call came.
     pub const fn at(&self) -> Timestamp {
         self.at
+    }
+
+    /// When the call came, by a clock that only goes forward.
+    pub const fn begun(&self) -> Instant {
+        self.started
+    }
+
+    /// Notes that changed policies ended the call: the decision that is told is the later one.
+    pub fn denied_again(&mut self, ended: standing::Ended) -> Refusal {
+        self.reason = Some(ended.refusal.reason());
+        let after = self.started.elapsed().as_secs();
+        self.detail = Some(format!("no longer permitted at revision {}, {after} s after it began", ended.revision));
+        (self.decision, self.revision) = (ended.decision, ended.revision);
+        ended.refusal
     }
 
     /// Notes that the response was delivered to its end; an entry that is dropped before says `caller_gone`, or `internal` where a

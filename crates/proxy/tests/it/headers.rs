@@ -91,7 +91,7 @@ pub(crate) async fn recorded(sidecar: &Sidecar, id: &str) -> model::DecisionReco
     }
 }
 
-async fn over_http2(sidecar: &Sidecar) -> Tls {
+pub(crate) async fn over_http2(sidecar: &Sidecar) -> Tls {
     let id = SpiffeId::parse("spiffe://shop.example/ns/shop/sa/client").unwrap();
     let good = sidecar.control.hostile.good(&id);
     let client = LawlessClient::new().presenting(&good.chain, &good.key).alpn(&["h2"]);

@@ -16,6 +16,7 @@ mod reasons;
 mod seeds;
 mod shadow;
 mod sidecar;
+mod streams;
 mod tokens;
 mod traffic;
 mod workload_api;

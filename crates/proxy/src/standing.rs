@@ -1,0 +1,127 @@
+//! A request that has been under way for long is a stream: it is decided again when the policies change, and ended if they no longer
+//! permit it. A short one ends as it began, by one version of the policies.
+
+use crate::body;
+use crate::clock;
+use crate::connection::Connection;
+use crate::facts::{self, Facts};
+use crate::reply::Refusal;
+use crate::workers;
+use message::Head;
+use model::{DecisionId, Question, Revision, User};
+use policy::{BodyFacts, Denied};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// LIMIT: how long a request may go on by the policies that let it in. One that has taken longer is ended as soon as they change.
+pub const STREAM_AFTER: Duration = Duration::from_secs(2);
+
+/// What of the facts that let a request in is not in its head any more.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Counts the configurations that came before the one that let it in, or that one too.
+    pub generation: u64,
+    /// What the policies read of its body.
+    pub body: Option<BodyFacts>,
+    /// Its country.
+    pub country: Option<[u8; 2]>,
+}
+
+/// A request under way, with what it takes to ask for it again. Borrows everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    /// Who calls, and where.
+    pub connection: &'a Connection,
+    /// Its head, as the application gets it.
+    pub request: &'a Head,
+    /// What it says.
+    pub facts: &'a Facts,
+    /// For whom.
+    pub user: Option<&'a Arc<User>>,
+    /// What else let it in; `None` for a request of the application, which is decided where it arrives.
+    pub admitted: Option<&'a Admitted>,
+    /// When it began.
+    pub begun: Instant,
+}
+
+/// The policies no longer permit a request that they let in.
+#[derive(Debug)]
+pub struct Ended {
+    /// Names the decision.
+    pub decision: DecisionId,
+    /// By which it was made.
+    pub revision: Revision,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+impl Standing<'_> {
+    /// Goes on with what is under way for as long as the policies permit it. Costs one relaxed load whenever it is polled.
+    ///
+    /// # Errors
+    /// - [`Ended`] if changed policies do not permit it any more.
+    pub async fn hold<T>(&self, under_way: impl Future<Output = T>) -> Result<T, Box<Ended>> {
+        let mut seen = self.admitted.map(|admitted| admitted.generation);
+        let mut under_way = pin!(under_way);
+        poll_fn(|cx| {
+            if let (Some(generation), Some(admitted)) = (&mut seen, self.admitted)
+                && self.is_due(generation)
+            {
+                self.ask_again(admitted)?;
+            }
+            under_way.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    /// Whether the configuration has changed since it was looked at, and the request is old enough to be asked for again.
+    fn is_due(&self, seen: &mut u64) -> bool {
+        let now = self.connection.shared.generation.load(Ordering::Relaxed);
+        if now == *seen || self.begun.elapsed() < STREAM_AFTER {
+            return false;
+        }
+        *seen = now;
+        true
+    }
+
+    fn ask_again(&self, admitted: &Admitted) -> Result<(), Box<Ended>> {
+        let Self { connection, request, facts, user, .. } = *self;
+        let shared = &connection.shared;
+        let (Some(active), Some(principal)) = (shared.active(), connection.principal()) else { return Ok(()) };
+        let (id, revision) = (DecisionId::from_random(workers::random_bytes()), active.snapshot.revision);
+        let ended = |refusal| Box::new(Ended { decision: id, revision, refusal });
+        if active.inbound_at(connection.local).is_some_and(|listener| !connection.may_speak(listener)) {
+            return Err(ended(Refusal::Plaintext));
+        }
+        let (body, body_note) = body::seen(admitted.body.as_ref());
+        let action = facts.method.as_str();
+        let headers = facts::read_headers(&request.fields, active.header_names(action));
+        let question = Question {
+            principal: &principal,
+            user,
+            action,
+            resource: &active.snapshot.service,
+            path: &facts.path,
+            host: &facts.host,
+            headers: &headers,
+            body,
+            body_note,
+            address: connection.remote.ip(),
+            country: admitted.country.as_ref().and_then(|country| std::str::from_utf8(country).ok()),
+            now: clock::now(),
+        };
+        let mut memory = connection.worker.decisions.lock();
+        let decided = policy::decide_remembering(&active.policies, &mut memory, &question, id, revision);
+        drop(memory);
+        let Err(denied) = decided else { return Ok(()) };
+        let Denied { decision, .. } = &denied;
+        let decision = decision.clone();
+        let refusal = Refusal::Denied(Box::new(denied));
+        shared.try_beside(&question, &decision, Some(&refusal), &active, &connection.worker);
+        Err(ended(refusal))
+    }
+}
