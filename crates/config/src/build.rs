@@ -9,7 +9,8 @@ use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource,
 use model::authz::AttributeType;
 use model::ids;
 use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, TokenIssuer,
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, Sensitive,
+    TokenIssuer,
 };
 use model::{Limit, Limits, Roles, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use serde_saphyr::{Location, Spanned};
@@ -87,7 +88,11 @@ fn build(resources: &[Resource<'_>], sources: &[Source], errors: &mut Errors) ->
     for resource in resources {
         match resource {
             Resource::Authentication(written) => workload::authenticate(&mut mesh, written, &mut said, errors),
-            Resource::Issuer(written) => mesh.issuers.extend(issuer(written, &mesh.workloads, errors)),
+            Resource::Issuer(written) => {
+                let hidden = written.spec.claims.attributes.iter().filter(|(_, claim)| claim.sensitive);
+                mesh.settings.sensitive_attributes.extend(hidden.map(|(attribute, _)| attribute.clone()));
+                mesh.issuers.extend(issuer(written, &mesh.workloads, errors));
+            }
             Resource::Mesh(_) | Resource::Workload(_) | Resource::Policy(_) => {}
         }
     }
@@ -200,6 +205,7 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
         roles: roles(document, &spec.roles, errors),
         forwarders: Vec::new(),
         egress,
+        sensitive_attributes: BTreeSet::new(),
         limits,
         processes,
     };
@@ -400,7 +406,7 @@ fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mu
         if matches!(attribute.as_str(), "issuer" | "subject" | "scopes") || !is_identifier(attribute) {
             errors.at(document, claim.kind.defined, format!("`{}` cannot be an attribute's name", ids::printable(attribute)));
         }
-        if let Some(kind) = attribute_type(document, &claim.kind, errors) {
+        if let Some(kind) = attribute_type(document, claim.kind.defined, &claim.kind.value, errors) {
             attributes.insert(attribute.clone(), ClaimMapping { claim: claim.claim.clone(), kind });
         }
     }
@@ -421,16 +427,12 @@ fn is_identifier(text: &str) -> bool {
     chars.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_') && chars.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-fn attribute_type(document: Document<'_>, written: &Spanned<String>, errors: &mut Errors) -> Option<AttributeType> {
-    let found = AttributeType::ALL.into_iter().find(|kind| kind.as_str() == written.value);
+fn attribute_type(document: Document<'_>, place: Location, written: &str, errors: &mut Errors) -> Option<AttributeType> {
+    let found = AttributeType::ALL.into_iter().find(|kind| kind.as_str() == written);
     if found.is_none() {
         let known = AttributeType::ALL.map(AttributeType::as_str);
-        let near = suggestion(&written.value, known);
-        errors.at(
-            document,
-            written.defined,
-            format!("type `{}` is not one of {}{near}", ids::printable(&written.value), known.join(", ")),
-        );
+        let near = suggestion(written, known);
+        errors.at(document, place, format!("type `{}` is not one of {}{near}", ids::printable(written), known.join(", ")));
     }
     found
 }
@@ -443,18 +445,31 @@ fn policy(written: &Written<'_, PolicySpec>, errors: &mut Errors) -> Option<Sele
         errors.take(document, selector.account.defined, ids::label(&selector.account.value));
     }
     let mut body = BTreeMap::new();
-    for (field, kind) in &spec.body {
+    for (field, written) in &spec.body {
         if !is_identifier(field) {
-            errors.at(document, kind.defined, format!("`{}` cannot be a field's name", ids::printable(field)));
+            errors.at(document, written.defined, format!("`{}` cannot be a field's name", ids::printable(field)));
         }
-        if let Some(kind) = attribute_type(document, kind, errors) {
+        if let Some(kind) = attribute_type(document, written.defined, &written.value.kind, errors) {
             body.insert(field.clone(), kind);
         }
     }
+    for (header, written) in &spec.headers {
+        if *header != header.to_ascii_lowercase() || !spec.policies.value.contains(header.as_str()) {
+            let message = format!("no policy of this resource reads the header `{}`", ids::printable(header));
+            errors.at(document, written.defined, message);
+        }
+    }
+    let hidden = |field: &(&String, &Spanned<yaml::FieldSpec>)| field.1.value.sensitive;
+    let sensitive = Sensitive {
+        body: spec.body.iter().filter(hidden).map(|(field, _)| field.clone()).collect(),
+        headers: spec.headers.iter().filter(|(_, written)| written.value.sensitive).map(|(header, _)| header.clone()).collect(),
+        user: BTreeSet::new(),
+    };
     Some(SelectedPolicy {
         namespace: namespace.value.clone(),
         account: spec.selector.as_ref().map(|selector| selector.account.value.clone()),
         is_shadow: is_shadow(document, spec.mode.as_ref(), errors)?,
+        sensitive,
         policy: AuthorizationPolicy {
             name: named.to_string(),
             file: document.file.to_owned(),

@@ -1,10 +1,11 @@
 //! The mesh that the configuration describes, and the plan of one workload's snapshot.
 
 use model::snapshot::{
-    AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, Protocol, RevokedSvid, TokenIssuer, TrustBundle, Upstream,
+    AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, Protocol, RevokedSvid, Sensitive, TokenIssuer, TrustBundle,
+    Upstream,
 };
 use model::{Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub forwarders: Vec<SpiffeId>,
     /// What becomes of captured connections that lead to no upstream.
     pub egress: Egress,
+    /// Attributes of users whose values are shown nowhere, over all issuers.
+    pub sensitive_attributes: BTreeSet<String>,
     /// The bounds in force.
     pub limits: Limits,
     /// What `rondel up` runs outside the mesh.
@@ -157,6 +160,8 @@ pub struct SelectedPolicy {
     pub account: Option<String>,
     /// Whether it is tried only, and never enforced.
     pub is_shadow: bool,
+    /// What of the body and of the headers that it reads is shown nowhere.
+    pub sensitive: Sensitive,
     /// The policy.
     pub policy: AuthorizationPolicy,
 }
@@ -189,6 +194,16 @@ impl Mesh {
         sorted(&self.selecting(workload, true), |policy| policy.name.clone())
     }
 
+    /// What is shown in no explanation of a workload's sidecar: what any of its policies or any issuer says is sensitive.
+    pub fn sensitive_of(&self, workload: &Workload) -> Sensitive {
+        let mut sensitive = Sensitive { user: self.settings.sensitive_attributes.clone(), ..Sensitive::default() };
+        for policy in self.policies.iter().filter(|policy| policy.selects(&workload.service)) {
+            sensitive.body.extend(policy.sensitive.body.iter().cloned());
+            sensitive.headers.extend(policy.sensitive.headers.iter().cloned());
+        }
+        sensitive
+    }
+
     fn selecting(&self, workload: &Workload, is_shadow: bool) -> Vec<AuthorizationPolicy> {
         let selected = self.policies.iter().filter(|policy| policy.is_shadow == is_shadow && policy.selects(&workload.service));
         selected.map(|policy| policy.policy.clone()).collect()
@@ -209,6 +224,7 @@ impl Mesh {
             policies: self.policies_of(workload),
             roles: self.settings.roles.clone(),
             shadow: self.shadow_of(workload),
+            sensitive: self.sensitive_of(workload),
             country: self.settings.country.clone(),
             forwarders: self.settings.forwarders.clone(),
             captured: workload.captured,

@@ -119,6 +119,35 @@ fn a_policy_in_shadow_mode_is_no_policy_that_is_enforced() {
 }
 
 #[test]
+fn what_is_sensitive_is_said_beside_its_type() {
+    let mut sources = good();
+    let headers = "body: { amount: Long, pin: { type: String, sensitive: true }, note: { type: String } }\n  headers: { x-account: { sensitive: true }, x-open: {} }";
+    let reads = "permit (principal, action, resource) when { context.request.headers has \"x-account\" || context.request.headers has \"x-open\" };";
+    sources[1].text =
+        sources[1].text.replace("body: { amount: Long }", headers).replace("permit (principal, action, resource);", reads);
+    sources[1].text = sources[1].text.replace("type: Long }", "type: Long, sensitive: true }");
+    let mesh = parse(&sources).expect("good");
+    let of = |name: &str| mesh.snapshot(&WorkloadName::parse(name).expect("name"), Revision(1), &Trust::default()).expect(name);
+    let sensitive = of("shop/server").sensitive;
+    let [body, user, headers] =
+        [&sensitive.body, &sensitive.user, &sensitive.headers].map(|names| names.iter().cloned().collect::<Vec<_>>());
+    assert_eq!((body, user, headers), (vec!["pin".to_owned()], vec!["limit".to_owned()], vec!["x-account".to_owned()]));
+    assert_eq!(of("shop/server").policies[0].body.len(), 3);
+    assert!(of("shop/client").sensitive.body.is_empty());
+    let field = "body: { amount: Long }";
+    for (to, said) in [
+        ("body: { amount: { sensitive: true } }", "type"),
+        ("body: { amount: { type: Lang, sensitive: true } }", "did you mean `Long`?"),
+        ("body: { amount: { type: Long, secret: true } }", "secret"),
+        ("body: { amount: [Long] }", "expected"),
+        ("headers: { x-misspelt: { sensitive: true } }", "no policy of this resource reads the header `x-misspelt`"),
+    ] {
+        let told = broken(field, to);
+        assert!(told.starts_with("b.yaml:6:") && told.contains(said), "{to}: {told}");
+    }
+}
+
+#[test]
 fn who_signs_the_authority_and_who_is_federated_with_is_read() {
     let with = |spec: &str| {
         let mut sources = good();

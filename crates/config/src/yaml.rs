@@ -2,10 +2,12 @@
 
 use crate::error::{ConfigError, suggestion};
 use crate::source::Document;
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_saphyr::{Location, Options, Spanned};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// The one version of the resources.
 const API_VERSION: &str = "rondel.dev/v1alpha1";
@@ -209,6 +211,8 @@ pub(crate) struct Claim {
     pub(crate) claim: String,
     #[serde(rename = "type")]
     pub(crate) kind: Spanned<String>,
+    #[serde(default)]
+    pub(crate) sensitive: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -217,8 +221,58 @@ pub(crate) struct PolicySpec {
     pub(crate) selector: Option<Selector>,
     pub(crate) mode: Option<Spanned<String>>,
     #[serde(default)]
-    pub(crate) body: BTreeMap<String, Spanned<String>>,
+    pub(crate) body: BTreeMap<String, Spanned<FieldSpec>>,
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, Spanned<HeaderSpec>>,
     pub(crate) policies: Spanned<String>,
+}
+
+/// A field of the body: its type alone, or `{ type: …, sensitive: … }`.
+#[derive(Debug)]
+pub(crate) struct FieldSpec {
+    pub(crate) kind: String,
+    pub(crate) sensitive: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HeaderSpec {
+    #[serde(default)]
+    pub(crate) sensitive: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WholeField {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    sensitive: bool,
+}
+
+impl<'de> Deserialize<'de> for FieldSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FieldVisitor)
+    }
+}
+
+struct FieldVisitor;
+
+impl<'de> Visitor<'de> for FieldVisitor {
+    type Value = FieldSpec;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a type, or `{ type: …, sensitive: … }`")
+    }
+
+    fn visit_str<E>(self, kind: &str) -> Result<FieldSpec, E> {
+        Ok(FieldSpec { kind: kind.to_owned(), sensitive: false })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FieldSpec, A::Error> {
+        let WholeField { kind, sensitive } = WholeField::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(FieldSpec { kind, sensitive })
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -5,7 +5,7 @@ use crate::ids::{Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use crate::limits::Limits;
 use crate::roles::Roles;
 use crate::time::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub roles: Roles,
     /// The policies that select this workload in shadow mode, in the order of their names: tried beside the others, never enforced.
     pub shadow: Vec<AuthorizationPolicy>,
+    /// What is shown in no explanation, record or log.
+    pub sensitive: Sensitive,
     /// Where a call's country is read from.
     pub country: Option<CountryHeader>,
     /// The workloads whose `x-forwarded-for` and `x-forwarded-proto` are believed. From others they are replaced.
@@ -264,6 +266,24 @@ pub struct AuthorizationPolicy {
     pub text: String,
     /// The JSON body fields that the policies read, with their types. Empty: the body is not read.
     pub body: BTreeMap<String, AttributeType>,
+}
+
+/// Attributes whose values are shown in no explanation, record or log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sensitive {
+    /// Fields of request bodies, by name.
+    pub body: BTreeSet<String>,
+    /// Attributes of users, by name.
+    pub user: BTreeSet<String>,
+    /// Request headers, by name in lower case.
+    pub headers: BTreeSet<String>,
+}
+
+impl Sensitive {
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.body.is_empty() && self.user.is_empty() && self.headers.is_empty()
+    }
 }
 
 /// Where a call's country is read from: a header, believed only from these callers.

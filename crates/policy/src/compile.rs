@@ -15,7 +15,7 @@ use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, ValidationWarning, Validator, pst};
 use model::authz::AttributeType;
 use model::ids::{PolicyId, ServiceName, SpiffeId};
-use model::snapshot::{AuthorizationPolicy, TokenIssuer};
+use model::snapshot::{AuthorizationPolicy, Sensitive, TokenIssuer};
 use model::{Principal, Roles};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -104,6 +104,8 @@ pub struct Policies {
     pub(crate) roles: Roles,
     /// Every header that some policy names.
     pub(crate) headers: Vec<String>,
+    /// What is not told of a decision.
+    pub(crate) sensitive: Sensitive,
     pub(crate) names: Names,
     pub(crate) authorizer: Authorizer,
     /// Every header that some policy names.
@@ -237,6 +239,7 @@ pub(crate) fn compile_taking(
         attributes: vocabulary.attributes,
         roles: roles.clone(),
         headers: headers.iter().cloned().collect(),
+        sensitive: Sensitive::default(),
         names,
         authorizer: Authorizer::new(),
         header_names: headers,

@@ -8,6 +8,7 @@
 mod body;
 mod compile;
 mod compiled;
+mod conceal;
 mod conjuncts;
 mod decide;
 mod explain;

@@ -11,7 +11,7 @@ use model::decision::{Decision, Effect, Shadowed, Would};
 use model::ids::PolicyId;
 use model::reason::Reason;
 use model::roles::Roles;
-use model::snapshot::{AuthorizationPolicy, TokenIssuer};
+use model::snapshot::{AuthorizationPolicy, Sensitive, TokenIssuer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The live policies of one workload together with those in shadow mode, compiled as if all of them decided. Immutable.
@@ -56,6 +56,12 @@ impl Shadow {
         Ok((!tried.is_empty()).then_some(Self { all, tried }))
     }
 
+    /// The same; what is told of them shows no value that is sensitive.
+    #[must_use]
+    pub fn concealing(self, sensitive: Sensitive) -> Self {
+        Self { all: self.all.concealing(sensitive), ..self }
+    }
+
     /// The policies in shadow mode, in the order of the source.
     pub fn policies(&self) -> impl Iterator<Item = Tried<'_>> {
         self.rules().map(|rule| {
@@ -91,7 +97,8 @@ impl Shadow {
             (Effect::Deny, Ok(permit)) => Some(Shadowed::new(Would::Allow, self.of_shadow(&permit.decision().determining))),
             (Effect::Allow, Err(denied)) if denied.decision.reason == Some(Reason::PolicyError) => {
                 let failed = self.failing(question, &denied);
-                Some(Shadowed { detail: Some(denied.errors.join("; ")), ..Shadowed::new(Would::Fail, failed) })
+                let told = self.all.conceal(denied).errors;
+                Some(Shadowed { detail: Some(told.join("; ")), ..Shadowed::new(Would::Fail, failed) })
             }
             (Effect::Allow, Err(denied)) => Some(Shadowed::new(Would::Deny, self.of_shadow(&denied.decision.determining))),
         }

@@ -7,6 +7,7 @@ use crate::exchange::Downstream;
 use crate::facts::FactsRefusal;
 use crate::gate::GateFull;
 use crate::http1::Length;
+use crate::state::Active;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::Failed;
 use http::StatusCode;
@@ -68,6 +69,11 @@ fn denied_text(denied: &policy::Denied) -> String {
 }
 
 impl Refusal {
+    /// That the policies in force say no, told without what is sensitive.
+    pub fn denied(denied: policy::Denied, active: &Active) -> Self {
+        Self::Denied(Box::new(active.policies.conceal(denied)))
+    }
+
     /// The stable word.
     pub fn reason(&self) -> Reason {
         match self {

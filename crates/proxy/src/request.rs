@@ -21,6 +21,7 @@ use message::{Head, Version};
 use model::snapshot::CountryHeader;
 use model::{Decision, Question};
 use policy::{BodyFacts, Permit};
+use std::pin::pin;
 use std::sync::Arc;
 
 /// One request of a connection. Never fails: a refusal is an answer. What it gives is a connection that speaks another protocol now.
@@ -81,8 +82,7 @@ async fn inbound(
 
     // Who it is for.
     let claims = authenticate::user(&request.fields, &active, shared, now).await?;
-    let user = claims.map(|claims| Arc::clone(claims.user()));
-    entry.user.clone_from(&user);
+    entry.user = claims.map(|claims| Arc::clone(claims.user()));
 
     // What it carries, if a policy asks.
     let (mut upload, carried) = read_for_policy(facts, request, down, &active).await?;
@@ -92,7 +92,7 @@ async fn inbound(
     let headers = facts::read_headers(&request.fields, active.header_names(facts.method.as_str()));
     let question = Question {
         principal: &principal,
-        user: user.as_ref(),
+        user: entry.user.as_ref(),
         action: facts.method.as_str(),
         resource: &active.snapshot.service,
         path: &facts.path,
@@ -117,9 +117,11 @@ async fn inbound(
     let asked = Asked::prepare(facts.upgrade.take(), request, asked_again);
     entry.upstream = Some(listener.application.into());
     let mut sending = upstream::Sending { request, facts, answer, down, upload, active: &active, interim: 0 };
-    let sent = upstream::send_to_application(permit, &mut sending, listener.application, &connection.worker);
-    let standing = Standing { connection, request, facts, user: user.as_ref(), admitted: Some(&admitted), begun: entry.begun() };
-    let sent = standing.hold(sent).await.map_err(|ended| entry.denied_again(*ended))??;
+    let sent = {
+        let sending = pin!(upstream::send_to_application(permit, &mut sending, listener.application, &connection.worker));
+        let held = Standing::of(connection, request, facts, entry, Some(&admitted)).hold(sending).await;
+        held.map_err(|ended| entry.denied_again(*ended))??
+    };
     Ok(Received { sent, asked, active, shadow, admitted: Some(admitted) })
 }
 
@@ -219,7 +221,7 @@ fn decide(
         }
         Err(denied) => {
             let decision = denied.decision.clone();
-            let refusal = Refusal::Denied(Box::new(denied));
+            let refusal = Refusal::denied(denied, active);
             tell(&decision, Some(&refusal));
             Err(refusal)
         }

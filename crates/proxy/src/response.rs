@@ -15,6 +15,7 @@ use crate::upgrade::{Asked, Granted};
 use crate::upstream::Sent;
 use message::Head;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::time::timeout;
@@ -64,24 +65,23 @@ pub async fn carry(
     let length = sent.upstream.body_length().map_or(Length::Unknown, Length::Known);
     down.respond(head, length);
     let mut over = false;
-    let ended = poll_fn(|cx| {
-        if down.poll_gone(cx).is_ready() {
-            return Poll::Ready(Err(Fallen::Caller));
-        }
-        // What is still to come of the request goes up meanwhile. If the other side does not take it, it may still answer.
-        if !sent.stuck && !sent.upload.has_left() {
-            match sent.upload.poll(down, &mut sent.upstream, cx) {
-                Poll::Ready(Err(Stuck::Caller(_))) => return Poll::Ready(Err(Fallen::Caller)),
-                Poll::Ready(Err(Stuck::Upstream(_))) => sent.stuck = true,
-                Poll::Ready(Ok(())) | Poll::Pending => {}
+    let ended = {
+        let moving = pin!(poll_fn(|cx| {
+            if down.poll_gone(cx).is_ready() {
+                return Poll::Ready(Err(Fallen::Caller));
             }
-        }
-        poll_download(&mut sent.upstream, down, &mut over, cx)
-    });
-    let user = entry.user.clone();
-    let (user, begun) = (user.as_ref(), entry.begun());
-    let standing = Standing { connection, request, facts, user, admitted: admitted.as_ref(), begun };
-    let ended = standing.hold(ended).await;
+            // What is still to come of the request goes up meanwhile. If the other side does not take it, it may still answer.
+            if !sent.stuck && !sent.upload.has_left() {
+                match sent.upload.poll(down, &mut sent.upstream, cx) {
+                    Poll::Ready(Err(Stuck::Caller(_))) => return Poll::Ready(Err(Fallen::Caller)),
+                    Poll::Ready(Err(Stuck::Upstream(_))) => sent.stuck = true,
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+            }
+            poll_download(&mut sent.upstream, down, &mut over, cx)
+        }));
+        Standing::of(connection, request, facts, entry, admitted.as_ref()).hold(moving).await
+    };
     if let Some(shadow) = shadow {
         shadow.finish(sent.upload.copied(), &connection.worker);
     }

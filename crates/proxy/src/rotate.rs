@@ -255,6 +255,7 @@ mod tests {
             policies: Vec::new(),
             roles: model::Roles::default(),
             shadow: Vec::new(),
+            sensitive: model::snapshot::Sensitive::default(),
             country: None,
             forwarders: Vec::new(),
             captured: false,

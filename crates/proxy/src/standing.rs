@@ -6,16 +6,15 @@ use crate::clock;
 use crate::connection::Connection;
 use crate::facts::{self, Facts};
 use crate::reply::Refusal;
+use crate::telemetry::access_log::Entry;
 use crate::workers;
 use message::Head;
-use model::{DecisionId, Question, Revision, User};
-use policy::{BodyFacts, Denied};
+use model::{DecisionId, Question, Revision};
+use policy::BodyFacts;
 use std::future::poll_fn;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// LIMIT: how long a request may go on by the policies that let it in. One that has taken longer is ended as soon as they change.
 pub const STREAM_AFTER: Duration = Duration::from_secs(2);
@@ -34,18 +33,11 @@ pub struct Admitted {
 /// A request under way, with what it takes to ask for it again. Borrows everything.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing<'a> {
-    /// Who calls, and where.
-    pub connection: &'a Connection,
-    /// Its head, as the application gets it.
-    pub request: &'a Head,
-    /// What it says.
-    pub facts: &'a Facts,
-    /// For whom.
-    pub user: Option<&'a Arc<User>>,
-    /// What else let it in; `None` for a request of the application, which is decided where it arrives.
-    pub admitted: Option<&'a Admitted>,
-    /// When it began.
-    pub begun: Instant,
+    connection: &'a Connection,
+    request: &'a Head,
+    facts: &'a Facts,
+    entry: &'a Entry,
+    admitted: Option<&'a Admitted>,
 }
 
 /// The policies no longer permit a request that they let in.
@@ -59,15 +51,26 @@ pub struct Ended {
     pub refusal: Refusal,
 }
 
-impl Standing<'_> {
+impl<'a> Standing<'a> {
+    /// `request`: the head as the application gets it. `admitted`: what else let it in; `None` for a request of the application, which is
+    /// decided where it arrives.
+    pub const fn of(
+        connection: &'a Connection,
+        request: &'a Head,
+        facts: &'a Facts,
+        entry: &'a Entry,
+        admitted: Option<&'a Admitted>,
+    ) -> Self {
+        Self { connection, request, facts, entry, admitted }
+    }
+
     /// Goes on with what is under way for as long as the policies permit it. Costs one relaxed load whenever it is polled.
     ///
     /// # Errors
     /// - [`Ended`] if changed policies do not permit it any more.
-    pub async fn hold<T>(&self, under_way: impl Future<Output = T>) -> Result<T, Box<Ended>> {
+    pub fn hold<F: Future>(self, mut under_way: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Box<Ended>>> {
         let mut seen = self.admitted.map(|admitted| admitted.generation);
-        let mut under_way = pin!(under_way);
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             if let (Some(generation), Some(admitted)) = (&mut seen, self.admitted)
                 && self.is_due(generation)
             {
@@ -75,13 +78,12 @@ impl Standing<'_> {
             }
             under_way.as_mut().poll(cx).map(Ok)
         })
-        .await
     }
 
     /// Whether the configuration has changed since it was looked at, and the request is old enough to be asked for again.
     fn is_due(&self, seen: &mut u64) -> bool {
         let now = self.connection.shared.generation.load(Ordering::Relaxed);
-        if now == *seen || self.begun.elapsed() < STREAM_AFTER {
+        if now == *seen || self.entry.begun().elapsed() < STREAM_AFTER {
             return false;
         }
         *seen = now;
@@ -89,7 +91,7 @@ impl Standing<'_> {
     }
 
     fn ask_again(&self, admitted: &Admitted) -> Result<(), Box<Ended>> {
-        let Self { connection, request, facts, user, .. } = *self;
+        let Self { connection, request, facts, .. } = *self;
         let shared = &connection.shared;
         let (Some(active), Some(principal)) = (shared.active(), connection.principal()) else { return Ok(()) };
         let (id, revision) = (DecisionId::from_random(workers::random_bytes()), active.snapshot.revision);
@@ -102,7 +104,7 @@ impl Standing<'_> {
         let headers = facts::read_headers(&request.fields, active.header_names(action));
         let question = Question {
             principal: &principal,
-            user,
+            user: self.entry.user.as_ref(),
             action,
             resource: &active.snapshot.service,
             path: &facts.path,
@@ -118,9 +120,8 @@ impl Standing<'_> {
         let decided = policy::decide_remembering(&active.policies, &mut memory, &question, id, revision);
         drop(memory);
         let Err(denied) = decided else { return Ok(()) };
-        let Denied { decision, .. } = &denied;
-        let decision = decision.clone();
-        let refusal = Refusal::Denied(Box::new(denied));
+        let decision = denied.decision.clone();
+        let refusal = Refusal::denied(denied, &active);
         shared.try_beside(&question, &decision, Some(&refusal), &active, &connection.worker);
         Err(ended(refusal))
     }

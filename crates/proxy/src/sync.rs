@@ -195,13 +195,15 @@ pub struct Compiled {
 pub fn compile(snapshot: &Snapshot) -> Result<Compiled, ApplyFailure> {
     let listed = |errors: Vec<PolicyError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let policies = policy::compile(&snapshot.policies, &snapshot.issuers, &snapshot.roles)
-        .map_err(|errors| ApplyFailure::Policies(listed(errors)))?;
+        .map_err(|errors| ApplyFailure::Policies(listed(errors)))?
+        .concealing(snapshot.sensitive.clone());
     let shadow = Shadow::compile(&snapshot.policies, &snapshot.shadow, &snapshot.issuers, &snapshot.roles).map_err(listed);
     if let Err(errors) = &shadow {
         tracing::warn!(errors, "the policies in shadow mode are not tried; those that decide are in force");
     }
     let shadow_refused = shadow.as_ref().err().cloned();
-    Ok(Compiled { policies, shadow: shadow.ok().flatten(), shadow_refused })
+    let shadow = shadow.ok().flatten().map(|shadow| shadow.concealing(snapshot.sensitive.clone()));
+    Ok(Compiled { policies, shadow, shadow_refused })
 }
 
 /// Keeps the configuration stream open for as long as the process lives.

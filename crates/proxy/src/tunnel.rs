@@ -184,7 +184,7 @@ fn decide(question: &Question<'_>, connection: &Connection, active: &Arc<Active>
             denied.user_could_be_allowed = false;
             entry.reason = denied.decision.reason;
             let decision = denied.decision.clone();
-            let refusal = Refusal::Denied(Box::new(denied));
+            let refusal = Refusal::denied(denied, active);
             connection.shared.try_beside(question, &decision, Some(&refusal), active, &connection.worker);
             None
         }

@@ -3,7 +3,7 @@
 use model::authz::AttributeType;
 use model::snapshot::{
     AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
-    TokenIssuer, TrustBundle, Upstream,
+    Sensitive, TokenIssuer, TrustBundle, Upstream,
 };
 use model::{Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proptest::collection::{btree_map, vec};
@@ -68,6 +68,7 @@ pub(crate) fn snapshot() -> Snapshot {
         policies: vec![policy("z", "permit"), policy("a", "forbid")],
         roles: roles(&[("head", &["teller"]), ("teller", &[])]),
         shadow: vec![policy("b", "forbid")],
+        sensitive: sensitive(["pin", "salary", "x-account"].map(|name| vec![name.to_owned()])),
         country: Some(CountryHeader { header: "x-country".into(), trusted: vec![id("edge")] }),
         forwarders: vec![id("edge")],
         captured: false,
@@ -92,6 +93,12 @@ fn any_roles() -> impl Strategy<Value = Roles> {
             |(number, mask): (usize, &u8)| (name(number), (0..number).filter(|bit| mask >> bit & 1 == 1).map(name).collect());
         Roles::new(masks.iter().enumerate().map(role).collect()).expect("roles")
     })
+}
+
+/// Names of body fields, user attributes and headers.
+fn sensitive([body, user, headers]: [Vec<String>; 3]) -> Sensitive {
+    let [body, user, headers] = [body, user, headers].map(|names| names.into_iter().collect());
+    Sensitive { body, user, headers }
 }
 
 /// A DNS label; few enough that names meet again in the next snapshot.
@@ -217,7 +224,8 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
         let svid = |(serial, until)| RevokedSvid { serial, until: Timestamp::from_millis(until) };
         revoked.into_iter().map(svid).collect()
     });
-    let whole = (parts, rest, revoked, any::<bool>(), any_roles());
+    let hidden = [vec(text(), 0..2), vec(text(), 0..2), vec(text(), 0..2)].prop_map(sensitive);
+    let whole = (parts, rest, revoked, any::<bool>(), any_roles(), hidden);
     whole.prop_map(
         move |(
             (bundles, inbound, upstreams, issuers, policies, shadow),
@@ -225,6 +233,7 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
             revoked,
             post_quantum_required,
             roles,
+            sensitive,
         )| Snapshot {
             captured,
             egress,
@@ -237,6 +246,7 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
             policies,
             roles,
             shadow,
+            sensitive,
             country,
             connection_age_max: Duration::from_millis(age_ms),
             limits,

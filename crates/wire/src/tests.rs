@@ -29,7 +29,7 @@ fn only_what_changed_is_sent_and_what_is_gone_is_removed() {
     let (mut publication, mut subscription) = (Publication::new(), Subscription::new());
     let mut desired = snapshot();
     let first = publication.next(&desired, Vec::new).expect("the first is whole");
-    assert_eq!(first.changed.len(), 9);
+    assert_eq!(first.changed.len(), 10);
     assert!(publication.next(&desired, Vec::new).is_none(), "one at a time");
     assert!(answer(&mut subscription, &mut publication, first, true));
     assert!(publication.next(&desired, Vec::new).is_none(), "nothing is new");
@@ -59,7 +59,7 @@ fn what_was_refused_is_offered_again_only_when_it_changes() {
     desired.revision = Revision(2);
     desired.policies.pop();
     let update = publication.next(&desired, Vec::new).expect("changed");
-    assert_eq!(update.changed.len(), 8, "nothing was acknowledged, so all of it");
+    assert_eq!(update.changed.len(), 9, "nothing was acknowledged, so all of it");
     assert!(answer(&mut subscription, &mut publication, update, true));
     assert_eq!(publication.rejected(), None);
 }

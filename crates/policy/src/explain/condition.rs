@@ -56,9 +56,18 @@ pub(super) enum Form {
 /// Two operands and how they compare.
 #[derive(Debug)]
 pub(super) struct Comparison {
-    pub(super) left: Option<Expression>,
+    pub(super) left: Operand,
     pub(super) operator: Operator,
-    pub(super) right: Option<Expression>,
+    pub(super) right: Operand,
+}
+
+/// One side of a comparison.
+#[derive(Debug)]
+pub(super) struct Operand {
+    /// To evaluate.
+    pub(super) expression: Option<Expression>,
+    /// What it shows.
+    pub(super) reads: Reads,
 }
 
 /// How a comparison is written.
@@ -144,7 +153,7 @@ fn form_of(stated: &Expr) -> Form {
 }
 
 fn compare(left: &Expr, operator: Operator, right: &Expr) -> Form {
-    let operand = |expression: &Expr| Expression::from_str(&expression.to_string()).ok();
+    let operand = |side: &Expr| Operand { expression: Expression::from_str(&side.to_string()).ok(), reads: Reads::of(side) };
     Form::Compare(Box::new(Comparison { left: operand(left), operator, right: operand(right) }))
 }
 

@@ -7,6 +7,7 @@ pub(crate) use condition::Anatomy;
 
 use crate::compile::{Policies, Rule};
 use crate::compiled::evaluate::View;
+use crate::conceal::REDACTED;
 use crate::facts::{self, Facts, Setting};
 use crate::headers::{self, HEADERS};
 use crate::reads::Path;
@@ -14,7 +15,7 @@ use crate::slice::Wants;
 use crate::unreadable::{to_policy, with_unreadable_body};
 use crate::vocabulary::BodyShape;
 use cedar_policy::{AuthorizationError, Entity, EvalResult, Expression, PolicySet, eval_expression};
-use condition::{Condition, Holding};
+use condition::{Condition, Holding, Operand};
 use model::authz::{AuthzRequest, Question};
 use model::decision::{Decision, Explanation, Outcome, PolicyOutcome};
 use model::ids::printable;
@@ -186,10 +187,8 @@ impl<'a> Views<'a> {
         if let Some(AuthorizationError::PolicyEvaluationError(error)) = response.diagnostics().errors().next() {
             let view = self.view(rule);
             let failure = rule.program.as_ref().and_then(|program| program.applies(&view).err());
-            return (
-                Outcome::Errored,
-                Some(failure.map_or_else(|| error.inner().to_string(), |failure| shorten(&failure.told(&view)))),
-            );
+            let told = failure.map_or_else(|| error.inner().to_string(), |failure| shorten(&failure.told(&view)));
+            return (Outcome::Errored, Some(self.policies.error_of(rule, told)));
         }
         let applied = response.diagnostics().reason().next().is_some();
         (if applied { Outcome::Applied } else { Outcome::NotApplied }, None)
@@ -204,7 +203,7 @@ impl<'a> Views<'a> {
             Ok(_) => Holding::Failed,
             Err(error) => match condition.reads.iter().find_map(|path| self.first_absent(rule, path)) {
                 Some(absent) => Holding::Absent(absent),
-                None => Holding::Errored(error.to_string()),
+                None => Holding::Errored(self.policies.error_of(rule, error.to_string())),
             },
         }
     }
@@ -216,10 +215,17 @@ impl<'a> Views<'a> {
 
     /// What stands at `path`; `None` if nothing does.
     fn value(&self, rule: &Rule, path: &[String]) -> Option<String> {
-        self.evaluated(rule, &Expression::from_str(&path_text(path)).ok()?)
+        let value = self.evaluated(rule, &Expression::from_str(&path_text(path)).ok()?)?;
+        Some(if self.policies.hides(path) { REDACTED.to_owned() } else { value })
     }
 
-    /// The value of an operand, printable.
+    /// The value of one side of a comparison.
+    fn operand(&self, rule: &Rule, operand: &Operand) -> Option<String> {
+        let value = self.evaluated(rule, operand.expression.as_ref()?)?;
+        Some(if self.policies.hides_any(&operand.reads) { REDACTED.to_owned() } else { value })
+    }
+
+    /// The value of an expression, printable, whatever it shows.
     fn evaluated(&self, rule: &Rule, operand: &Expression) -> Option<String> {
         let facts = self.facts(rule).ok()?;
         let value = eval_expression(&facts.request, &facts.entities, operand).ok()?;

@@ -169,8 +169,8 @@ impl Views<'_> {
     /// `5000 <= 1000`, or `context.request.path = "/x"` for what is no comparison.
     fn values(&self, rule: &Rule, condition: &Condition) -> Option<String> {
         if let Form::Compare(comparison) = &condition.form {
-            let left = self.evaluated(rule, comparison.left.as_ref()?)?;
-            let right = self.evaluated(rule, comparison.right.as_ref()?)?;
+            let left = self.operand(rule, &comparison.left)?;
+            let right = self.operand(rule, &comparison.right)?;
             return Some(match comparison.operator {
                 Operator::Between(symbol) => format!("{left} {symbol} {right}"),
                 Operator::Method(name) => format!("{left}.{name}({right})"),

@@ -13,6 +13,7 @@ mod holding;
 mod identity_socket;
 mod lifecycle;
 mod reasons;
+mod redaction;
 mod seeds;
 mod shadow;
 mod sidecar;

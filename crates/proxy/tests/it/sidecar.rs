@@ -109,6 +109,7 @@ impl Sidecar {
             policies: vec![policy(setup.policy)],
             roles: model::Roles::default(),
             shadow: Vec::new(),
+            sensitive: model::snapshot::Sensitive::default(),
             country: None,
             forwarders: Vec::new(),
             captured: false,

@@ -5,7 +5,7 @@ use crate::proto;
 use model::authz::AttributeType;
 use model::snapshot::{
     AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
-    TokenIssuer, TrustBundle, Upstream,
+    Sensitive, TokenIssuer, TrustBundle, Upstream,
 };
 use model::{Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proto::resource::Body;
@@ -22,6 +22,10 @@ const WORKLOAD: &str = "workload/self";
 const REVOCATIONS: &str = "revocations/self";
 /// The key of the one list of nested roles.
 const ROLES: &str = "roles/self";
+/// The key of what is sensitive.
+const SENSITIVE: &str = "sensitive/self";
+/// LIMIT: names of one list of what is sensitive.
+const SENSITIVE_MAX: usize = 1000;
 /// LIMIT: revoked SVIDs in one snapshot; each is remembered only until it ends.
 const REVOKED_MAX: usize = 10_000;
 /// LIMIT: digits of a serial number (RFC 5280 §4.1.2.2: 20 bytes).
@@ -42,6 +46,7 @@ pub(super) fn key(resource: &proto::Resource) -> Result<String> {
         Some(Body::Revocations(_)) => "revocations",
         Some(Body::Roles(_)) => "roles",
         Some(Body::ShadowPolicy(_)) => "shadow",
+        Some(Body::Sensitive(_)) => "sensitive",
         None => return Err(ConvertError::new(model::ids::printable(&resource.name), UNKNOWN_KIND)),
     };
     Ok(format!("{kind}/{}", resource.name))
@@ -79,6 +84,9 @@ pub fn resources(snapshot: &Snapshot) -> Parts {
     }
     if !snapshot.revoked.is_empty() {
         put("revocations", "self".to_owned(), Body::Revocations(revocations_to_wire(&snapshot.revoked)));
+    }
+    if !snapshot.sensitive.is_empty() {
+        put("sensitive", "self".to_owned(), Body::Sensitive(sensitive_to_wire(&snapshot.sensitive)));
     }
     if !snapshot.roles.is_empty() {
         put("roles", "self".to_owned(), Body::Roles(roles_to_wire(&snapshot.roles)));
@@ -135,6 +143,10 @@ pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
             Some(Body::Policy(wire)) => {
                 policies.insert(key.clone(), policy_from_wire(wire).map_err(within)?);
                 format!("policy/{}", wire.name)
+            }
+            Some(Body::Sensitive(wire)) => {
+                snapshot.sensitive = sensitive_from_wire(wire).map_err(within)?;
+                SENSITIVE.to_owned()
             }
             Some(Body::ShadowPolicy(wire)) => {
                 snapshot.shadow.push(policy_from_wire(wire).map_err(within)?);
@@ -239,6 +251,7 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         policies: Vec::new(),
         roles: Roles::default(),
         shadow: Vec::new(),
+        sensitive: Sensitive::default(),
         country: country.transpose()?,
         forwarders: forwarders.collect::<Result<_>>()?,
         captured: wire.captured,
@@ -248,6 +261,30 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         revoked: Vec::new(),
         post_quantum_required: wire.post_quantum_required,
     })
+}
+
+fn sensitive_to_wire(sensitive: &Sensitive) -> proto::Sensitive {
+    let Sensitive { body, user, headers } = sensitive;
+    let [body, user, headers] = [body, user, headers].map(|names| names.iter().cloned().collect());
+    proto::Sensitive { body, user, headers }
+}
+
+fn sensitive_from_wire(wire: &proto::Sensitive) -> Result<Sensitive> {
+    let names = |path: &str, names: &[String]| {
+        if names.len() > SENSITIVE_MAX {
+            return Err(ConvertError::new(path, format!("{} names, {SENSITIVE_MAX} at most", names.len())));
+        }
+        Ok(names.iter().cloned().collect())
+    };
+    let sensitive = Sensitive {
+        body: names("body", &wire.body)?,
+        user: names("user", &wire.user)?,
+        headers: names("headers", &wire.headers)?,
+    };
+    if sensitive.is_empty() {
+        return Err(ConvertError::new("body", "nothing is sensitive; then it is absent"));
+    }
+    Ok(sensitive)
 }
 
 fn roles_to_wire(roles: &Roles) -> proto::Roles {

@@ -286,6 +286,7 @@ fn a_snapshot_without_anything_optional_is_read() {
         policies: Vec::new(),
         roles: model::Roles::default(),
         shadow: Vec::new(),
+        sensitive: model::snapshot::Sensitive::default(),
         country: None,
         limits: model::Limits::default(),
         ..snapshot()
