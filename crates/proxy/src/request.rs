@@ -208,7 +208,7 @@ fn decide(
     let decided = policy::decide(&active.policies, question, entry.decision, active.snapshot.revision);
     let shared = &connection.shared;
     let tell = |decision: &Decision, refusal: Option<&Refusal>| match trial {
-        Some(trial) => trial.decide(question, decision, refusal, (shared, active, &connection.worker), head),
+        Some(trial) => trial.decide(question, decision, refusal, (shared, active), head),
         None => {
             shared.tell_decision(decision, question, active, refusal, None);
             None

@@ -83,7 +83,7 @@ pub async fn carry(
         Standing::of(connection, request, facts, entry, admitted.as_ref()).hold(moving).await
     };
     if let Some(shadow) = shadow {
-        shadow.finish(sent.upload.copied(), &connection.worker);
+        shadow.finish(sent.upload.copied());
     }
     match ended {
         Ok(Ok(())) => {

@@ -8,7 +8,6 @@ use crate::facts::Facts;
 use crate::reply::Refusal;
 use crate::state::{Active, Shared};
 use crate::telemetry::metrics::Metrics;
-use crate::workers::Worker;
 use crate::{body, facts, workers};
 use message::Head;
 use model::decision::{Shadowed, Would};
@@ -82,7 +81,7 @@ impl Trial {
         question: &Question<'_>,
         decision: &Decision,
         refusal: Option<&Refusal>,
-        (shared, active, worker): (&Arc<Shared>, &Arc<Active>, &Worker),
+        (shared, active): (&Arc<Shared>, &Arc<Active>),
         head: &Head,
     ) -> Option<Box<Pending>> {
         match (self.0, decision.effect) {
@@ -103,10 +102,10 @@ impl Trial {
                 shared.metrics.shadow_untried.inc();
                 shared.tell_decision(decision, question, active, refusal, None);
             }
-            (Body::AsLive, _) => shared.try_beside(question, decision, refusal, active, worker),
+            (Body::AsLive, _) => shared.try_beside(question, decision, refusal, active),
             (Body::Read(Ok(read)), _) => {
                 let (body, body_note) = body::seen(read.as_ref());
-                shared.try_beside(&Question { body, body_note, ..*question }, decision, refusal, active, worker);
+                shared.try_beside(&Question { body, body_note, ..*question }, decision, refusal, active);
             }
             (Body::Read(Err(why)), _) => shared.unreadable(question, decision, refusal, active, &why),
         }
@@ -116,7 +115,7 @@ impl Trial {
 
 impl Pending {
     /// The body's end: `copied` is what was kept of it, or why it was not.
-    pub fn finish(mut self: Box<Self>, copied: Option<Result<Vec<u8>, String>>, worker: &Worker) {
+    pub fn finish(mut self: Box<Self>, copied: Option<Result<Vec<u8>, String>>) {
         let Some(copied) = copied else { return };
         let Some(shadow) = &self.active.shadow else { return };
         self.is_told = true;
@@ -130,7 +129,7 @@ impl Pending {
             Ok(read) => {
                 let (body, body_note) = body::seen(read.as_ref());
                 let question = Question { body, body_note, ..question };
-                self.shared.try_beside(&question, &self.decision, None, &self.active, worker);
+                self.shared.try_beside(&question, &self.decision, None, &self.active);
             }
             Err(why) => self.shared.unreadable(&question, &self.decision, None, &self.active, &why),
         }
@@ -175,14 +174,7 @@ fn read_as(
 
 impl Shared {
     /// Tells of a decision, after a second one with the policies in shadow mode, if there are any.
-    pub fn try_beside(
-        &self,
-        question: &Question<'_>,
-        decision: &Decision,
-        refusal: Option<&Refusal>,
-        active: &Arc<Active>,
-        worker: &Worker,
-    ) {
+    pub fn try_beside(&self, question: &Question<'_>, decision: &Decision, refusal: Option<&Refusal>, active: &Arc<Active>) {
         let shadowed = active.shadow.as_ref().and_then(|shadow| {
             self.metrics.shadow_tried.inc();
             let differs = || shadow.differs(question, decision);

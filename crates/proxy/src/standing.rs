@@ -116,13 +116,10 @@ impl<'a> Standing<'a> {
             country: admitted.country.as_ref().and_then(|country| std::str::from_utf8(country).ok()),
             now: clock::now(),
         };
-        let mut memory = connection.worker.decisions.lock();
-        let decided = policy::decide_remembering(&active.policies, &mut memory, &question, id, revision);
-        drop(memory);
-        let Err(denied) = decided else { return Ok(()) };
+        let Err(denied) = policy::decide(&active.policies, &question, id, revision) else { return Ok(()) };
         let decision = denied.decision.clone();
         let refusal = Refusal::denied(denied, &active);
-        shared.try_beside(&question, &decision, Some(&refusal), &active, &connection.worker);
+        shared.try_beside(&question, &decision, Some(&refusal), &active);
         Err(ended(refusal))
     }
 }

@@ -176,7 +176,7 @@ fn question(connection: &Connection, active: &Active) -> Option<AuthzRequest> {
 fn decide(question: &Question<'_>, connection: &Connection, active: &Arc<Active>, entry: &mut Entry) -> Option<Permit> {
     match policy::decide(&active.policies, question, entry.decision, active.snapshot.revision) {
         Ok(permit) => {
-            connection.shared.try_beside(question, permit.decision(), None, active, &connection.worker);
+            connection.shared.try_beside(question, permit.decision(), None, active);
             Some(permit)
         }
         Err(mut denied) => {
@@ -185,7 +185,7 @@ fn decide(question: &Question<'_>, connection: &Connection, active: &Arc<Active>
             entry.reason = denied.decision.reason;
             let decision = denied.decision.clone();
             let refusal = Refusal::denied(denied, active);
-            connection.shared.try_beside(question, &decision, Some(&refusal), active, &connection.worker);
+            connection.shared.try_beside(question, &decision, Some(&refusal), active);
             None
         }
     }
