@@ -37,10 +37,10 @@ fn what_waits_is_small() {
         ("its common facts", size_of::<connection::Connection>(), 304),
         ("a stream of the mux", size_of::<mux::Stream>(), 16),
         ("a stream of HTTP/2", size_of::<http2::Served>(), 144),
-        // As long as a request is under way.
-        ("a turn of HTTP/1", of2(connection::take_turn as fn(_, _) -> _), 2016),
-        ("a turn of HTTP/2", of2(connection::serve_stream as fn(_, _) -> _), 2192),
-        ("a request", of3(request::answer as fn(_, _, _) -> _), 1856),
+        // As long as a request is under way; with the facts that it is decided by once more when the policies change.
+        ("a turn of HTTP/1", of2(connection::take_turn as fn(_, _) -> _), 2256),
+        ("a turn of HTTP/2", of2(connection::serve_stream as fn(_, _) -> _), 2432),
+        ("a request", of3(request::answer as fn(_, _, _) -> _), 2096),
     ];
     let grown: Vec<_> = sizes.iter().filter(|(_, bytes, known)| *bytes > known + known * ROOM / 100).collect();
     assert!(grown.is_empty(), "larger than it was (bytes now, bytes known): {grown:?}; mend it, or raise it here and say why");

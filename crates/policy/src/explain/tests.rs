@@ -244,9 +244,15 @@ fn a_forbid_is_named_with_its_conditions() {
         explanation.nearest_miss.as_deref(),
         Some(
             "forbidden by bank/p/high (policies/p.yaml:11) because context.request has body and \
-             context.request.body.amount > 100 (500 > 100); by bank/p/closed (policies/p.yaml:12) because it has no conditions"
+             context.request.body.amount > 100 (500 > 100); by bank/p/closed (policies/p.yaml:12) because it has no conditions; \
+             bank/p/policy0 would allow it otherwise"
         )
     );
+    let alone = "@id(\"closed\") forbid (principal, action, resource);
+        @id(\"read\") permit (principal, action == Action::\"GET\", resource);";
+    let nearest = nearest(&policies(alone), &transfer());
+    let both = "; without that it would not be permitted either: would be allowed by bank/p/read if the method were GET (it is POST)";
+    assert!(nearest.starts_with("forbidden by bank/p/closed") && nearest.ends_with(both), "{nearest}");
     let outcomes: Vec<Outcome> = explanation.policies.iter().map(|policy| policy.outcome).collect();
     assert_eq!(outcomes, [Outcome::Applied, Outcome::Applied, Outcome::Applied, Outcome::NotApplied]);
     assert_eq!(explanation.policies[3].failed, ["action == Action::\"GET\": it is POST"]);

@@ -34,9 +34,17 @@ fn forbidden(views: &Views<'_>, findings: &[Finding<'_>]) -> String {
     });
     let each: Vec<String> = each.collect();
     if each.is_empty() {
-        "forbidden by a policy that is not listed".to_owned()
-    } else {
-        format!("forbidden by {}", each.join("; by "))
+        return "forbidden by a policy that is not listed".to_owned();
+    }
+    format!("forbidden by {}; {}", each.join("; by "), otherwise(views, findings))
+}
+
+/// What the answer would be if nothing forbade the call.
+fn otherwise(views: &Views<'_>, findings: &[Finding<'_>]) -> String {
+    let mut permits = findings.iter().filter(|found| found.rule.effect == Effect::Permit);
+    match permits.find(|found| found.outcome == Outcome::Applied) {
+        Some(found) => format!("{} would allow it otherwise", found.rule.id),
+        None => format!("without that it would not be permitted either: {}", nearest_permit(views, findings)),
     }
 }
 
