@@ -59,7 +59,6 @@ async fn inbound(
     entry: &mut Entry,
 ) -> Result<Received, Refusal> {
     let shared = &connection.shared;
-    let now = entry.at();
 
     // One snapshot, taken once: the whole request is decided by one revision.
     let generation = shared.generation();
@@ -81,7 +80,7 @@ async fn inbound(
     entry.place = Some(shared.gate.enter(&active.snapshot.limits).await?);
 
     // Who it is for.
-    let claims = authenticate::user(&request.fields, &active, shared, now).await?;
+    let claims = authenticate::user(&request.fields, &active, shared, entry.at()).await?;
     entry.user = claims.map(|claims| Arc::clone(claims.user()));
 
     // What it carries, if a policy asks.
@@ -102,13 +101,13 @@ async fn inbound(
         body_note,
         address: connection.remote.ip(),
         country: country(&active, connection, request),
-        now,
+        now: entry.at(),
     };
     let asked_again = facts.upgrade.is_some().then(|| question.to_request());
     let trial = Trial::of(&active, facts, request, &mut upload);
     let (permit, shadow) = decide(&question, trial, request, &active, connection, entry)?;
-    let country = question.country.and_then(|country| country.as_bytes().try_into().ok());
-    let admitted = Admitted { generation, body: carried, country };
+    let admitted =
+        Admitted { generation, country: question.country.and_then(|two| two.as_bytes().try_into().ok()), body: carried };
     body::go_ahead(down, request).await;
 
     // On to the application, with the caller's identity as we verified it and none that the caller claimed.

@@ -251,7 +251,8 @@ fn a_forbid_is_named_with_its_conditions() {
     let alone = "@id(\"closed\") forbid (principal, action, resource);
         @id(\"read\") permit (principal, action == Action::\"GET\", resource);";
     let nearest = nearest(&policies(alone), &transfer());
-    let both = "; without that it would not be permitted either: would be allowed by bank/p/read if the method were GET (it is POST)";
+    let both =
+        "; without that it would not be permitted either: would be allowed by bank/p/read if the method were GET (it is POST)";
     assert!(nearest.starts_with("forbidden by bank/p/closed") && nearest.ends_with(both), "{nearest}");
     let outcomes: Vec<Outcome> = explanation.policies.iter().map(|policy| policy.outcome).collect();
     assert_eq!(outcomes, [Outcome::Applied, Outcome::Applied, Outcome::Applied, Outcome::NotApplied]);

@@ -137,10 +137,10 @@ async fn policies_in_shadow_mode_that_cannot_be_tried_are_told_and_deny_nobody()
 }
 
 /// An application that tells of every byte when it comes, and answers at the last of `length`.
-async fn telling(length: usize) -> (std::net::SocketAddr, mpsc::UnboundedReceiver<Vec<u8>>) {
+async fn telling(length: usize) -> (std::net::SocketAddr, mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (seen, told) = mpsc::unbounded_channel();
+    let (seen, told) = mpsc::channel(64);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let seen = seen.clone();
@@ -149,7 +149,7 @@ async fn telling(length: usize) -> (std::net::SocketAddr, mpsc::UnboundedReceive
                 while let Ok(count @ 1..) = stream.read(&mut buffer).await {
                     all.extend_from_slice(&buffer[..count]);
                     let head = all.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4);
-                    let _gone = seen.send(head.map_or_else(Vec::new, |at| all[at..].to_vec()));
+                    let _gone = seen.try_send(head.map_or_else(Vec::new, |at| all[at..].to_vec()));
                     if head.is_some_and(|at| all.len() >= at + length) {
                         let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
                         all.clear();

@@ -176,7 +176,7 @@ fn an_issuer_or_a_policy_with_any_field_missing_or_unknown_is_refused_with_its_p
             ("audiences", "empty", |part| part.audiences.clear()),
             ("algorithms", "empty", |part| part.algorithms.clear()),
             ("algorithms[1]", "unknown value 0", |part| part.algorithms[1] = 0),
-            ("algorithms[3]", "unknown value 9", |part| part.algorithms.push(9)),
+            ("algorithms[10]", "unknown value 99", |part| part.algorithms.push(99)),
             ("attributes[0].attribute", "empty", |part| part.attributes[0].attribute.clear()),
             ("attributes[0].claim", "empty", |part| part.attributes[0].claim.clear()),
             ("attributes[0].type", "unknown value 0", |part| part.attributes[0].r#type = 0),
