@@ -30,6 +30,13 @@ pub struct Admitted {
     pub country: Option<[u8; 2]>,
 }
 
+impl Admitted {
+    /// `generation`: from before the configuration was taken.
+    pub fn of(generation: u64, country: Option<&str>, body: Option<BodyFacts>) -> Self {
+        Self { generation, body, country: country.and_then(|country| country.as_bytes().try_into().ok()) }
+    }
+}
+
 /// A request under way, with what it takes to ask for it again. Borrows everything.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing<'a> {
