@@ -106,7 +106,7 @@ async fn inbound(
     let asked_again = facts.upgrade.is_some().then(|| question.to_request());
     let trial = Trial::of(&active, facts, request, &mut upload);
     let (permit, shadow) = decide(&question, trial, request, &active, connection, entry)?;
-    let admitted = Admitted::of(generation, question.country, carried);
+    let admitted = Admitted::of(generation, question.country).with(carried);
     body::go_ahead(down, request).await;
 
     // On to the application, with the caller's identity as we verified it and none that the caller claimed.

@@ -32,8 +32,13 @@ pub struct Admitted {
 
 impl Admitted {
     /// `generation`: from before the configuration was taken.
-    pub fn of(generation: u64, country: Option<&str>, body: Option<BodyFacts>) -> Self {
-        Self { generation, body, country: country.and_then(|country| country.as_bytes().try_into().ok()) }
+    pub fn of(generation: u64, country: Option<&str>) -> Self {
+        Self { generation, body: None, country: country.and_then(|country| country.as_bytes().try_into().ok()) }
+    }
+
+    /// With what was read of its body.
+    pub fn with(self, body: Option<BodyFacts>) -> Self {
+        Self { body, ..self }
     }
 }
 
