@@ -6,6 +6,7 @@ mod certs;
 mod check;
 mod exec_child;
 mod identity;
+mod issuers;
 mod join_token;
 mod operator;
 mod output;
@@ -44,6 +45,8 @@ enum Verb {
     Status(operator::Where),
     /// Show every workload's certificate: chain, authority, serial, time left, key exchange
     Certs(certs::Arguments),
+    /// Show each token issuer's keys at every sidecar: their age, the next refresh, the last error, how it answers about opaque tokens
+    Issuers(issuers::Arguments),
     /// Show and rotate the authority that signs certificates
     #[command(subcommand)]
     Ca(Ca),
@@ -112,6 +115,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Check { dir } => check::run(&dir, output),
         Verb::Status(at) => status::run(&at, output).await,
         Verb::Certs(arguments) => certs::run(&arguments, output).await,
+        Verb::Issuers(arguments) => issuers::run(&arguments, output).await,
         Verb::Ca(Ca::Status(at)) => ca::status(&at, output).await,
         Verb::Ca(Ca::Rotate(arguments)) => ca::rotate(&arguments, output).await,
         Verb::Identity(Identity::Revoke(arguments)) => identity::revoke(&arguments, output).await,

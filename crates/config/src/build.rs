@@ -2,16 +2,14 @@
 
 use crate::certificates;
 use crate::error::{ConfigError, suggestion};
+use crate::keys;
 use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
 use crate::source::{Document, Source, documents};
 use crate::workload;
 use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, Written, at};
 use model::authz::AttributeType;
 use model::ids;
-use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, Sensitive,
-    TokenIssuer,
-};
+use model::snapshot::{AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, JwtAlgorithm, Protocol, Sensitive, TokenIssuer};
 use model::{Limit, Limits, Roles, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use serde_saphyr::{Location, Spanned};
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,6 +97,7 @@ fn build(resources: &[Resource<'_>], sources: &[Source], errors: &mut Errors) ->
     mesh.issuers.sort_by(|one, other| one.name.cmp(&other.name));
     references(&mesh, resources, errors);
     issuers_agree(&mesh, resources, errors);
+    keys::references(&mesh, resources, errors);
     let (document, spec) = spec;
     mesh.settings.country = spec.country.as_ref().and_then(|country| resolve_country(&mesh, document, country, errors));
     mesh.settings.forwarders = identities(&mesh, document, &spec.forwarders, errors);
@@ -371,15 +370,8 @@ fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mu
             "`audiences` needs at least one audience: without it a token for anybody would do",
         );
     }
-    for url in [Some(&spec.issuer), spec.jwks_uri.as_ref()].into_iter().flatten() {
-        if !url.value.starts_with("https://") && !url.value.starts_with("http://") {
-            errors.at(
-                document,
-                url.defined,
-                format!("`{}` is not a URL that begins with `https://`", ids::printable(&url.value)),
-            );
-        }
-    }
+    let (iss, keys) = keys::source(written, workloads, errors)?;
+    let introspection = keys::introspection(written, &keys, errors);
     let mut algorithms = Vec::new();
     match &spec.algorithms {
         None => algorithms.extend(JwtAlgorithm::ALL),
@@ -412,9 +404,10 @@ fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mu
     }
     Some(TokenIssuer {
         name: name.value.clone(),
-        issuer: spec.issuer.value.clone(),
+        issuer: iss,
         audiences: spec.audiences.value.clone(),
-        keys: key_source(written, workloads, errors)?,
+        keys,
+        introspection,
         algorithms,
         roles_claim: spec.claims.roles.clone(),
         attributes,
@@ -525,40 +518,17 @@ fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
     }
 }
 
-/// Keys are fetched from where sidecars may fetch, or from a workload whose sidecar makes it mutual TLS.
-fn key_source(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mut Errors) -> Option<KeySource> {
-    let spec = &written.spec;
-    let url = spec.jwks_uri.as_ref().unwrap_or(&spec.issuer);
-    let address = spec.jwks_uri.as_ref().and_then(|uri| token::jwks::plaintext_address(&uri.value));
-    let is_port = |inbound: &Inbound| Some(inbound.listen) == address && inbound.protocol != Protocol::Tcp;
-    if let Some(address) = address
-        && let Some(owner) = workloads.iter().find(|workload| workload.inbound.iter().any(is_port))
-    {
-        let endpoint = Endpoint { address, identity: owner.identity.clone() };
-        return Some(KeySource::Workload { uri: url.value.clone(), endpoint });
-    }
-    if let Err(refused) = token::jwks::fetchable(&url.value) {
-        let message = format!(
-            "{refused}; use `https://`, or write as `jwksUri` the inbound port of a workload that speaks HTTP \
-             (`http://ADDRESS:PORT/PATH`), which sidecars call by mutual TLS"
-        );
-        errors.at(written.document, url.defined, message);
-        return None;
-    }
-    Some(spec.jwks_uri.as_ref().map_or(KeySource::Discovery, |uri| KeySource::JwksUri(uri.value.clone())))
-}
-
 /// Issuers are told apart by their `iss`, and an attribute has one type in the whole mesh.
 fn issuers_agree(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
     let mut seen = BTreeSet::new();
     let mut types: BTreeMap<&str, AttributeType> = BTreeMap::new();
     for resource in resources {
         let Resource::Issuer(written) = resource else { continue };
-        if !seen.insert(written.spec.issuer.value.as_str()) {
-            let message = format!("a second `TokenIssuer` for `{}`", ids::printable(&written.spec.issuer.value));
-            errors.at(written.document, written.spec.issuer.defined, message);
-        }
         let Some(built) = mesh.issuers.iter().find(|issuer| issuer.name == written.metadata.name.value) else { continue };
+        if !seen.insert(built.issuer.as_str()) {
+            let place = written.spec.issuer.as_ref().map_or(written.metadata.name.defined, |issuer| issuer.defined);
+            errors.at(written.document, place, format!("a second `TokenIssuer` for `{}`", ids::printable(&built.issuer)));
+        }
         for (attribute, mapping) in &built.attributes {
             let first = *types.entry(attribute).or_insert(mapping.kind);
             if first != mapping.kind {
@@ -577,14 +547,13 @@ fn issuers_agree(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
 fn policies_compile(mesh: &Mesh, errors: &mut Errors) {
     let mut done = BTreeSet::new();
     for workload in &mesh.workloads {
-        if !done.insert(&workload.service) {
+        if !done.insert((&workload.service, &workload.issuers)) {
             continue;
         }
-        let (live, shadow) = (mesh.policies_of(workload), mesh.shadow_of(workload));
-        let compiled = policy::compile(&live, &mesh.issuers, &mesh.settings.roles).map(drop);
+        let (live, shadow, issuers) = (mesh.policies_of(workload), mesh.shadow_of(workload), mesh.issuers_of(workload));
+        let compiled = policy::compile(&live, &issuers, &mesh.settings.roles).map(drop);
         // What is tried is told of like what is enforced: here alone somebody is there to mend it.
-        let compiled =
-            compiled.and_then(|()| policy::Shadow::compile(&live, &shadow, &mesh.issuers, &mesh.settings.roles).map(drop));
+        let compiled = compiled.and_then(|()| policy::Shadow::compile(&live, &shadow, &issuers, &mesh.settings.roles).map(drop));
         for error in compiled.err().into_iter().flatten() {
             let what = error.policy.map_or_else(String::new, |policy| format!("policy `{policy}`: "));
             errors.0.push(ConfigError {

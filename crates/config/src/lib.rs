@@ -6,6 +6,7 @@
 mod build;
 mod certificates;
 mod error;
+mod keys;
 mod mesh;
 mod source;
 #[cfg(test)]

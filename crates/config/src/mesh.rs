@@ -126,6 +126,8 @@ pub struct Workload {
     pub inbound: Vec<Inbound>,
     /// What the application calls.
     pub upstreams: Vec<Call>,
+    /// The names of the issuers whose tokens it accepts; `None`: all of them.
+    pub issuers: Option<Vec<String>>,
     /// What `rondel up` runs beside the sidecar.
     pub run: Option<Process>,
 }
@@ -220,7 +222,7 @@ impl Mesh {
             bundles: sorted(&trust.bundles, |bundle| bundle.trust_domain.to_string()),
             inbound: workload.inbound.clone(),
             upstreams: self.upstreams(workload),
-            issuers: self.issuers.clone(),
+            issuers: self.issuers_of(workload),
             policies: self.policies_of(workload),
             roles: self.settings.roles.clone(),
             shadow: self.shadow_of(workload),
@@ -234,6 +236,12 @@ impl Mesh {
             revoked: sorted(&trust.revoked, |svid| svid.serial.clone()),
             post_quantum_required: self.settings.post_quantum_required,
         })
+    }
+
+    /// Whose tokens a workload accepts, in the order of their names.
+    pub fn issuers_of(&self, workload: &Workload) -> Vec<TokenIssuer> {
+        let is_chosen = |issuer: &&TokenIssuer| workload.issuers.as_ref().is_none_or(|names| names.contains(&issuer.name));
+        self.issuers.iter().filter(is_chosen).cloned().collect()
     }
 
     /// What a workload's calls lead to, in the order in which they travel.

@@ -2,6 +2,7 @@
 
 use crate::build::{Errors, address, command, loopback, no_service, protocol};
 use crate::error::suggestion;
+use crate::keys;
 use crate::mesh::{Call, Mesh, Process, Workload};
 use crate::source::Document;
 use crate::yaml::{AuthenticationSpec, InboundSpec, UpstreamSpec, WorkloadSpec, Written};
@@ -31,10 +32,11 @@ pub(crate) fn workload(written: &Written<'_, WorkloadSpec>, domain: &TrustDomain
         }),
         None => None,
     };
+    let issuers = spec.issuers.as_ref().map(|names| names.iter().map(|name| name.value.clone()).collect());
     let (named, service) = (named?, service?);
     let (space, account) = service.as_str().split_once('/')?;
     let identity: SpiffeId = errors.take(document, account_place(written), SpiffeId::workload(domain, space, account))?;
-    Some(Workload { name: named, identity, captured: spec.captured, admin: admin?, inbound, upstreams, run, service })
+    Some(Workload { name: named, identity, captured: spec.captured, admin: admin?, inbound, upstreams, issuers, run, service })
 }
 
 fn account_place(written: &Written<'_, WorkloadSpec>) -> Location {
@@ -121,6 +123,7 @@ pub(crate) fn references(mesh: &Mesh, written: &Written<'_, WorkloadSpec>, taken
     for each in &spec.inbound {
         take(&each.listen, false, format!("inbound port of {own}"), errors);
     }
+    keys::chosen(mesh, document, spec.issuers.as_deref().unwrap_or_default(), errors);
     for each in &spec.upstreams {
         if let Some(listen) = &each.listen {
             // A captured workload only looks the address up, so that others may mean the same service by it.

@@ -148,6 +148,7 @@ pub(crate) struct WorkloadSpec {
     pub(crate) inbound: Vec<InboundSpec>,
     #[serde(default)]
     pub(crate) upstreams: Vec<UpstreamSpec>,
+    pub(crate) issuers: Option<Vec<Spanned<String>>>,
     pub(crate) run: Option<RunSpec>,
 }
 
@@ -189,12 +190,34 @@ pub(crate) struct RunSpec {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct IssuerSpec {
-    pub(crate) issuer: Spanned<String>,
+    pub(crate) issuer: Option<Spanned<String>>,
     pub(crate) audiences: Spanned<Vec<String>>,
     pub(crate) algorithms: Option<Spanned<Vec<Spanned<String>>>>,
     pub(crate) jwks_uri: Option<Spanned<String>>,
+    pub(crate) jwks: Option<Spanned<serde_json::Value>>,
+    pub(crate) jwks_file: Option<Spanned<String>>,
+    pub(crate) jwt_svid: Option<JwtSvidSpec>,
+    pub(crate) introspection: Option<Spanned<IntrospectionSpec>>,
     #[serde(default)]
     pub(crate) claims: Claims,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct JwtSvidSpec {
+    pub(crate) trust_domain: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct IntrospectionSpec {
+    pub(crate) endpoint: Option<Spanned<String>>,
+    pub(crate) prefix: Option<Spanned<String>>,
+    pub(crate) client_id: Spanned<String>,
+    pub(crate) authentication: Spanned<String>,
+    pub(crate) secret_file: Option<Spanned<String>>,
+    pub(crate) key_file: Option<Spanned<String>>,
+    pub(crate) key_id: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,9 +2,11 @@
 
 use crate::desired::Desired;
 use crate::rotation::Witness;
+use model::issuers::IssuerReport;
 use model::{Revision, Timestamp, WorkloadName};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What is known of one workload's sidecar.
@@ -21,6 +23,8 @@ pub(crate) struct Seen {
     /// The authority of the SVID that its stream was opened with, and the key exchange; as long as the stream is up.
     proven: Option<String>,
     pub(crate) key_exchange: Option<&'static str>,
+    /// What it told of its issuers, and when; as long as the stream is up.
+    pub(crate) issuers: Option<(Timestamp, Arc<Vec<IssuerReport>>)>,
 }
 
 impl Seen {
@@ -68,6 +72,7 @@ impl Rollout {
         seen.authority.clone_from(&opened.authority);
         seen.proven = opened.authority;
         seen.key_exchange = Some(opened.key_exchange);
+        seen.issuers = None;
         session
     }
 
@@ -85,6 +90,7 @@ impl Rollout {
             seen.session = None;
             seen.proven = None;
             seen.key_exchange = None;
+            seen.issuers = None;
         }
     }
 
@@ -107,6 +113,13 @@ impl Rollout {
     pub(crate) fn rejected(&self, workload: &WorkloadName, session: u64, revision: Revision, reason: &str) {
         if let Some(seen) = self.inner.lock().seen.get_mut(workload).filter(|seen| seen.session == Some(session)) {
             seen.rejected = Some(format!("revision {revision}: {reason}"));
+        }
+    }
+
+    /// A sidecar tells of its issuers.
+    pub(crate) fn told(&self, workload: &WorkloadName, session: u64, issuers: Vec<IssuerReport>, now: Timestamp) {
+        if let Some(seen) = self.inner.lock().seen.get_mut(workload).filter(|seen| seen.session == Some(session)) {
+            seen.issuers = Some((now, Arc::new(issuers)));
         }
     }
 
@@ -178,7 +191,6 @@ impl Rollout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn desired() -> Arc<Desired> {
         let dir = tempfile::tempdir().expect("directory");
@@ -236,8 +248,12 @@ mod tests {
         assert_eq!((seen.acked, seen.rejected), (Revision(4), None), "what it acknowledges late is not the later one's");
         rollout.acked(&name, second, Revision(9), &desired);
         assert_eq!(rollout.of(&name).acked, Revision(9));
+        rollout.told(&name, first, vec![IssuerReport::default()], Timestamp::from_seconds(1));
+        assert!(rollout.of(&name).issuers.is_none(), "what it tells late is not the later one's");
+        rollout.told(&name, second, vec![IssuerReport::default()], Timestamp::from_seconds(1));
+        assert!(rollout.of(&name).issuers.is_some());
         rollout.disconnected(&name, second);
-        assert!(!rollout.of(&name).connected());
+        assert!(!rollout.of(&name).connected() && rollout.of(&name).issuers.is_none());
         assert_eq!(rollout.witnesses()[0].proven, None, "what is away proves nothing");
     }
 }

@@ -1,6 +1,7 @@
 //! TLS of the web: to token issuers and bundle endpoints outside the mesh, checked against the machine's own roots, and for the
 //! mesh's own bundle endpoint. No SPIFFE here.
 
+use crate::credentials::Credentials;
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
@@ -114,8 +115,37 @@ pub async fn connect<S>(stream: S, name: &str, deadline: Duration) -> Result<cra
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    connect_by(stream, name, config()?, deadline).await
+}
+
+/// As [`connect`], and shows the own SVID to a server that asks for a certificate (RFC 8705 §2.1).
+///
+/// # Errors
+/// - [`WebRefusal`] naming the step.
+pub async fn connect_as<S>(
+    stream: S,
+    name: &str,
+    credentials: &Credentials,
+    deadline: Duration,
+) -> Result<crate::ClientStream<S>, WebRefusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut config = ClientConfig::clone(&*config()?);
+    config.client_auth_cert_resolver = credentials.certified();
+    connect_by(stream, name, Arc::new(config), deadline).await
+}
+
+async fn connect_by<S>(
+    stream: S,
+    name: &str,
+    config: Arc<ClientConfig>,
+    deadline: Duration,
+) -> Result<crate::ClientStream<S>, WebRefusal>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let server = ServerName::try_from(name.to_owned()).map_err(|_| WebRefusal::Name { name: model::ids::printable(name) })?;
-    let config = config()?;
     match tokio::time::timeout(deadline, TlsConnector::from(config).connect(server, stream)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(WebRefusal::Handshake { detail: error.to_string() }),

@@ -7,6 +7,8 @@
 pub mod authz;
 pub mod decision;
 pub mod ids;
+pub mod introspection;
+pub mod issuers;
 pub mod limits;
 pub mod reason;
 pub mod roles;

@@ -55,13 +55,21 @@ pub enum Limit {
     JwksRefreshMs,
     /// Milliseconds after which a key set that could not be refreshed is no longer believed.
     JwksMaxAgeMs,
+    /// Milliseconds for one introspection of an opaque token.
+    IntrospectionMs,
+    /// Milliseconds for which the answer about an active opaque token is believed.
+    IntrospectionCacheMs,
+    /// Milliseconds for which an opaque token that is not active is refused without asking again.
+    IntrospectionInactiveMs,
+    /// Introspections under way.
+    IntrospectionsUnderWay,
     /// Milliseconds of clock difference that are tolerated in tokens.
     ClockSkewMs,
 }
 
 impl Limit {
     /// Every limit, in the order of the documentation.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 30] = [
         Self::RequestHeadBytes,
         Self::RequestHeaders,
         Self::PolicyBodyBytes,
@@ -87,6 +95,10 @@ impl Limit {
         Self::JwksRefetchFloorMs,
         Self::JwksRefreshMs,
         Self::JwksMaxAgeMs,
+        Self::IntrospectionMs,
+        Self::IntrospectionCacheMs,
+        Self::IntrospectionInactiveMs,
+        Self::IntrospectionsUnderWay,
         Self::ClockSkewMs,
     ];
 
@@ -229,6 +241,34 @@ impl Limit {
                 10_000,
                 604_800_000,
                 "milliseconds after which a key set that could not be refreshed is no longer believed",
+            ),
+            Self::IntrospectionMs => (
+                "introspectionMs",
+                2000,
+                50,
+                60_000,
+                "milliseconds for one introspection of an opaque token, connecting included",
+            ),
+            Self::IntrospectionCacheMs => (
+                "introspectionCacheMs",
+                30_000,
+                0,
+                3_600_000,
+                "milliseconds for which the answer about an active opaque token is believed; a token that its issuer revokes lives on for so long",
+            ),
+            Self::IntrospectionInactiveMs => (
+                "introspectionInactiveMs",
+                5000,
+                0,
+                600_000,
+                "milliseconds for which an opaque token that is not active is refused without asking again",
+            ),
+            Self::IntrospectionsUnderWay => (
+                "introspectionsUnderWay",
+                128,
+                1,
+                10_000,
+                "introspections of different tokens under way at once; beyond it requests get `issuer_unavailable`",
             ),
             Self::ClockSkewMs => {
                 ("clockSkewMs", 30_000, 0, 300_000, "milliseconds of clock difference that are tolerated in tokens")

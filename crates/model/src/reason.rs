@@ -92,6 +92,8 @@ pub enum Reason {
     TokenSignature,
     /// The token was made for another audience.
     TokenAudience,
+    /// Its issuer says that the token is not active (RFC 7662 §2.2).
+    TokenInactive,
     /// The token has expired.
     TokenExpired,
     /// The token is not valid yet.
@@ -150,7 +152,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 57] = [
         Self::PlaintextRefused,
         Self::PortUnknown,
         Self::RedirectLoop,
@@ -180,6 +182,7 @@ impl Reason {
         Self::TokenKeyUnknown,
         Self::TokenSignature,
         Self::TokenAudience,
+        Self::TokenInactive,
         Self::TokenExpired,
         Self::TokenNotYetValid,
         Self::TokenClaim,
@@ -400,6 +403,9 @@ impl Reason {
                 "the token is for another audience",
                 "ask the issuer for a token with the audience of this mesh",
             ),
+            Self::TokenInactive => {
+                ("token_inactive", Caller, "the issuer says that the token is not active", "get a new token from the issuer")
+            }
             Self::TokenExpired => ("token_expired", Caller, "the token has expired", "get a new token from the issuer"),
             Self::TokenNotYetValid => (
                 "token_not_yet_valid",

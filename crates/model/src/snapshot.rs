@@ -2,6 +2,7 @@
 
 use crate::authz::AttributeType;
 use crate::ids::{Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
+use crate::introspection::Introspection;
 use crate::limits::Limits;
 use crate::roles::Roles;
 use crate::time::Timestamp;
@@ -212,7 +213,7 @@ impl JwtAlgorithm {
 /// Where an issuer's keys are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// `ISSUER/.well-known/openid-configuration` says the key set's address (OpenID Connect Discovery §4).
+    /// The issuer's metadata say the key set's address (OpenID Connect Discovery §4, RFC 8414 §3).
     Discovery,
     /// The key set's own address.
     JwksUri(String),
@@ -223,9 +224,15 @@ pub enum KeySource {
         /// Whom it leads to.
         endpoint: Endpoint,
     },
+    /// The key set itself, as configured (RFC 7517 §5). Never out of date.
+    Inline(String),
+    /// A file on the sidecar's machine that holds the key set, an absolute path; read again when it changes.
+    File(String),
+    /// The JWT authorities in the bundle of a trust domain: the tokens are JWT-SVIDs, told by their `sub`.
+    JwtSvid(TrustDomain),
 }
 
-/// An OAuth2 issuer whose JWT access tokens are accepted.
+/// An OAuth2 issuer whose access tokens are accepted: JWTs, and opaque ones where it may be asked about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenIssuer {
     /// The resource's name.
@@ -236,6 +243,8 @@ pub struct TokenIssuer {
     pub audiences: Vec<String>,
     /// Where the keys are found.
     pub keys: KeySource,
+    /// How it is asked about opaque tokens; `None`: never.
+    pub introspection: Option<Introspection>,
     /// The algorithms that the issuer may use. Never empty.
     pub algorithms: Vec<JwtAlgorithm>,
     /// The claim that lists role names (an array of strings or a space-separated text).

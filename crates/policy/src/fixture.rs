@@ -66,6 +66,7 @@ pub(crate) fn issuer(attributes: &[(&str, AttributeType)]) -> TokenIssuer {
         issuer: "https://login.bank.example".into(),
         audiences: vec!["bank".into()],
         keys: KeySource::Discovery,
+        introspection: None,
         algorithms: JwtAlgorithm::ALL.to_vec(),
         roles_claim: Some("roles".into()),
         attributes: attributes.iter().map(mapping).collect(),

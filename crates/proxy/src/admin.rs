@@ -1,5 +1,6 @@
 //! The admin port: metrics, readiness, liveness, and the configuration in force.
 
+use crate::issuers;
 use crate::listener::{self, BindFailure};
 use crate::state::Shared;
 use bytes::Bytes;
@@ -70,11 +71,15 @@ fn respond(request: &Request<Incoming>, shared: &Shared, is_local: bool) -> Resp
         "/metrics" => text(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.text()),
         "/live" => text(StatusCode::OK, "text/plain", "live\n".to_owned()),
         "/ready" => ready(shared),
+        "/issuers" => {
+            let issuers: Vec<serde_json::Value> = issuers::report(shared).iter().map(issuers::to_json).collect();
+            text(StatusCode::OK, "application/json", format!("{:#}\n", serde_json::json!({ "issuers": issuers })))
+        }
         "/config" => {
             let body = shared.active().map_or(serde_json::Value::Null, |active| describe(&active.snapshot));
             text(StatusCode::OK, "application/json", format!("{body:#}\n"))
         }
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "/metrics /ready /live /config, and POST /quit\n".to_owned()),
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "/metrics /ready /live /config /issuers, and POST /quit\n".to_owned()),
     }
 }
 

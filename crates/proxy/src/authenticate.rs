@@ -1,5 +1,6 @@
 //! Who a request is for: the user of its token, verified or remembered.
 
+use crate::introspect;
 use crate::state::{Active, KeyRequest, Shared};
 use message::Fields;
 use model::Limit;
@@ -11,7 +12,8 @@ use tokio::time::timeout;
 
 /// The verified claims of the request's token; `None` if it carries none.
 ///
-/// A token by a key that its issuer did not have yet waits for one fetch of the keys, which `jwksRefetchFloorMs` bounds.
+/// A token by a key that its issuer did not have yet waits for one fetch of the keys, which `jwksRefetchFloorMs` bounds. An opaque token
+/// waits for its issuer's word on it, which `introspectionMs` bounds.
 ///
 /// # Errors
 /// - [`Refusal`] of the token; whatever the policies would say.
@@ -22,6 +24,11 @@ pub async fn user(fields: &Fields, active: &Active, shared: &Shared, now: Timest
     // Taken before the keys, so that claims verified by old keys are never remembered under a new generation.
     let generation = shared.generation.load(Ordering::Acquire);
     if let Some(claims) = shared.tokens.find(text, generation, now) {
+        return Ok(Some(claims));
+    }
+    if let Some(asked) = token::introspection::opaque(text, &active.snapshot.issuers)? {
+        let claims = Box::pin(introspect::claims(text, asked, generation, active, shared, now)).await?;
+        shared.tokens.remember(&claims, generation);
         return Ok(Some(claims));
     }
     let mut verified = verify(text, active, shared, now);

@@ -121,6 +121,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::TokenKeyUnknown
         | Reason::TokenSignature
         | Reason::TokenAudience
+        | Reason::TokenInactive
         | Reason::TokenExpired
         | Reason::TokenNotYetValid
         | Reason::TokenClaim => StatusCode::UNAUTHORIZED,

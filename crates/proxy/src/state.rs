@@ -2,6 +2,8 @@
 
 use crate::clock;
 use crate::gate::Gate;
+use crate::introspect::Introspections;
+use crate::issuers::Issuers;
 use crate::rehearsal::Rehearsal;
 use crate::revocable::Opened;
 use crate::rotate;
@@ -118,6 +120,10 @@ pub struct Shared {
     pub opened: Opened,
     /// The rehearsal of a rotation, while one is under way.
     pub rehearsal: RwLock<Option<Rehearsal>>,
+    /// Questions to issuers about opaque tokens.
+    pub introspections: Introspections,
+    /// What is known of the issuers, for people.
+    pub issuers: Issuers,
     /// To the task that fetches keys.
     pub key_requests: mpsc::Sender<KeyRequest>,
     /// To the task that tells the control plane of decisions.
@@ -179,6 +185,8 @@ impl Shared {
             tokens: TokenCache::new(TOKENS_REMEMBERED),
             opened: Opened::default(),
             rehearsal: RwLock::new(None),
+            introspections: Introspections::default(),
+            issuers: Issuers::default(),
             key_requests,
             decisions,
             shadow: Tallies::default(),

@@ -4,6 +4,7 @@ use crate::anchor::Anchor;
 use crate::clock;
 use crate::control_link;
 use crate::disk::{self, DiskFailure};
+use crate::issuers;
 use crate::listener::{BindFailure, Listeners};
 use crate::rehearsal;
 use crate::shadow;
@@ -277,9 +278,11 @@ async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
         // The control plane ends a stream with the SVID that it was opened with: a new SVID opens the next one before that, and
         // only here is the earlier one dropped.
         let stream = stream.insert(opened);
+        let answers = stream.0.clone();
         tokio::select! {
             ended = follow(applier, anchor, stream) => return ended,
             () = rotated(&mut identities, serial.as_deref()) => {}
+            () = issuers::tell(&shared, answers) => {}
         }
     }
 }

@@ -10,7 +10,7 @@ mod hostile;
 mod server;
 
 pub use hostile::Hostile;
-pub use server::{Behaviour, Fetches, IssuerServer};
+pub use server::{Asked, Behaviour, Fetches, IssuerServer};
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
@@ -92,6 +92,7 @@ impl Issuer {
             "issuer": base_url,
             "jwks_uri": format!("{base_url}/jwks"),
             "token_endpoint": format!("{base_url}/token"),
+            "introspection_endpoint": format!("{base_url}/introspect"),
             "response_types_supported": ["token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": algorithms,

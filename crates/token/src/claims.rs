@@ -3,8 +3,8 @@
 use crate::json::{Json, Object};
 use crate::refusal::Refusal;
 use model::authz::AttributeType;
-use model::snapshot::TokenIssuer;
-use model::{AttributeValue, Limit, Limits, Timestamp, User};
+use model::snapshot::{KeySource, TokenIssuer};
+use model::{AttributeValue, Limit, Limits, SpiffeId, Timestamp, User};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -12,9 +12,25 @@ use std::time::Duration;
 ///
 /// Two configured issuers with the same `iss` cannot be told apart; the first counts.
 pub(crate) fn issuer<'i>(payload: &Object, issuers: &'i [TokenIssuer]) -> Result<&'i TokenIssuer, Refusal> {
-    let iss = required(payload, "iss")?;
-    let iss = iss.text().ok_or_else(|| wrong("iss", "a text"))?;
-    issuers.iter().find(|each| each.issuer == iss).ok_or(Refusal::IssuerUnknown { configured: issuers.len() })
+    let said = payload.get("iss");
+    let is_named = |each: &&TokenIssuer| {
+        !matches!(each.keys, KeySource::JwtSvid(_)) && said.and_then(Json::text) == Some(each.issuer.as_str())
+    };
+    if let Some(found) = issuers.iter().find(is_named).or_else(|| trust_domain(payload, issuers)) {
+        return Ok(found);
+    }
+    required(payload, "iss")?.text().ok_or_else(|| wrong("iss", "a text"))?;
+    Err(Refusal::IssuerUnknown { configured: issuers.len() })
+}
+
+/// The issuer of a JWT-SVID: the trust domain of its `sub`, whatever its `iss` says, if anything (SPIFFE JWT-SVID §3.1).
+fn trust_domain<'i>(payload: &Object, issuers: &'i [TokenIssuer]) -> Option<&'i TokenIssuer> {
+    let is_jwt_svid = |each: &TokenIssuer| matches!(each.keys, KeySource::JwtSvid(_));
+    if !issuers.iter().any(is_jwt_svid) {
+        return None;
+    }
+    let subject = SpiffeId::parse(payload.get("sub")?.text()?).ok()?;
+    issuers.iter().find(|each| matches!(&each.keys, KeySource::JwtSvid(domain) if domain == subject.trust_domain()))
 }
 
 /// Checks that the token is for us, and for now. Returns its `exp`.

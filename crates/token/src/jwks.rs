@@ -1,15 +1,17 @@
 //! What to fetch from an issuer, and when. Fetching itself is the program's: `GET`, no redirects, within limits `jwksFetchMs` and `jwksBytes`.
 
-use crate::json::Json;
+use crate::json::{Json, Object};
 use crate::key_set::document;
 use model::ids::printable;
-use model::snapshot::TokenIssuer;
+use model::snapshot::{KeySource, TokenIssuer};
 use model::{Limit, Limits, Timestamp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 /// The first wait after a failed fetch; it doubles with each further one.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
+/// How often a file with keys is looked at.
+const FILE_LOOK: Duration = Duration::from_secs(1);
 /// The longest wait after a failed fetch.
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
@@ -53,9 +55,12 @@ pub enum KeySetError {
         /// What the document says, cut to a printable length; empty if it says nothing.
         got: String,
     },
-    /// The discovery document does not say where the keys are.
-    #[error("the discovery document has no `jwks_uri`")]
-    AddressMissing,
+    /// The discovery document does not say where something is.
+    #[error("the discovery document has no `{what}`")]
+    AddressMissing {
+        /// The member that it lacks.
+        what: &'static str,
+    },
     /// An address that must not be fetched from.
     #[error("`{url}` must not be fetched from: {rule}")]
     Address {
@@ -66,25 +71,69 @@ pub enum KeySetError {
     },
 }
 
-/// Where an issuer's discovery document is (OpenID Connect Discovery §4): below its `iss`, one trailing `/` removed.
-pub fn discovery_url(issuer: &TokenIssuer) -> String {
-    format!("{}/.well-known/openid-configuration", issuer.issuer.strip_suffix('/').unwrap_or(&issuer.issuer))
+/// Where an issuer's metadata may be, in the order in which they are tried: below its `iss` (OpenID Connect Discovery §4), and between its
+/// host and its path (RFC 8414 §3.1).
+pub fn metadata_urls(issuer: &TokenIssuer) -> [String; 2] {
+    let iss = issuer.issuer.strip_suffix('/').unwrap_or(&issuer.issuer);
+    let host_at = iss.find("://").map_or(0, |scheme| scheme + 3);
+    let (host, path) = iss.split_at(iss.get(host_at..).and_then(|rest| rest.find('/')).map_or(iss.len(), |path| host_at + path));
+    [format!("{iss}/.well-known/openid-configuration"), format!("{host}/.well-known/oauth-authorization-server{path}")]
 }
 
-/// Reads a discovery document and returns where the keys are. That address may be fetched from.
-///
-/// # Errors
-/// - [`KeySetError::TooLarge`], [`KeySetError::NotJson`] as for a key set.
-/// - [`KeySetError::IssuerMismatch`] unless its `issuer` is exactly the configured one (OpenID Connect Discovery §4.3).
-/// - [`KeySetError::AddressMissing`] without `jwks_uri`.
-/// - [`KeySetError::Address`] if [`fetchable`] refuses it, or if it is plaintext although the issuer's own address is not.
-pub fn parse_discovery(json: &[u8], issuer: &TokenIssuer, limits: &Limits) -> Result<String, KeySetError> {
-    let document = document(json, limits)?;
-    let said = document.get("issuer").and_then(Json::text).unwrap_or_default();
-    if said != issuer.issuer {
-        return Err(KeySetError::IssuerMismatch { expected: issuer.issuer.clone(), got: printable(said) });
+/// What an issuer says of itself (RFC 8414 §2, OpenID Connect Discovery §3). Only [`Metadata::parse`] makes it: it is that issuer's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    jwks_uri: Option<String>,
+    introspection: Option<String>,
+    introspection_mtls: Option<String>,
+}
+
+impl Metadata {
+    /// Reads a metadata document.
+    ///
+    /// # Errors
+    /// - [`KeySetError::TooLarge`], [`KeySetError::NotJson`] as for a key set.
+    /// - [`KeySetError::IssuerMismatch`] unless its `issuer` is exactly the configured one (OpenID Connect Discovery §4.3, RFC 8414 §3.3).
+    /// - [`KeySetError::Address`] if [`fetchable`] refuses an address in it, or it is plaintext although the issuer's own is not.
+    pub fn parse(json: &[u8], issuer: &TokenIssuer, limits: &Limits) -> Result<Self, KeySetError> {
+        let document = document(json, limits)?;
+        let said = document.get("issuer").and_then(Json::text).unwrap_or_default();
+        if said != issuer.issuer {
+            return Err(KeySetError::IssuerMismatch { expected: issuer.issuer.clone(), got: printable(said) });
+        }
+        let address =
+            |object: &Object, name: &str| object.get(name).and_then(Json::text).map(|url| sound(url, issuer)).transpose();
+        let aliases = match document.get("mtls_endpoint_aliases") {
+            Some(Json::Object(aliases)) => address(aliases, "introspection_endpoint")?,
+            Some(_) | None => None,
+        };
+        Ok(Self {
+            jwks_uri: address(&document, "jwks_uri")?,
+            introspection: address(&document, "introspection_endpoint")?,
+            introspection_mtls: aliases,
+        })
     }
-    let url = document.get("jwks_uri").and_then(Json::text).ok_or(KeySetError::AddressMissing)?;
+
+    /// Where the keys are. That address may be fetched from.
+    ///
+    /// # Errors
+    /// - [`KeySetError::AddressMissing`] without `jwks_uri`.
+    pub fn jwks_uri(&self) -> Result<&str, KeySetError> {
+        self.jwks_uri.as_deref().ok_or(KeySetError::AddressMissing { what: "jwks_uri" })
+    }
+
+    /// Where the issuer is asked about a token; for a client that authenticates by mutual TLS the address that is meant for it (RFC 8705
+    /// §5), if there is one.
+    ///
+    /// # Errors
+    /// - [`KeySetError::AddressMissing`] without `introspection_endpoint`.
+    pub fn introspection_endpoint(&self, is_mutual_tls: bool) -> Result<&str, KeySetError> {
+        let alias = self.introspection_mtls.as_deref().filter(|_| is_mutual_tls);
+        alias.or(self.introspection.as_deref()).ok_or(KeySetError::AddressMissing { what: "introspection_endpoint" })
+    }
+}
+
+fn sound(url: &str, issuer: &TokenIssuer) -> Result<String, KeySetError> {
     fetchable(url)?;
     // A remote issuer must not point the sidecar at a plaintext port of the sidecar's own machine.
     if url.starts_with("http://") && !issuer.issuer.starts_with("http://") {
@@ -219,14 +268,19 @@ pub enum FetchStep {
 /// Says whether an issuer's keys are to be fetched.
 ///
 /// At once if they never were; again after limit `jwksRefreshMs`, but in good time before `jwksMaxAgeMs`; earlier if a token asked
-/// for an unknown key, with limit `jwksRefetchFloorMs` between two fetches. After a failure the wait is 1 s and doubles up to 1 min.
-pub fn next(state: &FetchState, limits: &Limits, now: Timestamp) -> FetchStep {
+/// for an unknown key, with limit `jwksRefetchFloorMs` between two fetches. After a failure the wait is 1 s and doubles up to 1 min. A
+/// file is looked at every second.
+pub fn next(state: &FetchState, keys: &KeySource, limits: &Limits, now: Timestamp) -> FetchStep {
     let Some(attempted_at) = state.attempted_at else {
         return FetchStep::Fetch;
     };
     // The clock was set back: a memory from the future would hold fetches up for as long as it was set back.
     if attempted_at > now {
         return FetchStep::Fetch;
+    }
+    if let KeySource::File(_) = keys {
+        let due = attempted_at.plus(FILE_LOOK);
+        return if now >= due { FetchStep::Fetch } else { FetchStep::WaitUntil(due) };
     }
     let refresh = limits.duration(Limit::JwksRefreshMs).min(limits.duration(Limit::JwksMaxAgeMs) / 2);
     // A key set from the future says nothing about its age: fetch, as if there were none.

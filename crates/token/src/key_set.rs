@@ -4,6 +4,7 @@ use crate::header;
 use crate::json::{self, Json, JsonFault, Object};
 use crate::jwks::KeySetError;
 use crate::refusal::Refusal;
+use crate::verify::digest_of;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, EcdsaVerificationAlgorithm,
@@ -13,17 +14,22 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use model::ids::printable;
-use model::snapshot::{JwtAlgorithm, TokenIssuer};
+use model::snapshot::{JwtAlgorithm, KeySource, TokenIssuer};
 use model::{Limit, Limits, Timestamp};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The keys by which one issuer's tokens are checked. Never empty, never symmetric.
 pub struct KeySet {
     keys: Vec<VerificationKey>,
-    fetched_at: Timestamp,
+    /// Milliseconds.
+    fetched_at: AtomicU64,
     ignored: usize,
+    digest: [u8; 32],
+    /// Whether it is believed only so long after it came.
+    ages: bool,
 }
 
 /// One public key, parsed and checked once.
@@ -54,7 +60,7 @@ impl KeySet {
             return Err(KeySetError::NotKeySet);
         };
         let mut keys: Vec<VerificationKey> = Vec::new();
-        for key in entries.iter().filter_map(|entry| usable(entry, issuer)) {
+        for key in entries.iter().flat_map(|entry| usable(entry, issuer)) {
             let same = |other: &VerificationKey| other.id == key.id && other.algorithm == key.algorithm;
             // RFC 7517 §4.5 wants ids distinct: with two keys of one id, which of them a token means is anybody's guess.
             if let Some(id) = key.id.as_deref().filter(|_| keys.iter().any(same)) {
@@ -62,11 +68,49 @@ impl KeySet {
             }
             keys.push(key);
         }
-        let ignored = entries.len().saturating_sub(keys.len());
+        let ignored = entries.iter().filter(|entry| usable(entry, issuer).is_empty()).count();
         if keys.is_empty() {
             return Err(KeySetError::NoUsableKey { ignored });
         }
-        Ok(Self { keys, fetched_at, ignored })
+        let ages = !matches!(issuer.keys, KeySource::Inline(_) | KeySource::JwtSvid(_));
+        Ok(Self { keys, fetched_at: AtomicU64::new(fetched_at.millis()), ignored, digest: digest_of(json), ages })
+    }
+
+    /// The keys of a trust bundle, by which JWT-SVIDs are checked (SPIFFE JWT-SVID §4).
+    ///
+    /// - `authorities`: each a JSON Web Key with a `kid`
+    ///
+    /// # Errors
+    /// - as of [`KeySet::parse`].
+    pub fn of_bundle(
+        authorities: &[Vec<u8>],
+        issuer: &TokenIssuer,
+        now: Timestamp,
+        limits: &Limits,
+    ) -> Result<Self, KeySetError> {
+        let document = [b"{\"keys\":[".as_slice(), &authorities.join(&b','), b"]}"].concat();
+        Self::parse(&document, issuer, now, limits)
+    }
+
+    /// The usable keys in the document's order: id, if it has one, and algorithm.
+    pub fn keys(&self) -> impl Iterator<Item = (Option<&str>, JwtAlgorithm)> {
+        self.keys.iter().map(|key| (key.id.as_deref(), key.algorithm))
+    }
+
+    /// Whether another set was read from the very same bytes.
+    pub fn is_same_document(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+
+    /// Notes that the issuer still says the same.
+    pub fn seen_again(&self, now: Timestamp) {
+        self.fetched_at.fetch_max(now.millis(), Ordering::AcqRel);
+    }
+
+    /// The moment after which it is no longer believed: limit `jwksMaxAgeMs` after it last came. What the configuration itself holds is
+    /// believed for as long as the configuration.
+    pub fn believed_until(&self, limits: &Limits) -> Timestamp {
+        if self.ages { self.fetched_at().plus(limits.duration(Limit::JwksMaxAgeMs)) } else { Timestamp::from_millis(u64::MAX) }
     }
 
     /// The ids of the usable keys, in the document's order. A key without an id is not among them.
@@ -74,9 +118,9 @@ impl KeySet {
         self.keys.iter().filter_map(|key| key.id.as_deref())
     }
 
-    /// When the document came.
+    /// When the document last came.
     pub fn fetched_at(&self) -> Timestamp {
-        self.fetched_at
+        Timestamp::from_millis(self.fetched_at.load(Ordering::Acquire))
     }
 
     /// How many keys of the document cannot be used.
@@ -105,7 +149,7 @@ impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeySet")
             .field("keys", &self.keys.len())
-            .field("fetched_at", &self.fetched_at)
+            .field("fetched_at", &self.fetched_at())
             .field("ignored", &self.ignored)
             .finish()
     }
@@ -133,12 +177,28 @@ pub(crate) fn document(json: &[u8], limits: &Limits) -> Result<Object, KeySetErr
     }
 }
 
-/// The key of one JWK, if the issuer's tokens can be checked by it.
-fn usable(entry: &Json, issuer: &TokenIssuer) -> Option<VerificationKey> {
-    let Json::Object(jwk) = entry else { return None };
+/// The keys of one JWK by which the issuer's tokens can be checked: one, or none; of a trust bundle one for each algorithm that fits, since
+/// a bundle does not say which (SPIFFE JWT-SVID §4).
+fn usable(entry: &Json, issuer: &TokenIssuer) -> Vec<VerificationKey> {
+    let Json::Object(jwk) = entry else { return Vec::new() };
+    let is_bundle = matches!(issuer.keys, KeySource::JwtSvid(_));
+    let Some((id, declared)) = described(jwk, is_bundle) else { return Vec::new() };
     let text = |name: &str| jwk.get(name).and_then(Json::text);
+    let Some(kty) = text("kty") else { return Vec::new() };
+    let kind = (kty, text("crv"));
+    // RFC 8725 §3.1: one algorithm per key. What its kind leaves open, its `alg` says, or else the first of the issuer's list.
+    let may_be = |algorithm: &JwtAlgorithm| fits(kind, *algorithm) && declared.is_none_or(|said| said == *algorithm);
+    let fitting = issuer.algorithms.iter().copied().filter(may_be).take(if is_bundle { JwtAlgorithm::ALL.len() } else { 1 });
+    let key = |algorithm| Some(VerificationKey { id: id.clone(), algorithm, key: public_key(jwk, algorithm)? });
+    fitting.filter_map(key).collect()
+}
+
+/// The id of a key for signatures, and the algorithm that it declares. `None` if it is for something else, or says so unclearly.
+fn described(jwk: &Object, is_bundle: bool) -> Option<(Option<String>, Option<JwtAlgorithm>)> {
     let is_for_signatures = match jwk.get("use") {
         None => true,
+        // SPIFFE Trust Domain and Bundle §4.2.2.
+        Some(word) if is_bundle => word.text() == Some("jwt-svid"),
         Some(word) => word.text() == Some("sig"),
     };
     let may_verify = match jwk.get("key_ops") {
@@ -149,20 +209,15 @@ fn usable(entry: &Json, issuer: &TokenIssuer) -> Option<VerificationKey> {
     if !is_for_signatures || !may_verify || jwk.contains_key("d") {
         return None;
     }
-    // RFC 8725 §3.1: one algorithm per key. What its kind leaves open, its `alg` says, or else the first of the issuer's list.
     let declared = match jwk.get("alg") {
         None => None,
         Some(word) => Some(word.text().and_then(header::algorithm)?),
     };
-    let kind = (text("kty")?, text("crv"));
-    let may_be = |algorithm: &JwtAlgorithm| fits(kind, *algorithm) && declared.is_none_or(|said| said == *algorithm);
-    let algorithm = issuer.algorithms.iter().copied().find(may_be)?;
-    let key = public_key(jwk, algorithm)?;
     let id = match jwk.get("kid") {
         None => None,
         Some(kid) => Some(kid.text()?.to_owned()),
     };
-    Some(VerificationKey { id, algorithm, key })
+    Some((id, declared))
 }
 
 /// A parameter in base64url.

@@ -110,6 +110,12 @@ pub enum Refusal {
         /// What it must be.
         expected: &'static str,
     },
+    /// Its issuer says that it is not active (RFC 7662 §2.2): expired, revoked, or never issued.
+    #[error("issuer `{issuer}` says that the token is not active")]
+    Inactive {
+        /// The `TokenIssuer`'s name.
+        issuer: String,
+    },
     /// It is bound to a key of its holder (RFC 7800 `cnf`). Nobody here proves possession of that key, so that taking it as a
     /// bearer token would undo the binding.
     #[error("the token is bound to a key of its holder (`cnf`), and cannot be used as a bearer token")]
@@ -127,6 +133,7 @@ impl Refusal {
             Self::KeyUnknown { .. } | Self::KeyAmbiguous { .. } => Reason::TokenKeyUnknown,
             Self::Signature { .. } => Reason::TokenSignature,
             Self::Audience { .. } => Reason::TokenAudience,
+            Self::Inactive { .. } => Reason::TokenInactive,
             Self::Expired { .. } => Reason::TokenExpired,
             Self::NotYetValid { .. } => Reason::TokenNotYetValid,
             Self::ClaimMissing { .. } | Self::ClaimType { .. } | Self::SenderConstrained => Reason::TokenClaim,

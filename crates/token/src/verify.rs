@@ -10,7 +10,7 @@ use model::{Limit, Limits, Timestamp, User};
 use std::fmt;
 use std::sync::Arc;
 
-/// Evidence that a token was verified: only [`verify`] makes it. Holds no token. Cheap to clone.
+/// Evidence that a token was verified: only [`verify`] and [`crate::introspection::introspected`] make it. Holds no token. Cheap to clone.
 #[derive(Clone)]
 pub struct VerifiedClaims(Arc<Verified>);
 
@@ -91,7 +91,7 @@ pub fn verify(
     let unavailable = || Refusal::IssuerUnavailable { issuer: issuer.name.clone() };
     // INVARIANT: an issuer's tokens are checked by its own key set only, whatever key ids the others use.
     let key_set = keys.get(&issuer.name).ok_or_else(unavailable)?;
-    let believed_until = key_set.fetched_at().plus(limits.duration(Limit::JwksMaxAgeMs));
+    let believed_until = key_set.believed_until(limits);
     if now > believed_until {
         return Err(unavailable());
     }
@@ -99,15 +99,20 @@ pub fn verify(
     key.check(parts.signed, &parts.signature).map_err(|_| Refusal::Signature { issuer: issuer.name.clone() })?;
     // Only from here on the payload is what the issuer said.
     let expires_at = claims::check(&parts.payload, issuer, limits, now)?;
-    let user = Arc::new(claims::user(&parts.payload, issuer)?);
-    let remember_until = expires_at.min(believed_until);
-    Ok(VerifiedClaims(Arc::new(Verified { user, expires_at, remember_until, digest: digest_of(token) })))
+    let user = claims::user(&parts.payload, issuer)?;
+    Ok(evidence(user, expires_at, believed_until, token))
 }
 
-/// What a token is remembered by.
-pub(crate) fn digest_of(token: &str) -> [u8; 32] {
+/// What was checked, as the evidence that it was; `believed_until`: when those who vouch for it are too old.
+pub(crate) fn evidence(user: User, expires_at: Timestamp, believed_until: Timestamp, token: &str) -> VerifiedClaims {
+    let remember_until = expires_at.min(believed_until);
+    VerifiedClaims(Arc::new(Verified { user: Arc::new(user), expires_at, remember_until, digest: digest_of(token) }))
+}
+
+/// What a token is remembered by: its SHA-256.
+pub fn digest_of(token: impl AsRef<[u8]>) -> [u8; 32] {
     let mut bytes = [0; 32];
-    let digest = digest::digest(&digest::SHA256, token.as_bytes());
+    let digest = digest::digest(&digest::SHA256, token.as_ref());
     for (to, from) in bytes.iter_mut().zip(digest.as_ref()) {
         *to = *from;
     }

@@ -1,9 +1,11 @@
 //! A sidecar's calls of the control plane. `model` types in and out; every wait has a deadline.
 
 use crate::convert::{self, ConvertError};
+use crate::issuers;
 use crate::proto;
 use crate::rehearsal::{self, Order, Report};
 use crate::subscription::{Answer, Update};
+use model::issuers::IssuerReport;
 use model::shadow::ShadowReport;
 use model::snapshot::TrustBundle;
 use model::{DecisionRecord, Revision, Timestamp, WorkloadName};
@@ -256,6 +258,15 @@ impl Answers {
     /// - [`CallFailure::Ended`] if the stream is gone.
     pub async fn send(&self, answer: Answer) -> Result<(), CallFailure> {
         self.0.send(answer.0).await.map_err(|_| CallFailure::Ended)
+    }
+
+    /// Tells what is known of the issuers.
+    ///
+    /// # Errors
+    /// - [`CallFailure::Ended`] if the stream is gone.
+    pub async fn issuers(&self, issuers: &[IssuerReport]) -> Result<(), CallFailure> {
+        let message = proto::config_request::Message::Issuers(issuers::to_wire(issuers));
+        self.0.send(proto::ConfigRequest { message: Some(message) }).await.map_err(|_| CallFailure::Ended)
     }
 
     /// Reports a step of a rehearsal.

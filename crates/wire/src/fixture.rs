@@ -1,6 +1,7 @@
 //! Snapshots for tests: one that has everything once, and any.
 
 use model::authz::AttributeType;
+use model::introspection::{ClientAuthentication, Introspection};
 use model::snapshot::{
     AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
     Sensitive, TokenIssuer, TrustBundle, Upstream,
@@ -61,6 +62,12 @@ pub(crate) fn snapshot() -> Snapshot {
             issuer: "https://login.example".into(),
             audiences: vec!["shop".into()],
             keys: KeySource::JwksUri("https://login.example/jwks".into()),
+            introspection: Some(Introspection {
+                endpoint: Some("https://login.example/introspect".into()),
+                prefix: "op_".into(),
+                client_id: "rondel".into(),
+                authentication: ClientAuthentication::SecretBasic { secret_file: "/run/secret".into() },
+            }),
             algorithms: JwtAlgorithm::ALL.to_vec(),
             roles_claim: Some("roles".into()),
             attributes: BTreeMap::from([("limit".into(), ClaimMapping { claim: "lim".into(), kind: AttributeType::Long })]),
@@ -151,14 +158,37 @@ fn issuers() -> impl Strategy<Value = Vec<TokenIssuer>> {
         Just(KeySource::Discovery),
         text().prop_map(KeySource::JwksUri),
         (text(), endpoint()).prop_map(|(uri, endpoint)| KeySource::Workload { uri, endpoint }),
+        text().prop_map(KeySource::Inline),
+        text().prop_map(|text| KeySource::File(format!("/{text}"))),
+        Just(KeySource::JwtSvid(TrustDomain::parse("partner.example").expect("domain"))),
     ];
+    let keys = (keys, proptest::option::of(introspection()));
     let mapping = (text(), kind()).prop_map(|(claim, kind)| ClaimMapping { claim, kind });
     let algorithms = proptest::sample::subsequence(JwtAlgorithm::ALL.to_vec(), 1..=3);
     let rest = (text(), vec(text(), 1..3), keys, algorithms, proptest::option::of(text()), btree_map(text(), mapping, 0..3));
-    let issuer = (label(), rest).prop_map(|(name, (issuer, audiences, keys, algorithms, roles_claim, attributes))| {
-        (name.clone(), TokenIssuer { name, issuer, audiences, keys, algorithms, roles_claim, attributes })
-    });
+    let issuer =
+        (label(), rest).prop_map(|(name, (issuer, audiences, (keys, introspection), algorithms, roles_claim, attributes))| {
+            (name.clone(), TokenIssuer { name, issuer, audiences, keys, introspection, algorithms, roles_claim, attributes })
+        });
     by_key(issuer)
+}
+
+fn introspection() -> impl Strategy<Value = Introspection> {
+    let file = || text().prop_map(|text| format!("/{text}"));
+    let authentication = prop_oneof![
+        file().prop_map(|secret_file| ClientAuthentication::SecretBasic { secret_file }),
+        file().prop_map(|secret_file| ClientAuthentication::SecretPost { secret_file }),
+        (file(), proptest::option::of(text()))
+            .prop_map(|(key_file, key_id)| ClientAuthentication::PrivateKeyJwt { key_file, key_id }),
+        Just(ClientAuthentication::Svid),
+    ];
+    let rest = (proptest::option::of(text()), proptest::option::of(text()), text(), authentication);
+    rest.prop_map(|(endpoint, prefix, client_id, authentication)| Introspection {
+        endpoint,
+        prefix: prefix.unwrap_or_default(),
+        client_id,
+        authentication,
+    })
 }
 
 fn policies() -> impl Strategy<Value = Vec<AuthorizationPolicy>> {

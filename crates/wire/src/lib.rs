@@ -8,6 +8,7 @@ pub mod client;
 pub mod convert;
 #[cfg(test)]
 mod fixture;
+pub mod issuers;
 pub mod operator;
 pub mod publication;
 pub mod rehearsal;

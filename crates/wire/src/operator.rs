@@ -229,7 +229,7 @@ pub struct RehearsedCall {
 /// An operator's calls.
 #[derive(Clone, Debug)]
 pub struct OperatorClient {
-    client: Generated<Channel>,
+    pub(crate) client: Generated<Channel>,
 }
 
 impl OperatorClient {

@@ -191,6 +191,11 @@ impl Plane {
                 self.rehearsals.report(workload, report.map_err(|error| Status::invalid_argument(error.to_string()))?);
                 Ok(())
             }
+            Some(Message::Issuers(report)) => {
+                let report = wire::issuers::from_wire(report).map_err(|error| Status::invalid_argument(error.to_string()))?;
+                self.rollout.told(workload, session, report, clock::now());
+                Ok(())
+            }
             Some(Message::Hello(_)) | None => Err(Status::invalid_argument("expected `ack` or `nack`")),
         }
     }

@@ -69,6 +69,25 @@ impl proto::operator_server::Operator for Plane {
         }))
     }
 
+    async fn issuers(&self, request: Request<proto::IssuersRequest>) -> Result<Response<proto::IssuersResponse>, Status> {
+        let wanted = request.into_inner().workload;
+        let desired = self.board.current();
+        let chosen = desired.mesh.workloads.iter().filter(|each| wanted.is_empty() || each.name.as_str() == wanted);
+        let told = chosen.map(|each| {
+            let issuers = self.rollout.of(&each.name).issuers;
+            proto::WorkloadIssuers {
+                workload: each.name.to_string(),
+                told_at_ms: issuers.as_ref().map(|(at, _)| at.millis()),
+                issuers: issuers.iter().flat_map(|(_, told)| told.iter().map(wire::issuers::report_to_wire)).collect(),
+            }
+        });
+        let workloads: Vec<proto::WorkloadIssuers> = told.collect();
+        if workloads.is_empty() && !wanted.is_empty() {
+            return Err(Status::not_found(format!("no workload `{}` is configured", model::ids::printable(&wanted))));
+        }
+        Ok(Response::new(proto::IssuersResponse { workloads }))
+    }
+
     async fn authority_status(
         &self,
         _request: Request<proto::AuthorityStatusRequest>,

@@ -51,6 +51,7 @@ fn issuer() -> TokenIssuer {
         issuer: "https://login.example".into(),
         audiences: vec!["bank".into()],
         keys: KeySource::Discovery,
+        introspection: None,
         algorithms: JwtAlgorithm::ALL.to_vec(),
         roles_claim: None,
         attributes: BTreeMap::new(),

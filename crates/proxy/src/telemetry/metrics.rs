@@ -119,6 +119,10 @@ pub struct Metrics {
     pub keys_fetched_at_seconds: Family<IssuerLabels, Gauge>,
     /// Failed fetches by issuer.
     pub keys_fetch_failures: Family<IssuerLabels, Counter>,
+    /// Questions about opaque tokens by issuer.
+    pub introspections: Family<IssuerLabels, Counter>,
+    /// Those without an answer.
+    pub introspection_failures: Family<IssuerLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -156,6 +160,8 @@ impl Default for Metrics {
             access_log_dropped: Counter::default(),
             keys_fetched_at_seconds: Family::default(),
             keys_fetch_failures: Family::default(),
+            introspections: Family::default(),
+            introspection_failures: Family::default(),
         };
         metrics.register();
         metrics.register_shadow();
@@ -227,6 +233,9 @@ impl Metrics {
             self.keys_fetched_at_seconds.clone(),
         );
         registry.register("issuer_keys_fetch_failures", "Failed fetches of an issuer's keys", self.keys_fetch_failures.clone());
+        registry.register("introspections", "Questions to an issuer about opaque tokens", self.introspections.clone());
+        let failures = self.introspection_failures.clone();
+        registry.register("introspection_failures", "Questions about opaque tokens that had no answer", failures);
     }
 
     fn register_shadow(&mut self) {

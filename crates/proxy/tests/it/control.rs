@@ -147,7 +147,9 @@ impl Control {
             let mut answers = self.answers.lock().await;
             let next = tokio::time::timeout(Duration::from_secs(20), answers.recv()).await.expect("an answer in time").unwrap();
             match next.message.unwrap() {
-                proto::config_request::Message::Hello(_) | proto::config_request::Message::Rehearsed(_) => {}
+                proto::config_request::Message::Hello(_)
+                | proto::config_request::Message::Rehearsed(_)
+                | proto::config_request::Message::Issuers(_) => {}
                 proto::config_request::Message::Ack(ack) => return Ok(ack.nonce),
                 proto::config_request::Message::Nack(nack) => return Err(nack.reason),
             }

@@ -272,6 +272,7 @@ const fn produced(reason: Reason) -> &'static str {
         | Reason::TokenExpired
         | Reason::TokenNotYetValid
         | Reason::TokenClaim => "good_tokens_pass_and_every_bad_one_gets_401_with_a_challenge",
+        Reason::TokenInactive => "an_opaque_token_is_asked_about_once_and_remembered_within_its_bounds",
         Reason::IssuerUnavailable => "an_issuer_without_keys_fails_its_own_tokens_only_and_blocks_nothing",
         Reason::DeniedByPolicy => "a_websocket_is_carried_whole_and_ends_when_the_policy_no_longer_permits_it",
         Reason::NotPermitted => "no_policy_denies_everything",
@@ -305,6 +306,7 @@ fn every_reason_is_produced_by_a_test() {
         include_str!("attacks.rs"),
         include_str!("faults.rs"),
         include_str!("lifecycle.rs"),
+        include_str!("opaque.rs"),
         include_str!("reasons.rs"),
         include_str!("tokens.rs"),
         include_str!("traffic.rs"),

@@ -10,29 +10,30 @@ use testkit::issuer::{Behaviour, Hostile, Issuer, IssuerServer};
 use testkit::pki;
 use tokio::net::TcpListener;
 
-const POLICY: &str =
+pub(crate) const POLICY: &str =
     r#"@id("teller") permit (principal, action, resource) when { context has user && context.user in Role::"teller" };"#;
 
-async fn issuer() -> (Issuer, IssuerServer) {
+pub(crate) async fn issuer() -> (Issuer, IssuerServer) {
     let issuer = Issuer::generate(JwtAlgorithm::Es256, "key-1");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = issuer.serve(listener).unwrap();
     (issuer, server)
 }
 
-fn trusted(server: &IssuerServer) -> TokenIssuer {
+pub(crate) fn trusted(server: &IssuerServer) -> TokenIssuer {
     TokenIssuer {
         name: "login".into(),
         issuer: server.url().to_owned(),
         audiences: vec!["shop".into()],
         keys: KeySource::Discovery,
+        introspection: None,
         algorithms: vec![JwtAlgorithm::Es256],
         roles_claim: Some("roles".into()),
         attributes: BTreeMap::new(),
     }
 }
 
-fn claims(server: &IssuerServer, change: Value) -> Value {
+pub(crate) fn claims(server: &IssuerServer, change: Value) -> Value {
     let now = pki::now().seconds();
     let mut claims =
         json!({ "iss": server.url(), "aud": "shop", "sub": "tina", "roles": ["teller"], "iat": now, "exp": now + 60 });
@@ -42,7 +43,7 @@ fn claims(server: &IssuerServer, change: Value) -> Value {
     claims
 }
 
-async fn with_token(sidecar: &Sidecar, token: &str) -> String {
+pub(crate) async fn with_token(sidecar: &Sidecar, token: &str) -> String {
     let request = format!("GET / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
     sidecar.exchange(request.as_bytes()).await
 }

@@ -2,12 +2,14 @@
 
 use super::Issuer;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -40,6 +42,8 @@ pub enum Behaviour {
     Redirecting(String),
     /// With a discovery document of another issuer; the key set is good.
     OtherIssuer(String),
+    /// As it should, but its metadata stand only where RFC 8414 §3.1 has them.
+    OnlyRfc8414,
 }
 
 /// How often each document was asked for, whatever the answer was.
@@ -49,6 +53,17 @@ pub struct Fetches {
     pub discovery: u32,
     /// Requests for the key set.
     pub jwks: u32,
+    /// Questions about opaque tokens.
+    pub introspection: u32,
+}
+
+/// A question about an opaque token as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The value of `authorization`.
+    pub authorization: Option<String>,
+    /// The form.
+    pub body: String,
 }
 
 /// A running server. It ends when this value is dropped.
@@ -64,10 +79,13 @@ struct Shared {
     behaviour: Mutex<Behaviour>,
     discovery: AtomicU32,
     jwks: AtomicU32,
+    introspection: AtomicU32,
+    opaque: Mutex<BTreeMap<String, Value>>,
+    asked: Mutex<Option<Asked>>,
 }
 
 impl Issuer {
-    /// Serves `/.well-known/openid-configuration` and `/jwks` on this listener until the returned value is dropped. The `iss` of
+    /// Serves `/.well-known/openid-configuration`, `/jwks` and `/introspect` on this listener until the returned value is dropped. The `iss` of
     /// such an issuer is [`IssuerServer::url`].
     ///
     /// # Errors
@@ -80,6 +98,9 @@ impl Issuer {
             behaviour: Mutex::default(),
             discovery: AtomicU32::new(0),
             jwks: AtomicU32::new(0),
+            introspection: AtomicU32::new(0),
+            opaque: Mutex::default(),
+            asked: Mutex::default(),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(IssuerServer { address, shared, task })
@@ -104,7 +125,21 @@ impl IssuerServer {
 
     /// How often each document was asked for since the start.
     pub fn fetches(&self) -> Fetches {
-        Fetches { discovery: self.shared.discovery.load(Ordering::Acquire), jwks: self.shared.jwks.load(Ordering::Acquire) }
+        Fetches {
+            discovery: self.shared.discovery.load(Ordering::Acquire),
+            jwks: self.shared.jwks.load(Ordering::Acquire),
+            introspection: self.shared.introspection.load(Ordering::Acquire),
+        }
+    }
+
+    /// From now on, says this of an opaque token (RFC 7662 §2.2); of others that they are not active.
+    pub fn says(&self, token: &str, answer: Value) {
+        self.shared.opaque.lock().unwrap_or_else(PoisonError::into_inner).insert(token.to_owned(), answer);
+    }
+
+    /// The last question about an opaque token.
+    pub fn asked(&self) -> Option<Asked> {
+        self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -144,17 +179,31 @@ async fn answer_all(stream: TcpStream, shared: Arc<Shared>) {
 
 /// An error here makes hyper close the connection without an answer.
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, io::Error> {
-    let is_discovery = match request.uri().path() {
-        "/.well-known/openid-configuration" => true,
-        "/jwks" => false,
-        _ => return response(StatusCode::NOT_FOUND, Bytes::new()),
-    };
-    let count = if is_discovery { &shared.discovery } else { &shared.jwks };
-    count.fetch_add(1, Ordering::AcqRel);
     let behaviour = shared.behaviour.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let document = || if is_discovery { shared.issuer.discovery(&shared.base_url) } else { shared.issuer.jwks() };
+    let document = match request.uri().path() {
+        "/.well-known/openid-configuration" if behaviour == Behaviour::OnlyRfc8414 => Document::None,
+        "/.well-known/oauth-authorization-server" if behaviour != Behaviour::OnlyRfc8414 => Document::None,
+        "/.well-known/openid-configuration" | "/.well-known/oauth-authorization-server" => Document::Discovery,
+        "/jwks" => Document::Keys,
+        "/introspect" => Document::Introspection,
+        _ => Document::None,
+    };
+    let count = match document {
+        Document::None => return response(StatusCode::NOT_FOUND, Bytes::new()),
+        Document::Discovery => &shared.discovery,
+        Document::Keys => &shared.jwks,
+        Document::Introspection => &shared.introspection,
+    };
+    count.fetch_add(1, Ordering::AcqRel);
+    let is_discovery = document == Document::Discovery;
+    let answer = match document {
+        Document::Discovery => shared.issuer.discovery(&shared.base_url),
+        Document::Introspection => shared.introspect(request).await?,
+        Document::Keys | Document::None => shared.issuer.jwks(),
+    };
+    let document = || answer.clone();
     match behaviour {
-        Behaviour::Well => response(StatusCode::OK, document().to_string().into()),
+        Behaviour::Well | Behaviour::OnlyRfc8414 => response(StatusCode::OK, document().to_string().into()),
         Behaviour::Slow(delay) => {
             tokio::time::sleep(delay).await;
             response(StatusCode::OK, document().to_string().into())
@@ -180,6 +229,27 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
             response(StatusCode::OK, shared.issuer.discovery(&other).to_string().into())
         }
         Behaviour::OtherIssuer(_) => response(StatusCode::OK, document().to_string().into()),
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Document {
+    Discovery,
+    Keys,
+    Introspection,
+    None,
+}
+
+impl Shared {
+    async fn introspect(&self, request: Request<Incoming>) -> io::Result<Value> {
+        let authorization = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let token = body.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap_or_default().to_owned();
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Asked { authorization, body });
+        let known = self.opaque.lock().unwrap_or_else(PoisonError::into_inner).get(&token).cloned();
+        Ok(known.unwrap_or_else(|| serde_json::json!({ "active": false })))
     }
 }
 

@@ -37,7 +37,7 @@ async fn a_well_behaved_server_answers_with_the_keys_of_the_moment_and_counts() 
     issuer.add_key(JwtAlgorithm::EdDsa, "k2");
     assert_eq!(body(&get(&server, "/jwks").await), issuer.jwks().to_string());
     assert!(get(&server, "/other").await.starts_with("HTTP/1.1 404 "));
-    assert_eq!(server.fetches(), Fetches { discovery: 1, jwks: 2 });
+    assert_eq!(server.fetches(), Fetches { discovery: 1, jwks: 2, introspection: 0 });
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn a_badly_behaved_server_does_exactly_what_it_was_told() {
     assert!(get(&server, "/.well-known/openid-configuration").await.contains(r#""issuer":"https://attacker.example""#));
     server.behave(Behaviour::Well);
     assert_eq!(body(&get(&server, "/jwks").await), good);
-    assert_eq!(server.fetches(), Fetches { discovery: 1, jwks: 7 });
+    assert_eq!(server.fetches(), Fetches { discovery: 1, jwks: 7, introspection: 0 });
 }
 
 #[tokio::test]
@@ -105,4 +105,14 @@ fn every_hostile_token_differs_from_the_good_one() {
         assert_ne!(issuer.mint_hostile(hostile, &claims), good, "{hostile:?}");
         assert!(!Hostile::ALL[..at].contains(&hostile), "{hostile:?} stands twice");
     }
+}
+
+#[tokio::test]
+async fn metadata_can_stand_where_rfc_8414_has_them() {
+    let (_issuer, server) = served().await;
+    let (below, between) = ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server");
+    assert!(get(&server, between).await.starts_with("HTTP/1.1 404 "));
+    server.behave(Behaviour::OnlyRfc8414);
+    assert!(get(&server, below).await.starts_with("HTTP/1.1 404 "));
+    assert!(get(&server, between).await.contains(r#""introspection_endpoint""#));
 }

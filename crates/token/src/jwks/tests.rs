@@ -12,6 +12,7 @@ fn issuer(url: &str) -> TokenIssuer {
         issuer: url.to_owned(),
         audiences: vec!["bank".to_owned()],
         keys: KeySource::Discovery,
+        introspection: None,
         algorithms: JwtAlgorithm::ALL.to_vec(),
         roles_claim: None,
         attributes: BTreeMap::new(),
@@ -19,19 +20,59 @@ fn issuer(url: &str) -> TokenIssuer {
 }
 
 #[test]
-fn discovery_stands_below_the_issuer() {
-    for (url, expected) in [
-        ("https://login.example", "https://login.example/.well-known/openid-configuration"),
-        ("https://login.example/", "https://login.example/.well-known/openid-configuration"),
-        ("https://login.example/realms/bank", "https://login.example/realms/bank/.well-known/openid-configuration"),
+fn metadata_stand_below_the_issuer_or_between_its_host_and_its_path() {
+    for (url, below, between) in [
+        (
+            "https://login.example",
+            "https://login.example/.well-known/openid-configuration",
+            "https://login.example/.well-known/oauth-authorization-server",
+        ),
+        (
+            "https://login.example/",
+            "https://login.example/.well-known/openid-configuration",
+            "https://login.example/.well-known/oauth-authorization-server",
+        ),
+        (
+            "https://login.example/realms/bank",
+            "https://login.example/realms/bank/.well-known/openid-configuration",
+            "https://login.example/.well-known/oauth-authorization-server/realms/bank",
+        ),
+        (
+            "http://127.0.0.1:8080/a/",
+            "http://127.0.0.1:8080/a/.well-known/openid-configuration",
+            "http://127.0.0.1:8080/.well-known/oauth-authorization-server/a",
+        ),
     ] {
-        assert_eq!(discovery_url(&issuer(url)), expected);
+        assert_eq!(metadata_urls(&issuer(url)), [below, between]);
+    }
+}
+
+#[test]
+fn the_introspection_endpoint_is_the_one_for_the_client_and_as_sound_as_the_keys_address() {
+    let of = |document: &str| Metadata::parse(document.as_bytes(), &issuer("https://login.example"), &Limits::default());
+    let both = of(r#"{"issuer":"https://login.example","introspection_endpoint":"https://login.example/i",
+            "mtls_endpoint_aliases":{"introspection_endpoint":"https://mtls.login.example/i"}}"#)
+    .expect("sound");
+    assert_eq!(both.introspection_endpoint(false), Ok("https://login.example/i"));
+    assert_eq!(both.introspection_endpoint(true), Ok("https://mtls.login.example/i"), "RFC 8705 §5");
+    let one = of(r#"{"issuer":"https://login.example","introspection_endpoint":"https://login.example/i"}"#).expect("sound");
+    assert_eq!(one.introspection_endpoint(true), Ok("https://login.example/i"));
+    let none = of(r#"{"issuer":"https://login.example"}"#).expect("sound");
+    assert_eq!(none.introspection_endpoint(false), Err(KeySetError::AddressMissing { what: "introspection_endpoint" }));
+    for uri in
+        ["http://127.0.0.1/i", "https://169.254.169.254/i", "https://metadata.google.internal/i", "https://user@login.example/i"]
+    {
+        let document = format!(r#"{{"issuer":"https://login.example","introspection_endpoint":"{uri}"}}"#);
+        assert!(matches!(of(&document), Err(KeySetError::Address { .. })), "{uri}");
     }
 }
 
 #[test]
 fn a_discovery_document_is_believed_only_for_its_own_issuer_and_a_sound_address() {
-    let of = |configured: &str, document: &str| parse_discovery(document.as_bytes(), &issuer(configured), &Limits::default());
+    let of = |configured: &str, document: &str| {
+        let metadata = Metadata::parse(document.as_bytes(), &issuer(configured), &Limits::default())?;
+        metadata.jwks_uri().map(str::to_owned)
+    };
     let good = r#"{"issuer":"https://login.example","jwks_uri":"https://keys.example/jwks"}"#;
     assert_eq!(of("https://login.example", good).as_deref(), Ok("https://keys.example/jwks"));
     let local = r#"{"issuer":"http://127.0.0.1:18100","jwks_uri":"http://127.0.0.1:18100/jwks"}"#;
@@ -52,7 +93,7 @@ fn a_discovery_document_is_believed_only_for_its_own_issuer_and_a_sound_address(
     let twice = r#"{"issuer":"https://login.example","jwks_uri":"https://a.example","jwks_uri":"https://b.example"}"#;
     assert_eq!(of("https://login.example", twice), Err(KeySetError::NotJson { rule: "a key stands twice in an object" }));
     let none = r#"{"issuer":"https://login.example"}"#;
-    assert_eq!(of("https://login.example", none), Err(KeySetError::AddressMissing));
+    assert_eq!(of("https://login.example", none), Err(KeySetError::AddressMissing { what: "jwks_uri" }));
     for uri in ["http://keys.example/jwks", "http://169.254.169.254/latest", "https://169.254.169.254/", "file:///etc/passwd", ""]
     {
         let document = format!(r#"{{"issuer":"https://login.example","jwks_uri":"{uri}"}}"#);
@@ -175,7 +216,7 @@ fn the_schedule_says_fetch_or_until_when() {
         ("the clock was set back during a fetch", state(Some(5000), Some(90), 0, None), 100, FetchStep::Fetch),
         ("the clock was set back, and fetches fail", state(Some(5000), Some(100), 2, None), 100, wait(102)),
     ] {
-        assert_eq!(next(&state, &Limits::default(), seconds(now)), expected, "{name}");
+        assert_eq!(next(&state, &KeySource::Discovery, &Limits::default(), seconds(now)), expected, "{name}");
     }
 }
 
@@ -185,7 +226,7 @@ fn a_key_set_is_refreshed_well_before_it_is_too_old() {
     limits.set(Limit::JwksRefreshMs, 86_400_000).expect("in range");
     limits.set(Limit::JwksMaxAgeMs, 20_000).expect("in range");
     let state = FetchState { fetched_at: Some(START), attempted_at: Some(START), ..FetchState::default() };
-    assert_eq!(next(&state, &limits, START), FetchStep::WaitUntil(seconds(10)));
+    assert_eq!(next(&state, &KeySource::Discovery, &limits, START), FetchStep::WaitUntil(seconds(10)));
 }
 
 /// Lets a program run for `span` in steps of `step`, with a token by an unknown key at each; returns how often it fetched.
@@ -193,7 +234,7 @@ fn fetches_under_attack(mut state: FetchState, span: Duration, step: Duration, i
     let (mut now, mut fetches) = (START, 0);
     while now < START.plus(span) {
         state.wanted_at = Some(now);
-        if next(&state, &Limits::default(), now) == FetchStep::Fetch {
+        if next(&state, &KeySource::Discovery, &Limits::default(), now) == FetchStep::Fetch {
             fetches += 1;
             state.attempted_at = Some(now);
             state.wanted_at = None;

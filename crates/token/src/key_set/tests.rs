@@ -12,6 +12,7 @@ fn configured(algorithms: &[JwtAlgorithm]) -> TokenIssuer {
         issuer: "joe".to_owned(),
         audiences: vec!["bank".to_owned()],
         keys: model::snapshot::KeySource::Discovery,
+        introspection: None,
         algorithms: algorithms.to_vec(),
         roles_claim: None,
         attributes: BTreeMap::new(),
@@ -260,4 +261,42 @@ fn key_sets_are_values_that_a_change_leaves_alone() {
     let only_b = two.retain(|name| name == "b");
     assert!(none.get("a").is_none() && two.get("a").is_some() && two.get("b").is_some());
     assert!(only_b.get("a").is_none() && only_b.get("b").is_some() && only_b.get("B").is_none());
+}
+
+#[test]
+fn a_trust_bundle_gives_its_keys_for_every_algorithm_that_fits_and_never_ages() {
+    let mut issuer = configured(&JwtAlgorithm::ALL);
+    issuer.keys = KeySource::JwtSvid(model::TrustDomain::parse("partner.example").expect("domain"));
+    let authority =
+        |algorithm, kid: &str, word: Value| jwk(algorithm, &json!({ "kid": kid, "alg": null, "use": word })).to_string();
+    let authorities = [
+        authority(JwtAlgorithm::Rs256, "r", json!("jwt-svid")),
+        authority(JwtAlgorithm::Es384, "e", Value::Null),
+        authority(JwtAlgorithm::Es256, "x", json!("x509-svid")),
+    ];
+    let authorities: Vec<Vec<u8>> = authorities.into_iter().map(String::into_bytes).collect();
+    let set = KeySet::of_bundle(&authorities, &issuer, NOW, &Limits::default()).expect("keys");
+    let found: Vec<(Option<&str>, JwtAlgorithm)> = set.keys().collect();
+    use JwtAlgorithm::{Es384, Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
+    let rsa = [Rs256, Rs384, Rs512, Ps256, Ps384, Ps512].map(|algorithm| (Some("r"), algorithm));
+    assert_eq!(found, [&rsa[..], &[(Some("e"), Es384)]].concat());
+    assert_eq!(set.ignored(), 1, "a key of X.509-SVIDs is none of JWT-SVIDs");
+    assert_eq!(set.believed_until(&Limits::default()), Timestamp::from_millis(u64::MAX));
+    assert!(KeySet::of_bundle(&[], &issuer, NOW, &Limits::default()).is_err(), "no key, no set");
+    assert!(KeySet::of_bundle(&[b"{}],\"x\":[{}".to_vec()], &issuer, NOW, &Limits::default()).is_err(), "not pasted together");
+}
+
+#[test]
+fn the_same_document_seen_again_lives_on_and_another_is_told_apart() {
+    let document = json!({ "keys": [jwk(JwtAlgorithm::Es256, &json!({}))] });
+    let (one, two) = (parse(&document).expect("set"), parse(&document).expect("set"));
+    assert!(one.is_same_document(&two));
+    assert!(!one.is_same_document(&parse(&json!({ "keys": [jwk(JwtAlgorithm::Es256, &json!({}))] })).expect("set")));
+    let later = NOW.plus(std::time::Duration::from_secs(60));
+    one.seen_again(later);
+    assert_eq!(one.fetched_at(), later);
+    one.seen_again(NOW);
+    assert_eq!(one.fetched_at(), later, "a clock that was set back makes no key younger");
+    let age = Limits::default().duration(Limit::JwksMaxAgeMs);
+    assert_eq!(one.believed_until(&Limits::default()), later.plus(age));
 }

@@ -54,6 +54,7 @@ fn configured(name: &str, url: &str) -> TokenIssuer {
         issuer: url.to_owned(),
         audiences: vec!["bank".to_owned(), "bank-next".to_owned()],
         keys: KeySource::Discovery,
+        introspection: None,
         algorithms: JwtAlgorithm::ALL.to_vec(),
         roles_claim: Some("roles".to_owned()),
         attributes: BTreeMap::from([
@@ -680,4 +681,50 @@ fn the_hostile_der_signature_is_a_true_signature_in_the_wrong_form() {
     let (signed, signature) = token.rsplit_once('.').expect("parts");
     let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
     assert!(UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).verify(signed.as_bytes(), &signature).is_ok());
+}
+
+#[test]
+fn a_jwt_svid_is_accepted_from_its_own_trust_domain_only_and_for_an_audience_of_ours() {
+    let domain = model::TrustDomain::parse("partner.example").expect("domain");
+    let partner = Issuer::generate(JwtAlgorithm::Es256, "authority-1");
+    let mut configured = configured("partner", "spiffe://partner.example");
+    configured.keys = KeySource::JwtSvid(domain);
+    let mut authority = partner.jwks()["keys"][0].clone();
+    authority["use"] = json!("jwt-svid");
+    let authorities = [authority.to_string().into_bytes()];
+    let set = KeySet::of_bundle(&authorities, &configured, NOW, &Limits::default()).expect("keys");
+    let mut site = Site::new(JwtAlgorithm::Es256);
+    site.keys = site.keys.with("partner", Arc::new(set));
+    site.issuers.push(configured);
+    let billing = json!({ "sub": "spiffe://partner.example/billing", "iss": null });
+    let header = json!({ "alg": "ES256", "kid": "authority-1", "typ": "JWT" });
+    let verify = |issuer: &Issuer, changes: &Value| site.verify(&issuer.mint_with_header(&header, &claims(changes)));
+    let with = |name: &str, value: Value| {
+        let mut changes = billing.clone();
+        changes[name] = value;
+        changes
+    };
+    let good = verify(&partner, &billing).expect("good");
+    assert_eq!((good.issuer(), good.user().subject.as_str()), ("partner", "spiffe://partner.example/billing"));
+    let spire =
+        verify(&partner, &with("iss", json!("https://spire.partner.example"))).expect("an `iss` of nobody's does not matter");
+    assert_eq!(spire.issuer(), "partner");
+    for (name, issuer, changes, expected) in [
+        ("another trust domain", &partner, with("sub", json!("spiffe://other.example/billing")), Reason::TokenClaim),
+        ("a trust domain alone", &partner, with("sub", json!("spiffe://partner.example")), Reason::TokenClaim),
+        ("no SPIFFE ID", &partner, with("sub", json!("billing")), Reason::TokenClaim),
+        ("the login issuer's name", &partner, with("iss", json!(URL)), Reason::TokenKeyUnknown),
+        (
+            "our own name for it",
+            &partner,
+            json!({ "iss": "spiffe://partner.example", "sub": "alice" }),
+            Reason::TokenIssuerUnknown,
+        ),
+        ("by another's key", &Issuer::generate(JwtAlgorithm::Es256, "authority-1"), billing.clone(), Reason::TokenSignature),
+        ("another audience", &partner, with("aud", json!("other")), Reason::TokenAudience),
+        ("no audience", &partner, with("aud", Value::Null), Reason::TokenClaim),
+        ("no end", &partner, with("exp", Value::Null), Reason::TokenClaim),
+    ] {
+        assert_eq!(verify(issuer, &changes).expect_err(name).reason(), expected, "{name}");
+    }
 }

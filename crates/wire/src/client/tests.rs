@@ -129,6 +129,13 @@ impl proto::operator_server::Operator for Plane {
         Ok(Response::new(proto::ShadowResponse { reports: vec![report] }))
     }
 
+    async fn issuers(&self, request: Request<proto::IssuersRequest>) -> Result<Response<proto::IssuersResponse>, Status> {
+        let report = proto::IssuerReport { name: "login".into(), ..Default::default() };
+        let workload =
+            proto::WorkloadIssuers { workload: request.into_inner().workload, told_at_ms: Some(7), issuers: vec![report] };
+        Ok(Response::new(proto::IssuersResponse { workloads: vec![workload] }))
+    }
+
     async fn authority_status(
         &self,
         _: Request<proto::AuthorityStatusRequest>,

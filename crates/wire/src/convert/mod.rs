@@ -1,5 +1,6 @@
 //! Protobuf to `model` and back. Every conversion from the wire is strict.
 
+mod issuer_keys;
 mod record;
 mod resource;
 mod shadow;

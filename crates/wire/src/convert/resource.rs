@@ -1,11 +1,11 @@
 //! Snapshots as named, content-addressed resources.
 
-use super::{ConvertError, Parts};
+use super::{ConvertError, Parts, issuer_keys};
 use crate::proto;
 use model::authz::AttributeType;
 use model::snapshot::{
-    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
-    Sensitive, TokenIssuer, TrustBundle, Upstream,
+    AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, Protocol, RevokedSvid, Sensitive,
+    TokenIssuer, TrustBundle, Upstream,
 };
 use model::{Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proto::resource::Body;
@@ -174,7 +174,7 @@ pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
-fn parsed<T, E: Display>(path: &str, outcome: std::result::Result<T, E>) -> Result<T> {
+pub(super) fn parsed<T, E: Display>(path: &str, outcome: std::result::Result<T, E>) -> Result<T> {
     outcome.map_err(|error| ConvertError::new(path, error))
 }
 
@@ -188,7 +188,7 @@ fn filled<T>(path: &str, list: Vec<T>) -> Result<Vec<T>> {
     if list.is_empty() { Err(ConvertError::new(path, "empty")) } else { Ok(list) }
 }
 
-fn text(path: &str, value: &str) -> Result<String> {
+pub(super) fn text(path: &str, value: &str) -> Result<String> {
     if value.is_empty() { Err(ConvertError::new(path, "empty")) } else { Ok(value.to_owned()) }
 }
 
@@ -372,11 +372,11 @@ fn upstream_from_wire(wire: &proto::Upstream, captured: bool) -> Result<Upstream
     })
 }
 
-fn endpoint_to_wire(endpoint: &Endpoint) -> proto::Endpoint {
+pub(super) fn endpoint_to_wire(endpoint: &Endpoint) -> proto::Endpoint {
     proto::Endpoint { address: endpoint.address.to_string(), identity: endpoint.identity.to_string() }
 }
 
-fn endpoint_from_wire(wire: &proto::Endpoint) -> Result<Endpoint> {
+pub(super) fn endpoint_from_wire(wire: &proto::Endpoint) -> Result<Endpoint> {
     Ok(Endpoint { address: address("address", &wire.address)?, identity: parsed("identity", SpiffeId::parse(&wire.identity))? })
 }
 
@@ -386,22 +386,18 @@ fn issuer_to_wire(issuer: &TokenIssuer) -> proto::TokenIssuer {
         claim: mapping.claim.clone(),
         r#type: type_to_wire(mapping.kind).into(),
     };
-    proto::TokenIssuer {
+    let mut wire = proto::TokenIssuer {
         name: issuer.name.clone(),
         issuer: issuer.issuer.clone(),
         audiences: issuer.audiences.clone(),
-        jwks_uri: match &issuer.keys {
-            KeySource::Discovery => String::new(),
-            KeySource::JwksUri(uri) | KeySource::Workload { uri, .. } => uri.clone(),
-        },
-        jwks_endpoint: match &issuer.keys {
-            KeySource::Discovery | KeySource::JwksUri(_) => None,
-            KeySource::Workload { endpoint, .. } => Some(endpoint_to_wire(endpoint)),
-        },
         algorithms: issuer.algorithms.iter().map(|algorithm| algorithm_to_wire(*algorithm).into()).collect(),
         roles_claim: issuer.roles_claim.clone().unwrap_or_default(),
         attributes: issuer.attributes.iter().map(mapping).collect(),
-    }
+        introspection: issuer.introspection.as_ref().map(issuer_keys::introspection_to_wire),
+        ..proto::TokenIssuer::default()
+    };
+    issuer_keys::keys_to_wire(&issuer.keys, &mut wire);
+    wire
 }
 
 fn issuer_from_wire(wire: &proto::TokenIssuer) -> Result<TokenIssuer> {
@@ -422,14 +418,8 @@ fn issuer_from_wire(wire: &proto::TokenIssuer) -> Result<TokenIssuer> {
         name: text("name", &wire.name)?,
         issuer: text("issuer", &wire.issuer)?,
         audiences: filled("audiences", wire.audiences.clone())?,
-        keys: match &wire.jwks_endpoint {
-            None if wire.jwks_uri.is_empty() => KeySource::Discovery,
-            None => KeySource::JwksUri(wire.jwks_uri.clone()),
-            Some(endpoint) => KeySource::Workload {
-                uri: text("jwks_uri", &wire.jwks_uri)?,
-                endpoint: endpoint_from_wire(endpoint).map_err(|error| error.within("jwks_endpoint"))?,
-            },
-        },
+        keys: issuer_keys::keys_from_wire(wire)?,
+        introspection: wire.introspection.as_ref().map(issuer_keys::introspection_from_wire).transpose()?,
         algorithms: filled("algorithms", wire.algorithms.iter().enumerate().map(algorithm).collect::<Result<_>>()?)?,
         roles_claim: (!wire.roles_claim.is_empty()).then(|| wire.roles_claim.clone()),
         attributes,

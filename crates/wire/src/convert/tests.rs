@@ -177,6 +177,19 @@ fn an_issuer_or_a_policy_with_any_field_missing_or_unknown_is_refused_with_its_p
             ("algorithms", "empty", |part| part.algorithms.clear()),
             ("algorithms[1]", "unknown value 0", |part| part.algorithms[1] = 0),
             ("algorithms[10]", "unknown value 99", |part| part.algorithms.push(99)),
+            ("jwks", "in two places", |part| part.jwks = "{}".into()),
+            ("jwks_file", "not an absolute path", |part| (part.jwks_uri, part.jwks_file) = (String::new(), "jwks.json".into())),
+            ("jwt_svid", "not a trust domain", |part| (part.jwks_uri, part.jwt_svid) = (String::new(), "Other".into())),
+            ("introspection.client_id", "empty", |part| {
+                part.introspection.as_mut().expect("introspection").client_id.clear();
+            }),
+            ("introspection.authentication", "missing", |part| {
+                part.introspection.as_mut().expect("introspection").authentication = None;
+            }),
+            ("introspection.client_secret_basic", "not an absolute path", |part| {
+                let authentication = proto::introspection::Authentication::ClientSecretBasic("secret".into());
+                part.introspection.as_mut().expect("introspection").authentication = Some(authentication);
+            }),
             ("attributes[0].attribute", "empty", |part| part.attributes[0].attribute.clear()),
             ("attributes[0].claim", "empty", |part| part.attributes[0].claim.clear()),
             ("attributes[0].type", "unknown value 0", |part| part.attributes[0].r#type = 0),
