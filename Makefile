@@ -31,6 +31,7 @@ scenario: build ## The whole mesh, promise by promise
 interop: build ## Real applications in pods, one line each; needs root, nftables and what it names as missing
 	@./tests/interop/prepare.sh
 	@./tests/interop/spire.sh
+	@./tests/interop/issuers.sh
 	$(CARGO) test --locked --package scenarios --test interop
 
 guard: build ## Instructions and allocations of one request in each sidecar against tests/guard/costs.json; needs valgrind; ARGS=--write takes new ones
@@ -42,6 +43,7 @@ bench: ## Rondel beside Envoy, haproxy and nginx on the same work, one table; ne
 	$(CARGO) build --locked --release --workspace --bins
 	@./tests/bench/prepare.sh
 	$(CARGO) run --locked --release --quiet --package identity --example issuance
+	$(CARGO) run --locked --release --quiet --package token --example verification
 	$(CARGO) run --locked --release --quiet --package policy --example decisions
 	@python3 tests/bench/bench.py $(ARGS)
 

@@ -11,6 +11,7 @@ mod capture;
 #[expect(dead_code, reason = "the scenarios use all of it")]
 mod http;
 mod identity;
+mod issuers;
 #[path = "../scenarios/mesh.rs"]
 #[expect(dead_code, reason = "the scenarios use all of it")]
 mod mesh;
@@ -163,6 +164,7 @@ fn main() -> ExitCode {
     for (name, check) in ALONE.into_iter().filter(|(name, _)| is_asked(name)) {
         told(name, check());
     }
+    issuers::each(&is_asked, &mut told);
     if CHECKS.iter().any(|(name, _)| is_asked(name)) || is_asked("the_bank_runs_in_pods") {
         in_pods(&only, &mut told);
     }

@@ -40,11 +40,11 @@ spec:
 #[derive(Default)]
 pub(crate) struct Made<'a> {
     /// Behind the SVIDs' lifetime in `certificates`.
-    certificates: &'a str,
+    pub(crate) certificates: &'a str,
     /// Lines under MeshConfig's `spec`, indented by two.
-    settings: &'a str,
+    pub(crate) settings: &'a str,
     /// Of `rondel up`.
-    environment: &'a [(String, String)],
+    pub(crate) environment: &'a [(String, String)],
 }
 
 /// An SVID as files: `svid.pem` (leaf first), `key.pem` (PKCS#8), `bundle.pem`.
