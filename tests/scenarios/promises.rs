@@ -276,8 +276,15 @@ async fn until_status(mesh: &Mesh, wanted: u16) {
 async fn an_edited_policy_is_in_force_and_a_broken_one_changes_nothing() {
     let mesh = Mesh::start(&plan(serve().await)).await;
     until_status(&mesh, 200).await;
+    let may = || mesh.rondel(&["authz", "can", "--as", "shop/client", "GET", "/"]);
+    let (code, text) = may();
+    assert!(code == 0 && text.starts_with("ALLOW") && text.contains("in force, revision"), "{text}");
     edit_policy(&mesh, r#"@id("nobody") forbid (principal, action, resource);"#);
     until_status(&mesh, 403).await;
+    let (code, text) = may();
+    assert!(code == 1 && text.starts_with("DENY (denied_by_policy)") && text.contains("shop/server/nobody"), "{text}");
+    let (code, text) = mesh.rondel(&["authz", "schema", "shop/server"]);
+    assert!(code == 0 && text.contains("entity User in [Role]"), "{text}");
     edit_policy(&mesh, ALLOW_CLIENT);
     until_status(&mesh, 200).await;
 

@@ -1,7 +1,7 @@
 //! From documents to a mesh: every reference resolved, every value in range, every policy compiled. Reports all errors at once.
 
 use crate::certificates;
-use crate::error::{ConfigError, suggestion};
+use crate::error::{ConfigError, RESOURCE, SELECTS_NOBODY, suggestion};
 use crate::keys;
 use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
 use crate::source::{Document, Source, documents};
@@ -10,7 +10,7 @@ use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource,
 use model::authz::AttributeType;
 use model::ids;
 use model::snapshot::{AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, JwtAlgorithm, Protocol, Sensitive, TokenIssuer};
-use model::{Limit, Limits, Roles, ServiceName, SpiffeId, TrustDomain, WorkloadName};
+use model::{Limit, Limits, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 use serde_saphyr::{Location, Spanned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -28,8 +28,12 @@ pub(crate) struct Errors(Vec<ConfigError>);
 
 impl Errors {
     pub(crate) fn at(&mut self, document: Document<'_>, location: Location, message: impl Display) {
+        self.push(at(document, location, message.to_string()));
+    }
+
+    fn push(&mut self, error: ConfigError) {
         if self.0.len() < ERRORS_MAX {
-            self.0.push(at(document, location, message.to_string()));
+            self.0.push(error);
         }
     }
 
@@ -121,6 +125,7 @@ fn the_mesh<'a, 'b>(resources: &'b [Resource<'a>], sources: &[Source], errors: &
             line: 1,
             column: 1,
             message: "no `MeshConfig` in any file; it names the trust domain".to_owned(),
+            code: RESOURCE,
         });
     }
     first
@@ -201,7 +206,7 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
         bundle_endpoint: certificates::bundle_endpoint(document, spec.bundle_endpoint.as_ref(), errors),
         connection_age_max: age,
         country: None,
-        roles: roles(document, &spec.roles, errors),
+        roles: crate::roles::roles(document, &spec.roles, errors),
         forwarders: Vec::new(),
         egress,
         sensitive_attributes: BTreeSet::new(),
@@ -289,20 +294,6 @@ fn identities(mesh: &Mesh, document: Document<'_>, services: &[Spanned<String>],
         }
     }
     found
-}
-
-/// How roles nest: the place of an error is that of the list that says so.
-fn roles(document: Document<'_>, written: &BTreeMap<String, Spanned<Vec<Spanned<String>>>>, errors: &mut Errors) -> Roles {
-    let within = |list: &Spanned<Vec<Spanned<String>>>| list.value.iter().map(|role| role.value.clone()).collect();
-    Roles::new(written.iter().map(|(role, list)| (role.clone(), within(list))).collect()).unwrap_or_else(|error| {
-        let list = written.get(&error.role);
-        let parent = error.within.as_ref().and_then(|parent| list?.value.iter().find(|role| role.value == *parent));
-        let place = parent.map(|parent| parent.defined).or_else(|| list.map(|list| list.defined)).unwrap_or(Location::UNKNOWN);
-        let near =
-            error.within.as_ref().map_or_else(String::new, |parent| suggestion(parent, written.keys().map(String::as_str)));
-        errors.at(document, place, format!("{error}{near}"));
-        Roles::default()
-    })
 }
 
 fn egress(document: Document<'_>, written: Option<&Spanned<String>>, errors: &mut Errors) -> Egress {
@@ -510,7 +501,8 @@ fn references(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
                     let near = suggestion(&wanted, mesh.workloads.iter().map(|workload| workload.service.as_str()));
                     let message =
                         format!("the policy selects nobody: no workload of service `{}`{near}", ids::printable(&wanted));
-                    errors.at(written.document, selector.account.defined, message);
+                    let error = at(written.document, selector.account.defined, message);
+                    errors.push(ConfigError { code: SELECTS_NOBODY, ..error });
                 }
             }
             Resource::Mesh(_) | Resource::Issuer(_) | Resource::Authentication(_) => {}
@@ -561,6 +553,7 @@ fn policies_compile(mesh: &Mesh, errors: &mut Errors) {
                 line: error.line,
                 column: error.column,
                 message: format!("{what}{}", error.message),
+                code: error.flaw.code(),
             });
         }
     }

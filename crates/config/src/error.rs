@@ -13,7 +13,14 @@ pub struct ConfigError {
     pub column: u32,
     /// What is wrong and how to mend it.
     pub message: String,
+    /// A stable code: that of the policy's flaw, or `RA001` for everything else.
+    pub code: &'static str,
 }
+
+/// The code of what is wrong elsewhere than in a policy.
+pub const RESOURCE: &str = "RA001";
+/// The code of a policy that selects nobody.
+pub(crate) const SELECTS_NOBODY: &str = "RA007";
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,7 +35,7 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// `; did you mean `x`?` if one of the known words is near, else nothing.
-pub(crate) fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub fn suggestion<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let near = known.into_iter().map(|word| (distance(wrong, word), word)).min();
     match near {
         Some((steps, word)) if steps <= 1 + word.chars().count() / 3 => format!("; did you mean `{word}`?"),

@@ -4,10 +4,12 @@
 //! and what to write instead; nothing is accepted and ignored. Alone in this workspace, this crate names the YAML parser.
 
 mod build;
+pub mod cases;
 mod certificates;
 mod error;
 mod keys;
 mod mesh;
+mod roles;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -15,8 +17,8 @@ mod workload;
 mod yaml;
 
 pub use build::parse;
-pub use error::ConfigError;
+pub use error::{ConfigError, RESOURCE, suggestion};
 pub use mesh::{BundleEndpoint, Call, Federation, Mesh, Process, SelectedPolicy, Settings, Trust, UpstreamAuthority, Workload};
-pub use source::{Source, read};
+pub use source::{Source, read, read_one};
 /// Whether a resolved address may be fetched from.
 pub use token::jwks::fetchable_address;

@@ -1,6 +1,6 @@
 //! Files, and the YAML documents in them.
 
-use crate::error::ConfigError;
+use crate::error::{ConfigError, RESOURCE};
 use std::io::Read;
 use std::path::Path;
 
@@ -45,8 +45,17 @@ pub fn read(dir: &Path) -> Result<Vec<Source>, ConfigError> {
     Ok(sources)
 }
 
+/// Reads one file; its errors and places name it as it is given here.
+///
+/// # Errors
+/// - [`ConfigError`] if it cannot be read, is not UTF-8, or is over a bound.
+pub fn read_one(path: &Path) -> Result<Source, ConfigError> {
+    let file = path.display().to_string();
+    Ok(Source { text: read_file(path, &file)?, file })
+}
+
 fn whole(file: &str, message: String) -> ConfigError {
-    ConfigError { file: file.to_owned(), line: 1, column: 1, message }
+    ConfigError { file: file.to_owned(), line: 1, column: 1, message, code: RESOURCE }
 }
 
 fn collect(dir: &Path, prefix: &str, depth: usize, sources: &mut Vec<Source>) -> Result<(), ConfigError> {

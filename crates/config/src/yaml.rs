@@ -1,6 +1,6 @@
 //! The resources as they are written, and the strict reading of one document.
 
-use crate::error::{ConfigError, suggestion};
+use crate::error::{ConfigError, RESOURCE, suggestion};
 use crate::source::Document;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
@@ -16,9 +16,9 @@ const KINDS: [&str; 5] = ["MeshConfig", "Workload", "PeerAuthentication", "Token
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Head {
+pub(crate) struct Head {
     api_version: Spanned<String>,
-    kind: Spanned<String>,
+    pub(crate) kind: Spanned<String>,
     #[serde(rename = "metadata")]
     _metadata: IgnoredAny,
     #[serde(rename = "spec")]
@@ -304,20 +304,31 @@ pub(crate) struct Selector {
     pub(crate) account: Spanned<String>,
 }
 
-/// Reads one document: its kind first, then all of it as that kind says, unknown fields being errors.
-pub(crate) fn resource(document: Document<'_>) -> Result<Resource<'_>, ConfigError> {
+/// Reads the kind of a document, and nothing else of it.
+pub(crate) fn head(document: Document<'_>) -> Result<Head, ConfigError> {
     let head: Head = from_yaml(document)?;
     if head.api_version.value != API_VERSION {
         let message =
             format!("`apiVersion: {}` is not known; write `{API_VERSION}`", model::ids::printable(&head.api_version.value));
         return Err(at(document, head.api_version.defined, message));
     }
+    Ok(head)
+}
+
+/// Reads one document: its kind first, then all of it as that kind says, unknown fields being errors.
+pub(crate) fn resource(document: Document<'_>) -> Result<Resource<'_>, ConfigError> {
+    let head = head(document)?;
     match head.kind.value.as_str() {
         "MeshConfig" => whole(document).map(Box::new).map(Resource::Mesh),
         "Workload" => whole(document).map(Box::new).map(Resource::Workload),
         "PeerAuthentication" => whole(document).map(Box::new).map(Resource::Authentication),
         "TokenIssuer" => whole(document).map(Box::new).map(Resource::Issuer),
         "AuthorizationPolicy" => whole(document).map(Box::new).map(Resource::Policy),
+        crate::cases::KIND => {
+            let message =
+                "tests of policies are no part of the mesh: keep them in a directory of their own, for `rondel authz test`";
+            Err(at(document, head.kind.defined, message.to_owned()))
+        }
         other => {
             let near = suggestion(other, KINDS);
             let message = format!("`kind: {}` is not one of {}{near}", model::ids::printable(other), KINDS.join(", "));
@@ -326,7 +337,7 @@ pub(crate) fn resource(document: Document<'_>) -> Result<Resource<'_>, ConfigErr
     }
 }
 
-fn whole<S: DeserializeOwned>(document: Document<'_>) -> Result<Written<'_, S>, ConfigError> {
+pub(crate) fn whole<S: DeserializeOwned>(document: Document<'_>) -> Result<Written<'_, S>, ConfigError> {
     let whole: Whole<S> = from_yaml(document)?;
     Ok(Written { document, metadata: whole.metadata, spec: whole.spec })
 }
@@ -343,7 +354,7 @@ fn from_yaml<T: DeserializeOwned>(document: Document<'_>) -> Result<T, ConfigErr
 pub(crate) fn at(document: Document<'_>, location: Location, message: String) -> ConfigError {
     let line = u32::try_from(location.line()).unwrap_or(u32::MAX).max(1).saturating_add(document.lines_before);
     let column = u32::try_from(location.column()).unwrap_or(u32::MAX).max(1);
-    ConfigError { file: document.file.to_owned(), line, column, message }
+    ConfigError { file: document.file.to_owned(), line, column, message, code: RESOURCE }
 }
 
 /// The parser's message in one line, without its own place, with the nearest known word where a field is unknown.

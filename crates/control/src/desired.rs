@@ -156,7 +156,7 @@ impl Board {
                 "the trust domain cannot change from `{old}` to `{new}` while the mesh runs; start it anew with another state directory"
             );
             let file = sources.first().map_or_else(String::new, |source| source.file.clone());
-            return Ok(self.refuse(vec![ConfigError { file, line: 1, column: 1, message }]));
+            return Ok(self.refuse(vec![ConfigError { file, line: 1, column: 1, message, code: config::RESOURCE }]));
         }
         let revision = Revision(current.revision.0 + 1);
         let (trust, trust_revision) = (Arc::clone(&current.trust), current.trust_revision);

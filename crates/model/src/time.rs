@@ -47,6 +47,59 @@ impl Timestamp {
     }
 }
 
+/// A text that is not a moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a time: write `2026-11-24T10:00:00Z`")]
+pub struct TimeError {
+    text: String,
+}
+
+impl Timestamp {
+    /// Parses RFC 3339 in UTC, with or without a fraction of seconds: what `Display` prints, and `2026-11-24T10:00:00Z`.
+    ///
+    /// # Errors
+    /// - [`TimeError`] for anything else, a day that no month has, and years before 1970.
+    pub fn parse(text: &str) -> Result<Self, TimeError> {
+        Self::read(text).ok_or_else(|| TimeError { text: crate::ids::printable(text) })
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+        let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+        let number = |text: &str, digits: usize| {
+            (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse::<u64>().ok())?
+        };
+        let three = |text: &str, separator: char| {
+            let mut parts = text.split(separator).map(str::to_owned);
+            let all = (parts.next()?, parts.next()?, parts.next()?);
+            parts.next().is_none().then_some(all)
+        };
+        let (year, month, day) = three(date, '-')?;
+        let (hour, minute, second) = three(time, ':')?;
+        let (year, month, day) = (number(&year, 4)?, number(&month, 2)?, number(&day, 2)?);
+        let (hour, minute, second) = (number(&hour, 2)?, number(&minute, 2)?, number(&second, 2)?);
+        if !(1..=9).contains(&fraction.len()) || !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let millis: u64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+        if year < 1970 || hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        let years = (1970..year).map(|year| if is_leap(year) { 366 } else { 365 }).sum::<u64>();
+        let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+        let month = usize::try_from(month.checked_sub(1)?).ok()?;
+        if day == 0 || day > *lengths.get(month)? {
+            return None;
+        }
+        let days = years + lengths.iter().take(month).sum::<u64>() + day - 1;
+        Some(Self((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millis))
+    }
+}
+
+const fn is_leap(year: u64) -> bool {
+    year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+}
+
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds: `2026-11-24T10:00:00.000Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,6 +128,36 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_read_as_it_is_printed() {
+        for text in
+            ["1970-01-01T00:00:00.000Z", "2000-02-29T23:59:59.999Z", "2026-11-24T10:00:00.120Z", "2100-03-01T00:00:00.000Z"]
+        {
+            assert_eq!(Timestamp::parse(text).expect(text).to_string(), text);
+        }
+        assert_eq!(Timestamp::parse("2026-11-24T10:00:00Z"), Ok(Timestamp::from_seconds(1_795_514_400)));
+        for text in [
+            "",
+            "2026-11-24",
+            "2026-11-24T10:00:00",
+            "2026-11-24T10:00:00+01:00",
+            "2026-11-31T10:00:00Z",
+            "2026-02-29T10:00:00Z",
+            "2100-02-29T10:00:00Z",
+            "2026-13-01T10:00:00Z",
+            "2026-00-01T10:00:00Z",
+            "2026-11-00T10:00:00Z",
+            "2026-11-24T24:00:00Z",
+            "2026-11-24T10:00:60Z",
+            "2026-11-24T10:00:00.Z",
+            "2026-1-24T10:00:00Z",
+            "+026-11-24T10:00:00Z",
+            "1969-12-31T23:59:59Z",
+        ] {
+            assert!(Timestamp::parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_timestamp_prints_as_rfc3339_in_utc() {

@@ -5,6 +5,7 @@ use crate::compiled::translate;
 use crate::decide::Numbers;
 use crate::explain::Anatomy;
 use crate::facts::{CONNECT, Names};
+use crate::flaw::{Flaw, PolicyError};
 use crate::headers::{self, HEADERS, HeaderNames};
 use crate::reads::Reads;
 use crate::slice::{self, BODY, Group, Slice, admits};
@@ -34,22 +35,6 @@ const ERRORS_MAX: usize = 20;
 /// LIMIT: reports of the validator that are looked at. It repeats itself for every action that a policy admits.
 const REPORTS_MAX: usize = 400;
 
-/// Why a policy cannot be enforced as it is written. Who wrote it must mend it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}:{column}: {message}")]
-pub struct PolicyError {
-    /// The file that holds the policy, relative to the configuration's directory.
-    pub file: String,
-    /// The line of the file, from 1.
-    pub line: u32,
-    /// The column of the policy text, from 1, in characters. The text's indentation in the file is not counted.
-    pub column: u32,
-    /// The policy, where it is known.
-    pub policy: Option<PolicyId>,
-    /// What is wrong.
-    pub message: String,
-}
-
 /// One policy, ready to be put into slices and to be explained.
 #[derive(Debug)]
 pub(crate) struct Rule {
@@ -60,7 +45,7 @@ pub(crate) struct Rule {
     /// `file:line` of its first word.
     pub(crate) position: String,
     /// The byte offset of its first word in the resource's text.
-    start: usize,
+    pub(crate) start: usize,
     /// As Cedar evaluates it.
     pub(crate) policy: Policy,
     /// As a tree.
@@ -176,6 +161,26 @@ impl Policies {
         all.get(action).map_or(&[], Vec::as_slice)
     }
 
+    /// Every policy's id, and whether it is a permit, in the order of the source.
+    pub fn each(&self) -> impl Iterator<Item = (&PolicyId, bool)> {
+        self.rules.iter().map(|rule| (&rule.id, rule.effect == Effect::Permit))
+    }
+
+    /// Whether a policy that could apply to this action reads the time.
+    pub fn reads_time(&self, action: &str) -> bool {
+        self.touches(action, &["context", "now"])
+    }
+
+    /// Whether a policy that could apply to this action reads the caller's address.
+    pub fn reads_address(&self, action: &str) -> bool {
+        self.touches(action, &["context", "source", "address"])
+    }
+
+    fn touches(&self, action: &str, path: &[&str]) -> bool {
+        let group = crate::vocabulary::group_of(action);
+        self.rules.iter().any(|rule| admits(&rule.body.action, action, group) && rule.reads.touch(path))
+    }
+
     /// The body fields to read for this action, with their types: of every resource whose policies could apply to the
     /// action and read `context.request.body`. `None`: no policy looks at the body, so that it can stream.
     pub fn body_fields(&self, action: &str) -> Option<&BTreeMap<String, AttributeType>> {
@@ -221,7 +226,7 @@ pub(crate) fn compile_taking(
 ) -> Result<Policies, Vec<PolicyError>> {
     let at_first = |message: String| {
         let (file, line) = policies.first().map_or((String::new(), 1), |first| (first.file.clone(), first.line));
-        vec![PolicyError { file, line, column: 1, policy: None, message }]
+        vec![PolicyError { file, line, column: 1, policy: None, message, flaw: Flaw::Declaration }]
     };
     let names = Names::parse().map_err(at_first)?;
     let vocabulary = if policies.is_empty() { Vocabulary::empty() } else { Vocabulary::of(issuers).map_err(at_first)? };
@@ -230,7 +235,7 @@ pub(crate) fn compile_taking(
         let resource = rules.get(conflict.rule).and_then(|rule| policies.iter().find(|each| each.name == rule.resource));
         resource.map_or_else(
             || at_first(conflict.message.clone()),
-            |resource| vec![Reading::of(resource, &vocabulary).error(0, None, conflict.message.clone())],
+            |resource| vec![Reading::of(resource, &vocabulary).error(Flaw::Declaration, 0, None, conflict.message.clone())],
         )
     })?;
     Ok(Policies {
@@ -245,6 +250,15 @@ pub(crate) fn compile_taking(
         header_names: headers,
         reference: OnceLock::new(),
     })
+}
+
+/// The Cedar schema, in Cedar's syntax, that the policies of one resource are checked against: with the body that it declares, and
+/// every header that policies of the workload name.
+///
+/// # Errors
+/// - Cedar's text, if declarations contradict each other or cannot stand in a schema.
+pub fn schema(policies: &Policies, issuers: &[TokenIssuer], body: &BTreeMap<String, AttributeType>) -> Result<String, String> {
+    Vocabulary::of(issuers)?.text(body, &policies.headers.iter().cloned().collect())
 }
 
 /// The rules of all resources, validated, and the headers that they name.
@@ -264,7 +278,7 @@ fn sound_rules(
         let found = if resources.insert(resource.name.as_str()) {
             reading.rules(take, &mut headers)
         } else {
-            Err(vec![reading.error(0, None, format!("authorization policy `{}` stands twice", resource.name))])
+            Err(vec![reading.error(Flaw::Form, 0, None, format!("authorization policy `{}` stands twice", resource.name))])
         };
         parsed.push((reading, found));
     }
@@ -324,21 +338,21 @@ impl<'a> Reading<'a> {
     fn bounded(&self, mut errors: Vec<PolicyError>) -> Vec<PolicyError> {
         if errors.len() > ERRORS_MAX {
             errors.truncate(ERRORS_MAX);
-            errors.push(self.error(0, None, "this resource has more errors than are listed".to_owned()));
+            errors.push(self.error(Flaw::Bound, 0, None, "this resource has more errors than are listed".to_owned()));
         }
         errors
     }
 
-    fn error(&self, offset: usize, policy: Option<PolicyId>, message: String) -> PolicyError {
+    fn error(&self, flaw: Flaw, offset: usize, policy: Option<PolicyId>, message: String) -> PolicyError {
         let (line, column) = self.places.place(offset);
         let line = self.resource.line.saturating_add(line).saturating_sub(1);
-        PolicyError { file: self.resource.file.clone(), line, column, policy, message }
+        PolicyError { file: self.resource.file.clone(), line, column, policy, message, flaw }
     }
 
     /// Parses the resource's policies, and adds the headers that they name to `headers`.
     fn rules(&self, take: Take, headers: &mut HeaderNames) -> Result<Vec<Rule>, Vec<PolicyError>> {
         let text = &self.resource.text;
-        let ranges = survey(text).map_err(|oversize| vec![self.error(oversize.offset, None, oversize.message)])?;
+        let ranges = survey(text).map_err(|oversize| vec![self.error(Flaw::Bound, oversize.offset, None, oversize.message)])?;
         let shape = Arc::new(self.resource.body.clone());
         let (mut rules, mut errors) = (Vec::new(), Vec::new());
         let mut ids = BTreeSet::new();
@@ -347,13 +361,22 @@ impl<'a> Reading<'a> {
             let own = text.get(range).unwrap_or("");
             // Each policy is parsed by itself: Cedar's reports hold, and hash, the whole source that they are about.
             match Policy::parse(None, own) {
-                Err(found) => errors
-                    .extend(found.iter().take(REPORTS_MAX).map(|error| self.report(&DetailedError::from(error), start, None))),
+                Err(found) => errors.extend(
+                    found
+                        .iter()
+                        .take(REPORTS_MAX)
+                        .map(|error| self.report(Flaw::Syntax, &DetailedError::from(error), start, None)),
+                ),
                 Ok(policy) if take == Take::Live && policy.annotation(MODE) == Some(SHADOW) => {}
                 Ok(policy) => match self.rule(position, start, &policy, &shape) {
                     Err(error) => errors.push(error),
                     Ok(rule) if !ids.insert(rule.id.clone()) => {
-                        errors.push(self.error(start, Some(rule.id.clone()), format!("policy id `{}` stands twice", rule.id)));
+                        errors.push(self.error(
+                            Flaw::Form,
+                            start,
+                            Some(rule.id.clone()),
+                            format!("policy id `{}` stands twice", rule.id),
+                        ));
                     }
                     Ok(rule) => match self.check_headers(&rule, own, headers) {
                         Err(error) => errors.push(error),
@@ -369,17 +392,17 @@ impl<'a> Reading<'a> {
     }
 
     /// Cedar's own report on the policy that begins at `start`, at the place that it points to.
-    fn report(&self, detail: &DetailedError, start: usize, policy: Option<PolicyId>) -> PolicyError {
+    fn report(&self, flaw: Flaw, detail: &DetailedError, start: usize, policy: Option<PolicyId>) -> PolicyError {
         let offset = start + detail.source_locations.first().map_or(0, |label| label.loc.start);
         let help = detail.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-        self.error(offset, policy, format!("{}{help}", detail.message).replace(['\n', '\r'], " "))
+        self.error(flaw, offset, policy, format!("{}{help}", detail.message).replace(['\n', '\r'], " "))
     }
 
     fn rule(&self, position: usize, start: usize, policy: &Policy, shape: &Arc<BodyShape>) -> Result<Rule, PolicyError> {
         for (name, _) in policy.annotations() {
             if !matches!(name, "id" | "description" | MODE) {
                 let message = format!("unknown annotation `@{name}`; known are `@id`, `@description` and `@mode`");
-                return Err(self.error(start, None, message));
+                return Err(self.error(Flaw::Form, start, None, message));
             }
         }
         let is_shadow = match policy.annotation(MODE) {
@@ -387,7 +410,7 @@ impl<'a> Reading<'a> {
             Some(SHADOW) => true,
             Some(other) => {
                 let message = format!("`@mode(\"{}\")` is neither `enforce` nor `{SHADOW}`", model::ids::printable(other));
-                return Err(self.error(start, None, message));
+                return Err(self.error(Flaw::Form, start, None, message));
             }
         };
         let own = policy.annotation("id").map_or_else(|| format!("policy{position}"), str::to_owned);
@@ -395,13 +418,13 @@ impl<'a> Reading<'a> {
         if own.is_empty() || !sound {
             let own = model::ids::printable(&own);
             let message = format!("`{own}` is not a policy id: 1 to {ID_CHARACTERS_MAX} printable characters");
-            return Err(self.error(start, None, message));
+            return Err(self.error(Flaw::Form, start, None, message));
         }
         let id = PolicyId::new(&self.resource.name, &own);
-        let wrong = |message: String| self.error(start, Some(id.clone()), message);
+        let wrong = |flaw: Flaw, message: String| self.error(flaw, start, Some(id.clone()), message);
         let policy = policy.new_id(cedar_policy::PolicyId::new(id.as_str()));
-        let pst::Policy::Static(tree) = policy.to_pst().map_err(|error| wrong(error.to_string()))? else {
-            return Err(wrong("a template cannot be used here".to_owned()));
+        let pst::Policy::Static(tree) = policy.to_pst().map_err(|error| wrong(Flaw::Form, error.to_string()))? else {
+            return Err(wrong(Flaw::Form, "a template cannot be used here".to_owned()));
         };
         let body = tree.body().clone();
         let mut reads = Reads::default();
@@ -412,11 +435,11 @@ impl<'a> Reading<'a> {
         if let pst::ActionConstraint::Eq(uid) = &body.action
             && ACTIONS.iter().any(|(_, group)| *group == Some(uid.eid.as_str()))
         {
-            return Err(wrong(format!("{uid} is a group of methods: write `action in {uid}`")));
+            return Err(wrong(Flaw::Impossible, format!("{uid} is a group of methods: write `action in {uid}`")));
         }
-        check_literals(&policy).map_err(wrong)?;
-        self.check_reads(&reads).map_err(wrong)?;
-        let line = self.error(start, None, String::new()).line;
+        check_literals(&policy).map_err(|message| wrong(Flaw::Impossible, message))?;
+        self.check_reads(&reads).map_err(|(flaw, message)| wrong(flaw, message))?;
+        let line = self.error(Flaw::Form, start, None, String::new()).line;
         let names = translate::Names { attributes: &self.vocabulary.attributes, shape };
         Ok(Rule {
             id: id.clone(),
@@ -437,9 +460,10 @@ impl<'a> Reading<'a> {
 
     /// What the validator lets pass, and what would then silently be false: a body that nobody declared, and a `has`
     /// with a misspelt attribute.
-    fn check_reads(&self, reads: &Reads) -> Result<(), String> {
+    fn check_reads(&self, reads: &Reads) -> Result<(), (Flaw, String)> {
         if self.resource.body.is_empty() && reads.name(&BODY) {
-            return Err("the policy reads `context.request.body`, and the resource declares no `body` fields".to_owned());
+            let message = "the policy reads `context.request.body`, and the resource declares no `body` fields";
+            return Err((Flaw::Body, message.to_owned()));
         }
         for path in &reads.asked {
             let Some((name, parent)) = path.split_last() else { continue };
@@ -447,7 +471,7 @@ impl<'a> Reading<'a> {
             match self.vocabulary.names_at(&parent, &self.resource.body) {
                 Some(known) if !known.contains(name) => {
                     let (parent, known) = (parent.join("."), known.join("`, `"));
-                    return Err(format!("`{parent}` has no attribute `{name}`; it can have `{known}`"));
+                    return Err((Flaw::Schema, format!("`{parent}` has no attribute `{name}`; it can have `{known}`")));
                 }
                 _ => {}
             }
@@ -457,7 +481,8 @@ impl<'a> Reading<'a> {
 
     /// Adds the headers that `rule` names to `names`. `text`: the policy's own.
     fn check_headers(&self, rule: &Rule, text: &str, names: &mut HeaderNames) -> Result<(), PolicyError> {
-        let wrong = |offset: usize, message: String| self.error(rule.start + offset, Some(rule.id.clone()), message);
+        let wrong =
+            |offset: usize, message: String| self.error(Flaw::Header, rule.start + offset, Some(rule.id.clone()), message);
         let as_a_whole = |path: &[String]| path == HEADERS;
         let mut named = rule.reads.names_below(&HEADERS).peekable();
         // To ask whether there are headers is no more than a step of asking for one: `has headers.tenant`.
@@ -491,25 +516,25 @@ impl<'a> Reading<'a> {
             std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::btree_map::Entry::Vacant(place) => match self.vocabulary.schema(body, headers) {
                 Ok(schema) => place.insert(Validator::new(schema)),
-                Err(message) => return vec![self.error(0, None, message)],
+                Err(message) => return vec![self.error(Flaw::Declaration, 0, None, message)],
             },
         };
         let policies = match PolicySet::from_policies(rules.iter().map(|rule| rule.policy.clone())) {
             Ok(policies) => policies,
-            Err(error) => return vec![self.error(0, None, error.to_string())],
+            Err(error) => return vec![self.error(Flaw::Form, 0, None, error.to_string())],
         };
         let result = validator.validate(&policies, ValidationMode::Strict);
-        let found = |(id, detail): (&cedar_policy::PolicyId, DetailedError)| {
+        let found = |(id, detail, flaw): (&cedar_policy::PolicyId, DetailedError, Flaw)| {
             let rule = rules.iter().find(|rule| rule.id.as_str() == AsRef::<str>::as_ref(id));
-            self.report(&detail, rule.map_or(0, |rule| rule.start), rule.map(|rule| rule.id.clone()))
+            self.report(flaw, &detail, rule.map_or(0, |rule| rule.start), rule.map(|rule| rule.id.clone()))
         };
-        let errors = result.validation_errors().map(|error| (error.policy_id(), DetailedError::from(error)));
+        let errors = result.validation_errors().map(|error| (error.policy_id(), DetailedError::from(error), Flaw::Schema));
         // A policy with an error is mostly also one that can never apply; the error says why.
         let broken: HashSet<&str> = result.validation_errors().map(|error| error.policy_id().as_ref()).collect();
         let telling =
             |warning: &&ValidationWarning| refuses(warning) && !broken.contains(AsRef::<str>::as_ref(warning.policy_id()));
         let warnings = result.validation_warnings().filter(telling);
-        let warnings = warnings.map(|warning| (warning.policy_id(), DetailedError::from(warning)));
+        let warnings = warnings.map(|warning| (warning.policy_id(), DetailedError::from(warning), flaw_of(warning)));
         let mut all: Vec<PolicyError> = errors.chain(warnings).take(REPORTS_MAX).map(found).collect();
         all.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
         // The same mistake once for every action: the first tells it.
@@ -534,6 +559,13 @@ fn check_literals(policy: &Policy) -> Result<(), String> {
         return Err(format!("`{uid}` can never be met: {expected}"));
     }
     Ok(())
+}
+
+fn flaw_of(warning: &ValidationWarning) -> Flaw {
+    match warning {
+        ValidationWarning::ImpossiblePolicy(_) => Flaw::Impossible,
+        _ => Flaw::Confusable,
+    }
 }
 
 /// Whether the validator's warning refuses the policy. Scripts may be mixed in a string unless one of them has letters that

@@ -15,7 +15,9 @@ mod explain;
 mod facts;
 #[cfg(test)]
 mod fixture;
+mod flaw;
 mod headers;
+mod lint;
 mod reads;
 mod shadow;
 mod slice;
@@ -24,7 +26,9 @@ mod unreadable;
 mod vocabulary;
 
 pub use body::{BodyFacts, BodyRefusal, read_body};
-pub use compile::{Policies, PolicyError, TEXT_BYTES_MAX, compile};
+pub use compile::{Policies, TEXT_BYTES_MAX, compile, schema};
 pub use decide::{Denied, Permit, decide, decide_by_reference};
 pub use explain::explain;
+pub use flaw::{Flaw, PolicyError};
+pub use lint::{Lint, Provided, lint};
 pub use shadow::{Shadow, Tried};

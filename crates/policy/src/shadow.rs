@@ -1,6 +1,7 @@
 //! Policies that are tried beside the live ones: what the answer would be if they were in force. They never change it.
 
-use crate::compile::{Policies, PolicyError, Rule, Take, compile_taking};
+use crate::PolicyError;
+use crate::compile::{Policies, Rule, Take, compile_taking};
 use crate::decide::{Denied, decide};
 use crate::explain::explain;
 use crate::headers;

@@ -1,7 +1,7 @@
 //! What policies can speak of: the schema that every policy is validated against.
 
 use crate::headers::HeaderNames;
-use cedar_policy::Schema;
+use cedar_policy::{Schema, SchemaFragment};
 use model::authz::AttributeType;
 use model::snapshot::TokenIssuer;
 use serde_json::{Map, Value, json};
@@ -69,6 +69,19 @@ impl Vocabulary {
     /// # Errors
     /// - Cedar's text, if a declared name cannot stand in a schema.
     pub(crate) fn schema(&self, body: &BodyShape, headers: &HeaderNames) -> Result<Schema, String> {
+        Schema::from_json_value(self.json(body, headers)).map_err(|error| error.to_string())
+    }
+
+    /// The same in Cedar's own syntax.
+    ///
+    /// # Errors
+    /// - Cedar's text, if a declared name cannot stand in a schema.
+    pub(crate) fn text(&self, body: &BodyShape, headers: &HeaderNames) -> Result<String, String> {
+        let fragment = SchemaFragment::from_json_value(self.json(body, headers)).map_err(|error| error.to_string())?;
+        Ok(compact(&fragment.to_cedarschema().map_err(|error| error.to_string())?))
+    }
+
+    fn json(&self, body: &BodyShape, headers: &HeaderNames) -> Value {
         let mut actions = Map::new();
         for group in ["read", "write"] {
             actions.insert(group.to_owned(), json!({}));
@@ -80,8 +93,7 @@ impl Vocabulary {
             });
             actions.insert(action.to_owned(), json!({ "memberOf": groups, "appliesTo": applies }));
         }
-        let schema = json!({ "": { "entityTypes": self.entity_types(), "actions": actions } });
-        Schema::from_json_value(schema).map_err(|error| error.to_string())
+        json!({ "": { "entityTypes": self.entity_types(), "actions": actions } })
     }
 
     fn entity_types(&self) -> Value {
@@ -125,6 +137,29 @@ impl Vocabulary {
     }
 }
 
+/// Actions that are told alike stand together, and names that nothing hides stand without their namespace.
+fn compact(text: &str) -> String {
+    let text = text.replace("__cedar::", "");
+    let mut blocks: Vec<(&str, Vec<&str>)> = Vec::new();
+    for block in text.trim().split("\n\n") {
+        let action =
+            block.strip_prefix("action ").and_then(|rest| rest.split_once(" in [").or_else(|| rest.split_once(" appliesTo")));
+        let (name, rest) = match action {
+            Some((name, _)) => (name, block.get("action ".len() + name.len()..).unwrap_or_default()),
+            None => ("", block),
+        };
+        match blocks.iter_mut().find(|(known, names)| *known == rest && !names.contains(&"") && !name.is_empty()) {
+            Some((_, names)) => names.push(name),
+            None => blocks.push((rest, vec![name])),
+        }
+    }
+    let told = |(rest, names): (&str, Vec<&str>)| match names.join(", ") {
+        none if none.is_empty() => rest.to_owned(),
+        names => format!("action {names}{rest}"),
+    };
+    blocks.into_iter().map(told).collect::<Vec<_>>().join("\n\n")
+}
+
 fn context(body: &BodyShape, headers: &HeaderNames) -> Value {
     let text = || json!({ "type": "String" });
     let mut request = Map::new();
@@ -155,5 +190,31 @@ fn schema_type(kind: AttributeType, required: bool) -> Value {
         AttributeType::String => json!({ "type": "String", "required": required }),
         AttributeType::Boolean => json!({ "type": "Boolean", "required": required }),
         AttributeType::StringSet => json!({ "type": "Set", "element": { "type": "String" }, "required": required }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_as_text_is_the_schema_that_policies_are_checked_with() {
+        let vocabulary = Vocabulary { attributes: BTreeMap::from([("limit".to_owned(), AttributeType::Long)]) };
+        let body = BTreeMap::from([("amount".to_owned(), AttributeType::Long)]);
+        let headers = HeaderNames::from(["x-tenant".to_owned()]);
+        let text = vocabulary.text(&body, &headers).expect("text");
+        assert_eq!(text.matches("appliesTo").count(), 3, "reads, writes and connect: {text}");
+        let (read, _) = SchemaFragment::from_cedarschema_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let again = compact(&read.to_cedarschema().expect("text"));
+        assert_eq!(again, text);
+        for part in [
+            "\"GET\", \"HEAD\", \"OPTIONS\" in [Action::\"read\"]",
+            "limit?: Long",
+            "amount: Long",
+            "\"x-tenant\"?: String",
+            "entity Role in [Role]",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

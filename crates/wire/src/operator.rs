@@ -5,7 +5,7 @@ use crate::convert::{self, ConvertError};
 use crate::proto;
 use model::ids::IdError;
 use model::shadow::ShadowReport;
-use model::{DecisionId, DecisionRecord, Revision, SpiffeId, Timestamp, WorkloadName};
+use model::{DecisionId, DecisionRecord, Revision, Snapshot, SpiffeId, Timestamp, WorkloadName};
 use proto::operator_client::OperatorClient as Generated;
 use std::path::Path;
 use std::time::Duration;
@@ -296,6 +296,16 @@ impl OperatorClient {
             workloads: response.workloads.into_iter().enumerate().map(workload).collect::<Result<_, _>>()?,
             troubles: response.troubles.into_iter().map(trouble).collect(),
         })
+    }
+
+    /// Asks for the snapshot that is in force for a workload.
+    ///
+    /// # Errors
+    /// - [`CallFailure`], also if no such workload is configured.
+    pub async fn snapshot(&mut self, workload: &WorkloadName, deadline: Duration) -> Result<Snapshot, CallFailure> {
+        let request = proto::WorkloadSnapshotRequest { workload: workload.to_string() };
+        let response = within(deadline, self.client.workload_snapshot(request)).await?.into_inner();
+        Ok(convert::decode_snapshot(&response.snapshot).map_err(|error| error.within("snapshot"))?)
     }
 
     /// Asks for one decision record.

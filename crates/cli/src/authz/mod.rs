@@ -1,7 +1,14 @@
 //! `rondel authz`: policies, and what came of them.
 
+mod can;
+mod check;
+mod junit;
+mod origin;
+mod question;
 mod records;
+mod schema;
 mod shadow;
+mod test;
 
 use crate::operator::Where;
 use crate::output::Output;
@@ -30,6 +37,20 @@ pub(crate) enum Authz {
         #[command(flatten)]
         at: Where,
     },
+    /// Say whether a call may be made, by the policies in force or those of a directory, and why
+    ///
+    /// Exit codes: 0 it may; 1 it may not; 2 it could not be asked.
+    Can(Box<can::Can>),
+    /// Run files of cases against the policies of a directory
+    ///
+    /// Exit codes: 0 all passed; 1 a case failed; 2 they could not be run.
+    Test(test::Test),
+    /// Say what is wrong with the policies of a directory, and what is probably not meant
+    ///
+    /// Exit codes: 0 nothing that is denied; 1 an error, or a warning with `--deny warnings`; 2 the directory could not be read.
+    Check(check::Check),
+    /// Print the Cedar schema that the policies of a service are checked against
+    Schema(schema::Schema),
     /// List recent decisions, newest first
     Decisions {
         /// Only refused calls
@@ -48,6 +69,18 @@ pub(crate) async fn run(verb: Authz, output: Output) -> anyhow::Result<ExitCode>
     match verb {
         Authz::Explain { id, at } => records::explain(id, &at, output).await,
         Authz::Shadow { workload, since, at } => shadow::run(workload.as_ref(), since, &at, output).await,
+        Authz::Can(can) => Ok(or_two(can::run(&can, output).await)),
+        Authz::Test(test) => Ok(or_two(test::run(&test, output).await)),
+        Authz::Check(check) => Ok(or_two(check::run(&check, output))),
+        Authz::Schema(schema) => Ok(or_two(schema::run(&schema, output).await)),
         Authz::Decisions { denied, limit, at } => records::decisions(denied, limit, &at, output).await,
     }
+}
+
+/// Where 1 is an answer, what could not be asked is 2.
+fn or_two(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("rondel: {}", model::told(error.as_ref()));
+        ExitCode::from(2)
+    })
 }

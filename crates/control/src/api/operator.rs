@@ -152,6 +152,18 @@ impl proto::operator_server::Operator for Plane {
         Ok(Response::new(proto::RevokeResponse { revoked: revoked.into_iter().map(revoked_record).collect(), revision }))
     }
 
+    async fn workload_snapshot(
+        &self,
+        request: Request<proto::WorkloadSnapshotRequest>,
+    ) -> Result<Response<proto::WorkloadSnapshotResponse>, Status> {
+        let name = WorkloadName::parse(&request.into_inner().workload);
+        let name = name.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let desired = self.board.current();
+        let snapshot = desired.mesh.snapshot(&name, desired.revision, &desired.trust);
+        let snapshot = snapshot.ok_or_else(|| Status::not_found(format!("no workload `{name}` is configured")))?;
+        Ok(Response::new(proto::WorkloadSnapshotResponse { snapshot: wire::encode_snapshot(&snapshot) }))
+    }
+
     async fn decision(&self, request: Request<proto::DecisionRequest>) -> Result<Response<proto::DecisionResponse>, Status> {
         let id = DecisionId::parse(&request.into_inner().id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let record = self.records.find(id).map(|record| convert::record_to_wire(&record));

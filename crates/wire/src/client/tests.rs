@@ -112,6 +112,19 @@ impl proto::operator_server::Operator for Plane {
         }
     }
 
+    async fn workload_snapshot(
+        &self,
+        request: Request<proto::WorkloadSnapshotRequest>,
+    ) -> Result<Response<proto::WorkloadSnapshotResponse>, Status> {
+        let snapshot = crate::fixture::snapshot();
+        match request.into_inner().workload {
+            name if name == snapshot.workload.to_string() => {
+                Ok(Response::new(proto::WorkloadSnapshotResponse { snapshot: crate::encode_snapshot(&snapshot) }))
+            }
+            _ => Ok(Response::new(proto::WorkloadSnapshotResponse { snapshot: b"garbage".to_vec() })),
+        }
+    }
+
     async fn decision(&self, request: Request<proto::DecisionRequest>) -> Result<Response<proto::DecisionResponse>, Status> {
         let id = request.into_inner().id;
         let record = self.records.iter().find(|record| record.id == id).cloned();
@@ -447,6 +460,10 @@ async fn the_operator_gets_what_the_control_plane_knows() {
     assert_eq!(client.decision(record().id, SOON).await.expect("answer"), Some(record()));
     assert_eq!(client.decision(DecisionId::from_random([0; 16]), SOON).await.expect("answer"), None);
     assert_eq!(client.decisions(9, true, SOON).await.expect("answer"), [record()]);
+    let snapshot = crate::fixture::snapshot();
+    assert_eq!(client.snapshot(&snapshot.workload, SOON).await.expect("answer"), snapshot);
+    let other = WorkloadName::parse("shop/other").expect("name");
+    assert!(client.snapshot(&other, SOON).await.expect_err("garbage").to_string().contains("cannot be read"));
     let asked = plane.heard.lock().await.decisions.expect("asked");
     assert_eq!((asked.limit, asked.only_denied), (9, true));
     let (workload, since) = (WorkloadName::parse("shop/web").expect("name"), Timestamp::from_millis(7));

@@ -1,0 +1,329 @@
+//! A written call as the question that the called sidecar would ask, and the answer.
+
+use super::origin::Site;
+use config::cases::{Call, CallUser};
+use model::authz::{AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Source, User};
+use model::decision::{Explanation, Outcome};
+use model::snapshot::TokenIssuer;
+use model::{DecisionId, Effect, Limit, PolicyId, Reason, Timestamp};
+use policy::BodyFacts;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// The action of an opaque connection.
+const CONNECT: &str = "connect";
+
+/// What the policies say of a call.
+#[derive(Debug, serde::Serialize)]
+pub(super) struct Answer {
+    pub(super) allowed: bool,
+    #[serde(serialize_with = "named")]
+    pub(super) reason: Option<Reason>,
+    /// What exactly was wrong, where that is no policy's word.
+    pub(super) detail: Option<String>,
+    /// The policies that determined it, sorted.
+    pub(super) determining: Vec<PolicyId>,
+    pub(super) request: AuthzRequest,
+    pub(super) explanation: Option<Explanation>,
+}
+
+fn named<S: serde::Serializer>(reason: &Option<Reason>, serializer: S) -> Result<S::Ok, S::Error> {
+    match reason {
+        Some(reason) => serializer.serialize_some(reason.as_str()),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Answer {
+    /// Why it was not allowed, in one line.
+    pub(super) fn nearest(&self) -> Option<&str> {
+        self.explanation.as_ref().and_then(|explanation| explanation.nearest_miss.as_deref()).or(self.detail.as_deref())
+    }
+}
+
+/// Asks the policies of a workload.
+///
+/// # Errors
+/// - a text for a call that cannot be: it says what to write instead.
+pub(super) fn ask(site: &Site, principal: Principal, call: &Call, now: Timestamp) -> Result<Answer, String> {
+    let snapshot = &site.snapshot;
+    check(site, &principal, call)?;
+    let user = call.user.as_ref().map(|user| of_token(user, &snapshot.issuers)).transpose()?.map(Arc::new);
+    let mut request = AuthzRequest {
+        user,
+        action: call.method.clone(),
+        resource: snapshot.service.clone(),
+        path: call.path.clone(),
+        host: match &call.host {
+            Some(host) => host.to_ascii_lowercase(),
+            None if call.method == CONNECT => String::new(),
+            None => snapshot.service.as_str().rsplit('/').next().unwrap_or_default().to_owned(),
+        },
+        headers: headers(call, site.policies.header_names(&call.method)),
+        body: None,
+        body_note: None,
+        source: Source {
+            address: call.address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            country: country(site, &principal, call)?,
+        },
+        now: call.at.unwrap_or(now),
+        principal,
+    };
+    match body(site, call) {
+        Ok(Some(BodyFacts::Fields(fields))) => request.body = Some(fields),
+        Ok(Some(BodyFacts::Unreadable { why })) => request.body_note = Some(why),
+        Ok(None) => {}
+        Err((reason, detail)) => {
+            let (detail, determining) = (Some(detail), Vec::new());
+            return Ok(Answer { allowed: false, reason: Some(reason), detail, determining, request, explanation: None });
+        }
+    }
+    // Nobody is told this id: the answer is no decision that was made.
+    let decided = policy::decide(&site.policies, &request.as_question(), DecisionId::from_random([0; 16]), snapshot.revision);
+    let (decision, reason, detail) = match decided {
+        Ok(permit) => (permit.decision().clone(), None, None),
+        Err(denied) => {
+            // As the sidecar answers: a token could be what is missing.
+            let reason = if denied.user_could_be_allowed { Some(Reason::TokenMissing) } else { denied.decision.reason };
+            let detail = (!denied.errors.is_empty()).then(|| denied.errors.join("; "));
+            (denied.decision, reason, detail)
+        }
+    };
+    let explanation = Some(policy::explain(&site.policies, &request, &decision));
+    let allowed = decision.effect == Effect::Allow;
+    Ok(Answer { allowed, reason, detail, determining: decision.determining.to_vec(), request, explanation })
+}
+
+/// What no caller can bring to this workload.
+fn check(site: &Site, principal: &Principal, call: &Call) -> Result<(), String> {
+    let snapshot = &site.snapshot;
+    let opaque = call.method == CONNECT;
+    if opaque && (call.user.is_some() || call.body.is_some() || !call.headers.is_empty() || call.country.is_some()) {
+        return Err("an opaque connection (`connect`) has no user, headers, body or country".to_owned());
+    }
+    if !site.carries(opaque) {
+        let what = if opaque { "opaque connections" } else { "HTTP" };
+        return Err(format!("no inbound port of `{}` carries {what}", snapshot.workload));
+    }
+    if *principal == Principal::Unauthenticated && !snapshot.inbound.iter().any(|inbound| inbound.permissive) {
+        return Err(format!("no inbound port of `{}` is permissive: a plaintext caller does not get in", snapshot.workload));
+    }
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if call.method.is_empty() || !call.method.bytes().all(token) {
+        return Err(format!("`{}` is not a method", model::ids::printable(&call.method)));
+    }
+    let shown = model::ids::printable(&call.path);
+    normal(&call.path).map_err(|rule| format!("`{shown}` is not a path as policies see it: {rule}"))
+}
+
+/// Policies see one form of a path (RFC 3986 §6.2.2); what they would never see is no question.
+fn normal(path: &str) -> Result<(), &'static str> {
+    if !path.starts_with('/') {
+        return Err("it begins with `/`");
+    }
+    if path.contains(['?', '#']) {
+        return Err("it is without the query");
+    }
+    if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err("dot segments are resolved");
+    }
+    let mut rest = path.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        let plain = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte);
+        if byte == b'%' {
+            let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+            let escaped = digits.filter(|digits| *digits == digits.to_ascii_uppercase());
+            let escaped = escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            match escaped {
+                Some(byte) if !byte.is_ascii_alphanumeric() && !b"-._~/\\".contains(&byte) && byte > 0x1f && byte != 0x7f => {}
+                _ => return Err("escapes stand for what must be escaped, in upper case"),
+            }
+        } else if !plain {
+            return Err("what is no letter, digit or sign of a path is escaped, as in `%20`");
+        }
+    }
+    Ok(())
+}
+
+/// What the sidecar would make of this user's token.
+fn of_token(user: &CallUser, issuers: &[TokenIssuer]) -> Result<User, String> {
+    let names = || issuers.iter().map(|issuer| issuer.name.as_str());
+    let issuer = match (&user.issuer, issuers) {
+        (_, []) => return Err("the mesh has no `TokenIssuer`: no call has a user".to_owned()),
+        (Some(name), _) => issuers
+            .iter()
+            .find(|issuer| issuer.name == *name)
+            .ok_or_else(|| format!("no `TokenIssuer` `{}`{}", model::ids::printable(name), config::suggestion(name, names())))?,
+        (None, [only]) => only,
+        (None, _) => return Err(format!("whose user? Write the issuer: one of {}", names().collect::<Vec<_>>().join(", "))),
+    };
+    if user.subject.is_empty() {
+        return Err("a user has a subject".to_owned());
+    }
+    if issuer.roles_claim.is_none() && !user.roles.is_empty() {
+        return Err(format!("issuer `{}` maps no claim to roles: its users have none", issuer.name));
+    }
+    for (name, value) in &user.attributes {
+        let Some(mapping) = issuer.attributes.get(name) else {
+            let near = config::suggestion(name, issuer.attributes.keys().map(String::as_str));
+            return Err(format!(
+                "issuer `{}` maps no claim to the attribute `{}`{near}",
+                issuer.name,
+                model::ids::printable(name)
+            ));
+        };
+        if !fits(value, mapping.kind) {
+            return Err(format!("the attribute `{name}` is a {}", mapping.kind.as_str()));
+        }
+    }
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names.dedup();
+        names
+    };
+    Ok(User {
+        issuer: issuer.name.clone(),
+        subject: user.subject.clone(),
+        roles: sorted(&user.roles),
+        scopes: sorted(&user.scopes),
+        attributes: user.attributes.clone(),
+    })
+}
+
+const fn fits(value: &AttributeValue, kind: model::authz::AttributeType) -> bool {
+    use model::authz::AttributeType;
+    matches!(
+        (value, kind),
+        (AttributeValue::Long(_), AttributeType::Long)
+            | (AttributeValue::Boolean(_), AttributeType::Boolean)
+            | (AttributeValue::String(_), AttributeType::String)
+            | (AttributeValue::StringSet(_), AttributeType::StringSet)
+    )
+}
+
+/// The lines of a header, in its exact spelling.
+fn lines<'a>(call: &'a Call, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let is_it = move |(other, _): &&(String, String)| other.eq_ignore_ascii_case(name);
+    let found: Vec<&[u8]> = call.headers.iter().filter(is_it).map(|(_, value)| value.as_bytes()).collect();
+    found.into_iter()
+}
+
+/// As `proxy::facts::read_headers` reads them.
+fn headers(call: &Call, names: &[String]) -> Vec<Header<'static>> {
+    let read = |name: &String| {
+        let other = |(other, _): &(String, String)| !other.eq_ignore_ascii_case(name) && alike(other, name);
+        let nominated = || {
+            lines(call, "connection")
+                .any(|line| line.split(|byte| *byte == b',').any(|each| alike(&String::from_utf8_lossy(each.trim_ascii()), name)))
+        };
+        let read = if call.headers.iter().any(other) {
+            HeaderRead::OtherSpelling
+        } else if nominated() {
+            HeaderRead::Nominated
+        } else {
+            HeaderRead::of(lines(call, name)).into_owned()
+        };
+        Header { name: name.clone().into(), read }
+    };
+    names.iter().map(read).collect()
+}
+
+/// Whether some application takes one name for the other.
+fn alike(one: &str, other: &str) -> bool {
+    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
+}
+
+/// The country: from the trusted header of a trusted caller.
+fn country(site: &Site, principal: &Principal, call: &Call) -> Result<Option<String>, String> {
+    let is_code = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase());
+    let Some(header) = &site.snapshot.country else {
+        return match &call.country {
+            Some(_) => Err("the mesh's `MeshConfig` says no `country`: no call has one".to_owned()),
+            None => Ok(None),
+        };
+    };
+    let trusted = principal.workload().is_some_and(|id| header.trusted.contains(id));
+    match &call.country {
+        Some(_) if !trusted => {
+            let who = header.trusted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            Err(format!("`{principal}` is not believed about the country; believed are: {who}"))
+        }
+        Some(code) if !is_code(code) => {
+            Err(format!("`{}` is not a country: two upper-case letters (ISO 3166-1)", model::ids::printable(code)))
+        }
+        Some(code) => Ok(Some(code.clone())),
+        None if !trusted => Ok(None),
+        None => {
+            let mut found = lines(call, &header.header);
+            let value = match (found.next(), found.next()) {
+                (Some(line), None) => std::str::from_utf8(line.trim_ascii()).ok().filter(|text| is_code(text)),
+                _ => None,
+            };
+            Ok(value.map(str::to_owned))
+        }
+    }
+}
+
+/// The body, if a policy of the method reads it.
+fn body(site: &Site, call: &Call) -> Result<Option<BodyFacts>, (Reason, String)> {
+    let Some(declared) = site.policies.body_fields(&call.method) else { return Ok(None) };
+    let limits = &site.snapshot.limits;
+    let bytes = call.body.as_deref().unwrap_or_default();
+    let most = limits.size(Limit::PolicyBodyBytes);
+    if bytes.len() > most {
+        return Err((Reason::BodyTooLarge, format!("a body of {} bytes is more than `policyBodyBytes` ({most})", bytes.len())));
+    }
+    let text = |name: &str| {
+        let line: Option<Vec<u8>> = lines(call, name).next().map(<[u8]>::to_vec);
+        line.map(|line| String::from_utf8(line).unwrap_or_else(|_| "unreadable".to_owned()))
+    };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    // A body without a type is what `curl --json` would send.
+    let content_type = text("content-type").or_else(|| call.body.as_ref().map(|_| "application/json".to_owned()));
+    let depth = limits.size(Limit::PolicyBodyDepth);
+    let read = policy::read_body(content_type.as_deref(), text("content-encoding").as_deref(), bytes, declared, depth);
+    read.map(Some).map_err(|refusal| (refusal.reason(), refusal.to_string()))
+}
+
+/// The word of an outcome, for people.
+pub(super) const fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Applied => "applied",
+        Outcome::NotApplied => "did not apply",
+        Outcome::Errored => "FAILED",
+    }
+}
+
+/// Attributes as `name=value` from the command line, by the types that issuers map.
+pub(super) fn typed(written: &[(String, String)], issuers: &[TokenIssuer]) -> Result<BTreeMap<String, AttributeValue>, String> {
+    use model::authz::AttributeType;
+    let mut typed = BTreeMap::new();
+    for (name, text) in written {
+        let mapping = issuers.iter().find_map(|issuer| issuer.attributes.get(name));
+        let kind = mapping.map(|mapping| mapping.kind).ok_or_else(|| {
+            let known = issuers.iter().flat_map(|issuer| issuer.attributes.keys()).map(String::as_str);
+            format!(
+                "no `TokenIssuer` maps a claim to the attribute `{}`{}",
+                model::ids::printable(name),
+                config::suggestion(name, known)
+            )
+        })?;
+        let wrong = || format!("`{name}={}`: the attribute is a {}", model::ids::printable(text), kind.as_str());
+        let value = match kind {
+            AttributeType::Long => AttributeValue::Long(text.parse().map_err(|_| wrong())?),
+            AttributeType::Boolean => AttributeValue::Boolean(text.parse().map_err(|_| wrong())?),
+            AttributeType::String => AttributeValue::String(text.clone()),
+            AttributeType::StringSet => AttributeValue::StringSet(text.split(',').map(str::to_owned).collect()),
+        };
+        if typed.insert(name.clone(), value).is_some() {
+            return Err(format!("the attribute `{name}` is given twice"));
+        }
+    }
+    Ok(typed)
+}

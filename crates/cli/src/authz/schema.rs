@@ -1,0 +1,55 @@
+//! `rondel authz schema`: what policies can speak of, in Cedar's own syntax.
+
+use super::origin::Origin;
+use crate::operator::Where;
+use crate::output::Output;
+use anyhow::bail;
+use model::ServiceName;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Whose schema is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Schema {
+    /// The service whose policies are written, `namespace/name`
+    #[arg(value_parser = ServiceName::parse)]
+    service: ServiceName,
+    /// One `AuthorizationPolicy` of it, `namespace/name`; needless where all declare the same body
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
+    /// Read a directory of YAML instead of asking the control plane
+    #[arg(long, value_name = "DIR")]
+    offline: Option<PathBuf>,
+    #[command(flatten)]
+    plane: Where,
+}
+
+/// Prints it.
+pub(super) async fn run(schema: &Schema, output: Output) -> anyhow::Result<ExitCode> {
+    let mut origin = Origin::of(schema.offline.as_deref(), &schema.plane).await?;
+    let site = origin.site(&schema.service).await?;
+    let wanted = |name: &str| schema.policy.as_deref().is_none_or(|wanted| wanted == name);
+    let mut shapes = BTreeMap::new();
+    for policy in site.snapshot.policies.iter().filter(|policy| wanted(&policy.name)) {
+        shapes.entry(policy.body.clone()).or_insert_with(Vec::new).push(policy.name.as_str());
+    }
+    let names = site.snapshot.policies.iter().map(|policy| policy.name.as_str());
+    if let Some(name) = &schema.policy
+        && shapes.is_empty()
+    {
+        let near = config::suggestion(name, names);
+        bail!("no policy `{}` selects `{}`{near}", model::ids::printable(name), schema.service);
+    }
+    if shapes.len() > 1 {
+        let names: Vec<&str> = names.collect();
+        bail!("the policies of `{}` declare different bodies: write --policy with one of {}", schema.service, names.join(", "));
+    }
+    let body = shapes.into_keys().next().unwrap_or_default();
+    let text = policy::schema(&site.policies, &site.snapshot.issuers, &body).map_err(anyhow::Error::msg)?;
+    match output {
+        Output::Json => println!("{}", serde_json::json!({ "service": schema.service, "schema": text })),
+        Output::Text => println!("{}", text.trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,247 @@
+//! What the documents show is what the commands do.
+
+#![expect(clippy::expect_used, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn rondel(arguments: &[String]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rondel"));
+    command.args(arguments).current_dir(root()).env("NO_COLOR", "1").env_remove("RONDEL_STATE").output().expect("rondel runs")
+}
+
+fn run(arguments: &[&str]) -> (i32, String) {
+    let output = rondel(&arguments.iter().map(|&argument| argument.to_owned()).collect::<Vec<_>>());
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().expect("an exit code"), String::from_utf8(text).expect("text"))
+}
+
+/// The words of a command line: single quotes hold them together.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (number, part) in line.split('\'').enumerate() {
+        if number % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+/// What a `console` block must say: each command, what it prints, and its exit code in brackets unless it is 0.
+fn played(block: &str) -> String {
+    let mut out = String::new();
+    for line in block.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        let output = rondel(&words(line.strip_prefix("rondel ").expect("a command of ours")));
+        out.push_str(&format!("$ {line}\n"));
+        out.push_str(&String::from_utf8([output.stdout, output.stderr].concat()).expect("text"));
+        match output.status.code().expect("an exit code") {
+            0 => {}
+            code => out.push_str(&format!("[{code}]\n")),
+        }
+    }
+    out
+}
+
+#[test]
+fn the_commands_in_the_documents_print_what_the_documents_show() {
+    let mut blocks = 0;
+    for file in ["docs/policies.md", "docs/policy-checks.md"] {
+        let path = root().join(file);
+        let text = std::fs::read_to_string(&path).expect(file);
+        let mut mended = String::new();
+        let mut rest = text.as_str();
+        while let Some((before, after)) = rest.split_once("```console\n") {
+            let (block, after) = after.split_once("```\n").expect("the block ends");
+            let is = played(block);
+            if std::env::var_os("UPDATE").is_none() {
+                assert_eq!(block, is, "{file}: not what the command prints; UPDATE=1 writes it");
+            }
+            mended.push_str(&format!("{before}```console\n{is}```\n"));
+            blocks += 1;
+            rest = after;
+        }
+        mended.push_str(rest);
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, mended).expect("write");
+        }
+    }
+    assert!(blocks >= 5, "{blocks} blocks");
+}
+
+#[test]
+fn the_worked_policies_are_shown_as_they_stand_in_their_files_and_pass_their_cases() {
+    let text = std::fs::read_to_string(root().join("docs/policies.md")).expect("docs/policies.md");
+    let shown: Vec<&str> = text.split("```cedar\n").skip(1).map(|rest| rest.split_once("```\n").expect("it ends").0).collect();
+    let folder = root().join("docs/examples/policies/mesh");
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).expect("folder").flatten() {
+        let yaml = std::fs::read_to_string(entry.path()).expect("text");
+        let Some((_, policy)) = yaml.split_once("  policies: |\n") else { continue };
+        let policy: String = policy.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
+        assert!(shown.contains(&policy.as_str()), "{:?} is not shown:\n{policy}", entry.path());
+        files += 1;
+    }
+    assert!(files >= 10 && files == shown.len(), "{files} files, {} shown", shown.len());
+    for (cases, mesh) in [
+        ("docs/examples/policies/tests", "docs/examples/policies/mesh"),
+        ("deploy/examples/bank/tests", "deploy/examples/bank/mesh"),
+    ] {
+        let (code, told) = run(&["authz", "test", cases, "--config", mesh]);
+        assert_eq!(code, 0, "{told}");
+        let (code, told) = run(&["authz", "check", mesh, "--deny", "warnings"]);
+        assert_eq!(code, 0, "{told}");
+    }
+}
+
+/// Files of the mesh that the examples of the checks are about.
+const BASE: [(&str, &str); 2] = [
+    (
+        "mesh.yaml",
+        "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: shop }\nspec: { trustDomain: shop.example }\n",
+    ),
+    (
+        "workloads.yaml",
+        "apiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: { name: web, namespace: shop }\nspec: { admin: \"127.0.0.1:15001\" }\n---\n\
+         apiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: { name: orders, namespace: shop }\nspec:\n  admin: 127.0.0.1:15002\n  \
+         inbound: [ { listen: \"127.0.0.1:15102\", application: \"127.0.0.1:18102\", protocol: http } ]\n",
+    ),
+];
+
+#[test]
+fn every_check_is_documented_with_an_example_that_it_finds() {
+    let text = std::fs::read_to_string(root().join("docs/policy-checks.md")).expect("docs/policy-checks.md");
+    let (_, list) = run(&["authz", "check", "--list"]);
+    let codes: Vec<&str> = list.lines().filter_map(|line| line.split(' ').next()).collect();
+    let sections: Vec<&str> = text.split("\n## RA").skip(1).collect();
+    let documented: Vec<String> = sections.iter().map(|section| format!("RA{}", section.get(..3).expect("a code"))).collect();
+    assert_eq!(documented, codes);
+    for (section, code) in sections.iter().zip(&codes) {
+        let (_, block) = section.split_once("```yaml\n").expect("an example");
+        let (block, _) = block.split_once("```\n").expect("it ends");
+        let dir = tempfile::tempdir().expect("directory");
+        for (name, text) in BASE.iter().filter(|(name, _)| *name != "mesh.yaml" || !block.contains("kind: MeshConfig")) {
+            std::fs::write(dir.path().join(name), text).expect("write");
+        }
+        std::fs::write(dir.path().join("example.yaml"), block).expect("write");
+        let path = dir.path().to_str().expect("path");
+        let (exit, told) = run(&["authz", "check", path]);
+        let found = told.lines().find(|line| line.contains(&format!(" {code}: ")));
+        let found = found.unwrap_or_else(|| panic!("{code} is not found in its example:\n{block}\n{told}"));
+        assert!(found.starts_with("example.yaml:"), "{found}");
+        assert_eq!(exit, i32::from(code.starts_with("RA0")), "{told}");
+        let (denied, _) = run(&["authz", "check", path, "--deny", "warnings"]);
+        assert_eq!(denied, 1, "{code}");
+        if code.starts_with("RA1") {
+            let (_, told) = run(&["authz", "check", path, "--allow", code]);
+            assert!(!told.contains(&format!(" {code}: ")), "{told}");
+        }
+    }
+}
+
+const CASE: &str = "apiVersion: rondel.dev/v1alpha1
+kind: AuthorizationTest
+metadata: { name: one }
+spec:
+  on: bank/payments
+  users: { tina: { roles: [teller], attributes: { limit: 1000, country: DE } } }
+  cases:
+    - name: <within> & \"limit\"
+      as: bank/web
+      user: tina
+      request: { method: POST, path: /transfers, country: DE, body: { amount: 1 } }
+      expect: { decision: allow, by: [bank/payments/transfer] }
+";
+
+#[test]
+fn a_case_fails_for_every_answer_but_the_expected_one_and_nonsense_never_passes() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (file, junit) = (dir.path().join("case.yaml"), dir.path().join("junit.xml"));
+    let run_with = |from: &str, to: &str| {
+        assert!(CASE.contains(from), "{from}");
+        std::fs::write(&file, CASE.replace(from, to)).expect("write");
+        let junit = junit.to_str().expect("path");
+        run(&["authz", "test", file.to_str().expect("path"), "--config", "deploy/examples/bank/mesh", "--junit", junit])
+    };
+    let (code, told) = run_with("amount: 1 ", "amount: 1 ");
+    assert_eq!((code, told.as_str()), (0, "one: 1 of 1 passed\n1 case: 1 passed, 0 failed\n"));
+    for (from, to, expected, part) in [
+        ("amount: 1 ", "amount: 1001 ", 1, "expected allow, got deny (not_permitted)"),
+        ("amount: 1 ", "amount: 1001 ", 1, "(1001 <= 1000)"),
+        (
+            "decision: allow, by: [bank/payments/transfer]",
+            "decision: deny",
+            1,
+            "expected deny, got allow by bank/payments/transfer",
+        ),
+        ("by: [bank/payments/transfer]", "by: [bank/payments/auditor-reads]", 1, "expected allow by bank/payments/auditor-reads"),
+        ("by: [bank/payments/transfer]", "by: [bank/payments/transfr]", 1, "did you mean `bank/payments/transfer`?"),
+        ("decision: allow, by", "decision: deny, by", 1, "is a permit, which never denies a call"),
+        ("as: bank/web", "as: bank/wib", 1, "did you mean `bank/web`?"),
+        ("as: bank/web", "as: unauthenticated", 1, "no inbound port of `bank/payments` is permissive"),
+        ("as: bank/web", "as: bank/fraud", 1, "is not believed about the country"),
+        ("country: DE, body", "country: Germany, body", 1, "is not a country"),
+        ("on: bank/payments", "on: bank/payment", 1, "did you mean `bank/payments`?"),
+        ("limit: 1000", "limt: 1000", 1, "did you mean `limit`?"),
+        ("limit: 1000", "limit: \"1000\"", 1, "the attribute `limit` is a Long"),
+        ("path: /transfers", "path: \"/transfers?x=1\"", 1, "without the query"),
+        ("path: /transfers", "path: /a/../transfers", 1, "dot segments"),
+        ("path: /transfers", "path: /%74ransfers", 1, "escapes stand for what must be escaped"),
+        ("method: POST", "method: connect", 1, "has no user, headers, body or country"),
+        ("method: POST", "method: \"PO ST\"", 1, "is not a method"),
+        ("expect:", "expects:", 2, "case.yaml:12:"),
+        ("  cases:", "  cases: []\n  other:", 2, "rondel: the cases cannot be read"),
+    ] {
+        let (code, told) = run_with(from, to);
+        assert!(code == expected && told.contains(part), "{from} -> {to}: {code} {told}");
+    }
+    let (_, _) = run_with("amount: 1 ", "amount: 1001 ");
+    let xml = std::fs::read_to_string(&junit).expect("junit");
+    assert!(xml.contains("tests=\"1\" failures=\"1\"") && xml.contains("&lt;within&gt; &amp; &quot;limit&quot;"), "{xml}");
+    let path = file.to_str().expect("path");
+    let (code, told) = run(&["authz", "test", path, "--config", "deploy/examples/bank/mesh", "--filter", "nothing of that name"]);
+    assert!(code == 2 && told.contains("no case to run"), "{code} {told}");
+    let (code, told) = run(&["authz", "test", path, "--config", "deploy/examples/bank/mesh", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&told).expect("json");
+    assert!(code == 1 && json["failed"] == 1 && json["results"][0]["line"] == 8, "{told}");
+    let (code, told) = run(&["authz", "test", path, "--config", dir.path().to_str().expect("path")]);
+    assert!(code == 2 && told.contains("tests of policies are no part of the mesh"), "{code} {told}");
+}
+
+#[test]
+fn what_may_be_done_is_told_by_the_exit_code() {
+    let ask =
+        |more: &[&str]| run(&[&["authz", "can", "--offline", "deploy/examples/bank/mesh", "--as", "bank/web"], more].concat());
+    let tina = ["--user", "tina", "--role", "teller", "--attribute", "limit=10", "--attribute", "country=DE", "--country", "DE"];
+    let post = |body: &str| ask(&[tina.as_slice(), &["--body", body, "POST", "/transfers"]].concat());
+    assert_eq!(post(r#"{"amount": 10}"#).0, 0);
+    assert_eq!(post(r#"{"amount": 11}"#).0, 1);
+    let (code, told) = post(r#"{"amount": 1, "amount": 2}"#);
+    assert!(code == 1 && told.contains("DENY (body_ambiguous)"), "{told}");
+    let (code, told) = ask(&["GET", "/transfers"]);
+    assert!(code == 1 && told.contains("DENY (token_missing)"), "{told}");
+    let (code, told) = ask(&["--user", "aura", "--role", "auditor", "GET", "/transfers", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&told).expect("json");
+    assert!(code == 0 && json["allowed"] == true && json["determining"][0] == "bank/payments/auditor-reads", "{told}");
+    for (arguments, part) in [
+        (&["--user", "x", "--attribute", "limit=much", "GET", "/"] as &[&str], "the attribute is a Long"),
+        (&["--user", "x", "--attribute", "limits=1", "GET", "/"], "did you mean `limit`?"),
+        (&["--user", "x", "--issuer", "logon", "GET", "/"], "did you mean `login`?"),
+        (&["--on", "bank/none", "GET", "/"], "no workload of service `bank/none`"),
+        (&["--role", "x", "GET", "/"], "--user"),
+        (&["--body", "@/no/such/file", "POST", "/"], "--body @/no/such/file"),
+        (&["--at", "now", "GET", "/"], "is not a time"),
+        (&["--header", "nocolon", "GET", "/"], "NAME: VALUE"),
+        (&["GET", "transfers"], "it begins with `/`"),
+    ] {
+        let (code, told) = ask(arguments);
+        assert!(code == 2 && told.contains(part), "{arguments:?}: {code} {told}");
+    }
+    let (code, told) = run(&["authz", "can", "--as", "bank/web", "--state", "/no/such/state", "GET", "/"]);
+    assert!(code == 2 && told.contains("no control plane answers"), "{code} {told}");
+}
