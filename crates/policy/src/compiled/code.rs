@@ -4,7 +4,7 @@ use crate::facts::CONNECT;
 use std::net::IpAddr;
 
 /// A fact of the question, named once at load.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fact {
     Principal,
     PrincipalId,

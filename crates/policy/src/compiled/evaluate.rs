@@ -189,6 +189,14 @@ impl<'a> View<'a> {
         self.find(fact)?.ok_or(Failure::Absent(fact))
     }
 
+    /// What a fact says, if it is there and is a text.
+    pub(crate) fn text(&self, fact: &'a Fact) -> Option<&'a str> {
+        match self.find(fact) {
+            Ok(Some(Value::Text(text))) => Some(text),
+            _ => None,
+        }
+    }
+
     fn has(&self, of: &'a Fact, facts: &'a [Fact]) -> Result<bool, Failure<'a>> {
         if !self.is_there(of)? {
             return Err(Failure::Absent(of));
@@ -244,11 +252,7 @@ impl<'a> View<'a> {
             Fact::Host => request(question.host),
             Fact::Header(name) if self.is_request() => question.header(name).and_then(HeaderRead::value).map(Value::Text),
             Fact::Field(name) => self.body()?.and_then(|body| body.get(&**name)).map(value_of),
-            Fact::Address => {
-                // An IPv4 caller on a dual-stack socket must match IPv4 ranges.
-                let address = question.address.to_canonical();
-                Some(Value::Address(Range { address, prefix: if address.is_ipv4() { 32 } else { 128 } }))
-            }
+            Fact::Address => Some(Value::Address(Range::only(question.address))),
             Fact::Country => question.country.map(Value::Text),
             Fact::Now => Some(Value::Datetime(i64::try_from(question.now.millis()).map_err(|_| Failure::Overflow)?)),
             Fact::Header(_) | Fact::Frame | Fact::Headers | Fact::Body => None,

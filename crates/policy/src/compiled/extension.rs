@@ -50,13 +50,25 @@ pub(super) fn binary<'a>(method: Binary, two: (Value<'a>, Value<'a>)) -> Result<
 }
 
 impl Range {
+    /// One address. An IPv4 caller on a dual-stack socket must match IPv4 ranges.
+    pub(crate) fn only(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// The first `prefix` bits of the address, at the left; the others are 0.
+    pub(crate) fn bits(&self, prefix: u8) -> u128 {
+        let all = match self.address {
+            IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
+            IpAddr::V6(address) => u128::from(address),
+        };
+        all & u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0)
+    }
+
     /// Whether all of it lies in `outer`: of the same family, no wider, and equal where `outer` counts.
     fn is_in(&self, outer: Self) -> bool {
-        let differs = match (self.address, outer.address) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(a) ^ u32::from(b)) << 96,
-            (IpAddr::V6(a), IpAddr::V6(b)) => u128::from(a) ^ u128::from(b),
-            _ => return false,
-        };
-        self.prefix >= outer.prefix && differs.leading_zeros() >= u32::from(outer.prefix)
+        self.address.is_ipv4() == outer.address.is_ipv4()
+            && self.prefix >= outer.prefix
+            && self.bits(outer.prefix) == outer.bits(outer.prefix)
     }
 }

@@ -1,15 +1,16 @@
 //! Which policies a call can meet.
 
-use super::code::{Code, Fact};
+use super::code::{Binary, Code, Fact, Range};
 use super::evaluate::{Failure, View};
 use super::translate::Names;
 use crate::conjuncts::conjuncts;
 use crate::reads::Reads;
 use crate::slice::USER;
+use crate::vocabulary::BodyShape;
 use cedar_policy::pst::{EntityOrSlot, PrincipalConstraint, Template};
 use foldhash::fast::RandomState;
 use model::{Question, Roles};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A policy as conditions: it applies if all of them hold.
 #[derive(Debug)]
@@ -57,25 +58,55 @@ impl Program {
         self.conditions.iter().any(|condition| condition.is_of_user)
     }
 
-    /// A condition without which the policy cannot apply and that can be looked up: the path before a role of the user. What stands before
-    /// it must not fail, for then the policy would fail, and deny.
+    /// The condition without which the policy cannot apply and that singles out best. What stands before it must not fail, for then the
+    /// policy would fail, and deny.
     fn key(&self, action: &str) -> Key<'_> {
-        let mut key = Key::None;
-        for Condition { code, .. } in self.conditions.iter().take_while(|condition| !condition.code.can_fail(action)) {
-            match code {
-                Code::Says(Fact::Path, path) => return Key::Path(path),
-                Code::UserIn(roles) if matches!(key, Key::None) => key = Key::Roles(roles),
-                _ => {}
-            }
-        }
-        key
+        let sure = self.conditions.iter().take_while(|condition| !condition.code.can_fail(action));
+        sure.map(|condition| Key::of(&condition.code)).max_by_key(Key::rank).unwrap_or(Key::None)
     }
 }
 
+/// What a call must have for a policy to apply.
 enum Key<'a> {
-    Path(&'a str),
+    /// A fact that says this text.
+    Says(&'a Fact, &'a str),
+    /// A user in one of these roles.
     Roles(&'a [Box<str>]),
+    /// A path that begins so.
+    Begins(&'a str),
+    /// An address in this range.
+    Within(Range),
     None,
+}
+
+impl<'a> Key<'a> {
+    fn of(code: &'a Code) -> Self {
+        match code {
+            Code::Says(fact, text) => Self::Says(fact, text),
+            Code::UserIn(roles) => Self::Roles(roles),
+            Code::Like(of, pattern) => match (of.as_ref(), &*pattern.pieces) {
+                (Code::Fact(Fact::Path), [first, _, ..]) if !first.is_empty() => Self::Begins(first),
+                _ => Self::None,
+            },
+            Code::Binary(Binary::IsInRange, two) => match two.as_ref() {
+                [Code::Fact(Fact::Address), Code::Address(range)] => Self::Within(*range),
+                _ => Self::None,
+            },
+            _ => Self::None,
+        }
+    }
+
+    /// How few of the calls have it, as a rule.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Says(Fact::Path, _) => 5,
+            Self::Says(..) => 4,
+            Self::Roles(_) => 3,
+            Self::Begins(_) => 2,
+            Self::Within(_) => 1,
+            Self::None => 0,
+        }
+    }
 }
 
 /// The policies of one action, by what a call must have for them to apply. Numbers are positions in the list of all rules.
@@ -83,19 +114,27 @@ enum Key<'a> {
 pub(crate) struct Index {
     any: Bucket,
     /// By the principal that the scope names.
-    named: Table<Bucket>,
+    named: Table<Box<str>, Bucket>,
 }
 
-type Table<T> = HashMap<Box<str>, T, RandomState>;
+type Table<K, T = Vec<u32>> = HashMap<K, T, RandomState>;
 
 #[derive(Debug, Default)]
 struct Bucket {
-    by_path: Table<Vec<u32>>,
-    by_role: Table<Vec<u32>>,
+    says: BTreeMap<Fact, Table<Box<str>>>,
+    by_role: Table<Box<str>>,
+    /// By the beginning of the path; its lengths in bytes, each once.
+    begins: Table<Box<str>>,
+    lengths: BTreeSet<usize>,
+    /// By the bits that count, for each family and number of them.
+    within: BTreeMap<(bool, u8), Table<u128>>,
     rest: Vec<u32>,
     /// All permits that speak of the user.
     of_user: Vec<u32>,
 }
+
+/// For facts that have nothing to do with a body.
+static NO_BODY: BodyShape = BodyShape::new();
 
 impl Index {
     /// Adds a policy.
@@ -105,8 +144,16 @@ impl Index {
             _ => &mut self.any,
         };
         match program.key(action) {
-            Key::Path(path) => bucket.by_path.entry(path.into()).or_default().push(number),
+            Key::Says(fact, text) => bucket.says.entry(fact.clone()).or_default().entry(text.into()).or_default().push(number),
             Key::Roles(roles) => roles.iter().for_each(|role| bucket.by_role.entry(role.clone()).or_default().push(number)),
+            Key::Begins(prefix) => {
+                bucket.lengths.insert(prefix.len());
+                bucket.begins.entry(prefix.into()).or_default().push(number);
+            }
+            Key::Within(range) => {
+                let table = bucket.within.entry((range.address.is_ipv4(), range.prefix)).or_default();
+                table.entry(range.bits(range.prefix)).or_default().push(number);
+            }
             Key::None => bucket.rest.push(number),
         }
         if is_permit && program.speaks_of_user() {
@@ -115,19 +162,11 @@ impl Index {
     }
 
     /// Every policy that can apply, some of them more than once.
-    pub(crate) fn each(&self, question: &Question<'_>, roles: &Roles, mut meet: impl FnMut(u32)) {
+    pub(crate) fn each<'a>(&'a self, question: &'a Question<'a>, roles: &'a Roles, mut meet: impl FnMut(u32)) {
+        let view = View { question, shape: &NO_BODY, roles };
         for bucket in self.buckets(question) {
             bucket.rest.iter().copied().for_each(&mut meet);
-            if !bucket.by_path.is_empty() {
-                bucket.by_path.get(question.path).into_iter().flatten().copied().for_each(&mut meet);
-            }
-            let Some(user) = question.user.filter(|_| !bucket.by_role.is_empty()) else { continue };
-            for role in &user.roles {
-                bucket.by_role.get(role.as_str()).into_iter().flatten().copied().for_each(&mut meet);
-                for above in roles.above(role) {
-                    bucket.by_role.get(above.as_str()).into_iter().flatten().copied().for_each(&mut meet);
-                }
-            }
+            bucket.each(&view, |found| found.into_iter().flatten().copied().for_each(&mut meet));
         }
     }
 
@@ -138,5 +177,32 @@ impl Index {
 
     fn buckets(&self, question: &Question<'_>) -> impl Iterator<Item = &Bucket> {
         std::iter::once(&self.any).chain(self.named.get(question.principal.as_str()))
+    }
+}
+
+impl Bucket {
+    /// Everything that is found by a key.
+    fn each<'a>(&'a self, view: &View<'a>, mut meet: impl FnMut(Option<&Vec<u32>>)) {
+        for (fact, table) in &self.says {
+            if let Some(said) = view.text(fact) {
+                meet(table.get(said));
+            }
+        }
+        if let Some(user) = view.question.user.filter(|_| !self.by_role.is_empty()) {
+            for role in &user.roles {
+                meet(self.by_role.get(role.as_str()));
+                view.roles.above(role).iter().for_each(|above| meet(self.by_role.get(above.as_str())));
+            }
+        }
+        for length in &self.lengths {
+            // In the midst of a character no beginning ends.
+            meet(view.question.path.get(..*length).and_then(|begin| self.begins.get(begin)));
+        }
+        if !self.within.is_empty() {
+            let own = Range::only(view.question.address);
+            for ((is_ipv4, prefix), table) in &self.within {
+                meet(table.get(&own.bits(*prefix)).filter(|_| *is_ipv4 == own.address.is_ipv4()));
+            }
+        }
     }
 }
