@@ -332,6 +332,39 @@ when { context.request has body && context.request.body.amount <= 100 };"#;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_in_shadow_mode_denies_nobody_and_is_reported() {
+    let policy = r#"@id("all") permit (principal, action, resource);
+@mode("shadow") @id("no-reads") forbid (principal, action in Action::"read", resource);
+@mode("shadow") @id("quiet") forbid (principal, action == Action::"DELETE", resource);"#;
+    let mesh = Mesh::start(&Plan { policy, ..plan(serve().await) }).await;
+    for _ in 0..3 {
+        assert_eq!(call(mesh.to_server(), Version::HTTP_11, Request::get("/"), "").await.unwrap().status, 200);
+    }
+    let workload = format!("{NAMESPACE}/server");
+    let deadline = Instant::now() + CHANGE_DEADLINE;
+    let report = loop {
+        let (code, text) = mesh.rondel(&["authz", "shadow", "--workload", &workload, "--since", "1h", "--output", "json"]);
+        let told: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        if code == 0 && told[0]["tallies"][0]["counts"][0]["count"].as_u64() >= Some(3) {
+            break told[0].clone();
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((&report["workload"], &report["tried"]), (&workload.clone().into(), &report["tallies"][0]["counts"][0]["count"]));
+    let [reads, quiet] = [&report["tallies"][0], &report["tallies"][1]];
+    assert_eq!(reads["policy"], format!("{workload}/no-reads"), "{report:#}");
+    assert_eq!((&reads["kind"], &reads["counts"][0]["would"]), (&"forbid".into(), &"would_deny".into()));
+    assert_eq!((&quiet["policy"], quiet["counts"].as_array().map(Vec::len)), (&format!("{workload}/quiet").into(), Some(0)));
+    let id = reads["counts"][0]["examples"][0].as_str().expect("an example").to_owned();
+    let (code, text) = mesh.rondel(&["authz", "explain", &id]);
+    assert!(code == 0 && text.contains(&format!("would be denied by {workload}/no-reads")), "{text}");
+    let (_, text) = mesh.rondel(&["authz", "shadow"]);
+    assert!(text.contains(" calls tried") && text.contains("changes nothing") && text.contains("would_deny "), "{text}");
+    assert_ne!(mesh.rondel(&["authz", "shadow", "--workload", "shop/nobody"]).0, 0, "a workload that is not configured");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_lets_open_requests_end() {
     let mesh = Mesh::start(&plan(serve().await)).await;
     let mut stream = TcpStream::connect(mesh.to_server()).await.unwrap();

@@ -1,6 +1,7 @@
 //! From documents to a mesh: every reference resolved, every value in range, every policy compiled. Reports all errors at once.
 
 use crate::certificates;
+use crate::compiles::{Checked, policies_compile};
 use crate::error::{ConfigError, RESOURCE, SELECTS_NOBODY, suggestion};
 use crate::keys;
 use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
@@ -37,6 +38,10 @@ impl Errors {
         }
     }
 
+    pub(crate) fn all(&mut self, found: impl Iterator<Item = ConfigError>) {
+        self.0.extend(found);
+    }
+
     /// The value, or `None` and one more error.
     pub(crate) fn take<T, E: Display>(&mut self, document: Document<'_>, location: Location, outcome: Result<T, E>) -> Option<T> {
         outcome.map_err(|error| self.at(document, location, error)).ok()
@@ -48,6 +53,14 @@ impl Errors {
 /// # Errors
 /// - every [`ConfigError`] that was found, at most 100, in the order of the files; never empty.
 pub fn parse(sources: &[Source]) -> Result<Mesh, Vec<ConfigError>> {
+    parse_again(sources, &mut Checked::default())
+}
+
+/// The same for whoever reads again and again: policies that `checked` knows to be sound are not compiled once more.
+///
+/// # Errors
+/// - as [`parse`].
+pub fn parse_again(sources: &[Source], checked: &mut Checked) -> Result<Mesh, Vec<ConfigError>> {
     let mut errors = Errors(Vec::new());
     let mut resources = Vec::new();
     for document in sources.iter().flat_map(documents) {
@@ -61,7 +74,7 @@ pub fn parse(sources: &[Source]) -> Result<Mesh, Vec<ConfigError>> {
     if let Some(mesh) = &mesh
         && errors.0.is_empty()
     {
-        policies_compile(mesh, &mut errors);
+        policies_compile(mesh, checked, &mut errors);
     }
     errors.0.sort_by(|one, other| (&one.file, one.line, one.column).cmp(&(&other.file, other.line, other.column)));
     errors.0.dedup();
@@ -531,30 +544,6 @@ fn issuers_agree(mesh: &Mesh, resources: &[Resource<'_>], errors: &mut Errors) {
                 );
                 errors.at(written.document, written.metadata.name.defined, message);
             }
-        }
-    }
-}
-
-/// Every workload's policies compile together, as its sidecar will compile them.
-fn policies_compile(mesh: &Mesh, errors: &mut Errors) {
-    let mut done = BTreeSet::new();
-    for workload in &mesh.workloads {
-        if !done.insert((&workload.service, &workload.issuers)) {
-            continue;
-        }
-        let (live, shadow, issuers) = (mesh.policies_of(workload), mesh.shadow_of(workload), mesh.issuers_of(workload));
-        let compiled = policy::compile(&live, &issuers, &mesh.settings.roles).map(drop);
-        // What is tried is told of like what is enforced: here alone somebody is there to mend it.
-        let compiled = compiled.and_then(|()| policy::Shadow::compile(&live, &shadow, &issuers, &mesh.settings.roles).map(drop));
-        for error in compiled.err().into_iter().flatten() {
-            let what = error.policy.map_or_else(String::new, |policy| format!("policy `{policy}`: "));
-            errors.0.push(ConfigError {
-                file: error.file,
-                line: error.line,
-                column: error.column,
-                message: format!("{what}{}", error.message),
-                code: error.flaw.code(),
-            });
         }
     }
 }

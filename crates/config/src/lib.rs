@@ -6,6 +6,7 @@
 mod build;
 pub mod cases;
 mod certificates;
+mod compiles;
 mod error;
 mod keys;
 mod mesh;
@@ -16,7 +17,8 @@ mod tests;
 mod workload;
 mod yaml;
 
-pub use build::parse;
+pub use build::{parse, parse_again};
+pub use compiles::Checked;
 pub use error::{ConfigError, RESOURCE, suggestion};
 pub use mesh::{BundleEndpoint, Call, Federation, Mesh, Process, SelectedPolicy, Settings, Trust, UpstreamAuthority, Workload};
 pub use source::{Source, read, read_one};

@@ -1,6 +1,6 @@
 //! What is accepted, what is refused, and where the error points.
 
-use crate::{Mesh, Source, Trust, UpstreamAuthority, parse};
+use crate::{Checked, Mesh, Source, Trust, UpstreamAuthority, parse, parse_again};
 use model::snapshot::{KeySource, RevokedSvid, TrustBundle};
 use model::{Limit, Revision, Timestamp, TrustDomain, WorkloadName};
 use std::time::Duration;
@@ -145,6 +145,82 @@ fn what_is_sensitive_is_said_beside_its_type() {
         let told = broken(field, to);
         assert!(told.starts_with("b.yaml:6:") && told.contains(said), "{to}: {told}");
     }
+}
+
+/// A mesh of so many services with so many policies each, and as many more that select all of them.
+fn large(services: usize, policies: usize) -> Vec<Source> {
+    let rule = |name: &str, number: usize| {
+        format!(
+            "    @id(\"{name}-{number}\") permit (principal == Workload::\"spiffe://shop.example/ns/shop/sa/caller-{number}\", action in \
+             Action::\"read\", resource) when {{ context.request.path like \"/{name}/{number}/*\" && context has user && \
+             context.user in Role::\"role-{number}\" && context.user has limit && context.user.limit > {number} }};\n"
+        )
+    };
+    let of = |selector: &str, name: &str| {
+        let rules: String = (0..policies).map(|number| rule(name, number)).collect();
+        format!(
+            "apiVersion: rondel.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{ name: {name}, namespace: shop }}\nspec:\n  \
+             {selector}policies: |\n{rules}"
+        )
+    };
+    let mut sources = vec![source("mesh.yaml", &format!("{MESH}---\n{ISSUER}")), source("all.yaml", &of("", "all"))];
+    for number in 0..services {
+        let port = 20_000 + number;
+        let workload = format!(
+            "apiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: s{number}, namespace: shop }}\nspec: {{ admin: \
+             \"127.0.0.1:{port}\" }}\n"
+        );
+        let policy = of(&format!("selector: {{ account: s{number} }}\n  "), &format!("s{number}"));
+        sources.push(source(&format!("s{number}.yaml"), &format!("{workload}---\n{policy}")));
+    }
+    sources
+}
+
+#[test]
+fn only_what_changed_is_compiled_once_more_and_a_mistake_in_it_is_found() {
+    let mut checked = Checked::default();
+    let mut sources = large(6, 5);
+    parse_again(&sources, &mut checked).expect("sound");
+    let before = checked.clone();
+    assert_eq!(before.len(), 6);
+    sources[2].text = sources[2].text.replace("limit > 3", "limit > 33");
+    parse_again(&sources, &mut checked).expect("sound");
+    assert_eq!((checked.len(), checked.both(&before)), (6, 5), "one set is new");
+    // What is known to be sound is not what is broken now: neither a text, nor what it is checked against.
+    let good = sources.clone();
+    for (file, from, to, place) in [
+        (2, "limit > 33", "limit > true", "s0.yaml:"),
+        (1, "user.limit > 1", "user.limits > 1", "all.yaml:"),
+        (0, "type: Long", "type: String", "all.yaml:"),
+    ] {
+        sources.clone_from(&good);
+        sources[file].text = sources[file].text.replace(from, to);
+        let errors = parse_again(&sources, &mut checked).expect_err(to);
+        assert!(errors.iter().any(|error| error.to_string().starts_with(place)), "{to}: {errors:#?}");
+        assert_eq!(parse(&sources).expect_err(to), errors, "{to}: as whoever reads for the first time");
+    }
+    parse_again(&good, &mut checked).expect("mended");
+}
+
+#[test]
+#[ignore = "takes a while, and says how long: cargo test -p config -- --ignored --nocapture ten_thousand"]
+fn ten_thousand_policies() {
+    let mut checked = Checked::default();
+    let mut sources = large(100, 100);
+    let mut read = |what: &str, sources: &[Source]| {
+        let begun = std::time::Instant::now();
+        let mesh = parse_again(sources, &mut checked).expect("sound");
+        let policies: usize = mesh.policies.iter().map(|policy| policy.policy.text.matches("@id").count()).sum();
+        eprintln!(
+            "{what}: {policies} policies, 200 on each of {} workloads, in {} ms",
+            mesh.workloads.len(),
+            begun.elapsed().as_millis()
+        );
+    };
+    read("first", &sources);
+    read("unchanged", &sources);
+    sources[2].text = sources[2].text.replace("limit > 3", "limit > 33");
+    read("one edited", &sources);
 }
 
 #[test]
@@ -352,6 +428,21 @@ fn a_second_mesh_and_no_mesh_are_errors() {
     assert!(parse(&sources).expect_err("two")[0].to_string().contains("a second `MeshConfig`"));
     assert!(parse(&[source("a.yaml", SERVER)]).expect_err("none")[0].to_string().contains("no `MeshConfig`"));
     assert!(!parse(&[]).expect_err("nothing").is_empty());
+}
+
+#[test]
+fn ten_megabytes_of_policies_are_refused_with_their_place() {
+    let rule = "    permit (principal, action, resource);\n";
+    let mut sources = good();
+    sources[1].text =
+        sources[1].text.replace("    permit (principal, action, resource);\n", &rule.repeat(10 * 1024 * 1024 / rule.len()));
+    let errors = parse(&sources).expect_err("ten megabytes");
+    assert!(errors.len() == 1 && errors[0].file == "b.yaml", "{errors:?}");
+    // And no file of that size is read.
+    let dir = tempfile::tempdir().expect("directory");
+    std::fs::write(dir.path().join("a.yaml"), &sources[1].text).expect("written");
+    let error = crate::read(dir.path()).expect_err("too large").to_string();
+    assert!(error.starts_with("a.yaml") && error.contains("bytes"), "{error}");
 }
 
 #[test]

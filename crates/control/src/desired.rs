@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::store::{Store, StoreFailure, StoredConfig};
-use config::{ConfigError, Mesh, Source, Trust};
+use config::{Checked, ConfigError, Mesh, Source, Trust};
 use model::{Revision, Timestamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ pub(crate) struct Problem {
 pub(crate) struct Board {
     current: watch::Sender<Arc<Desired>>,
     problems: Mutex<Vec<Problem>>,
-    /// Held by whoever makes the next revision.
-    writing: Mutex<()>,
+    /// Held by whoever makes the next revision: what it need not compile again.
+    writing: Mutex<Checked>,
     store: Arc<Store>,
 }
 
@@ -47,6 +47,7 @@ pub(crate) struct Begun {
     sources: Vec<Source>,
     errors: Vec<ConfigError>,
     stored: Option<StoredConfig>,
+    checked: Checked,
 }
 
 /// Why there is nothing to serve at the start.
@@ -79,14 +80,16 @@ impl Begun {
     /// Takes the directory, or, where that has errors, the last good configuration of the store.
     pub(crate) fn read(store: &Store, read: Result<Vec<Source>, ConfigError>) -> Result<Self, BeginFailure> {
         let stored = store.config()?;
-        let fresh = read.map_err(|error| vec![error]).and_then(|sources| Ok((config::parse(&sources)?, sources)));
+        let mut checked = Checked::default();
+        let fresh = read.map_err(|error| vec![error]);
+        let fresh = fresh.and_then(|sources| Ok((config::parse_again(&sources, &mut checked)?, sources)));
         match (fresh, stored) {
-            (Ok((mesh, sources)), stored) => Ok(Self { mesh, sources, errors: Vec::new(), stored }),
+            (Ok((mesh, sources)), stored) => Ok(Self { mesh, sources, errors: Vec::new(), stored, checked }),
             (Err(errors), Some(stored)) => {
                 let sources = stored.sources.iter().map(|(file, text)| Source { file: file.clone(), text: text.clone() });
                 let sources: Vec<Source> = sources.collect();
-                match config::parse(&sources) {
-                    Ok(mesh) => Ok(Self { mesh, sources, errors, stored: Some(stored) }),
+                match config::parse_again(&sources, &mut checked) {
+                    Ok(mesh) => Ok(Self { mesh, sources, errors, stored: Some(stored), checked }),
                     // What an older version took may be an error to this one: then nothing is left to serve.
                     Err(_) => Err(BeginFailure::Config(errors)),
                 }
@@ -99,7 +102,7 @@ impl Begun {
 impl Board {
     /// Starts with what was begun with and who is believed. The revision is a later one if either has changed.
     pub(crate) fn begin(store: Arc<Store>, begun: Begun, trust: Trust) -> Result<Self, StoreFailure> {
-        let Begun { mesh, sources, errors, stored } = begun;
+        let Begun { mesh, sources, errors, stored, checked } = begun;
         let digest = digest(&trust);
         let is_same = |stored: &StoredConfig| stored.trust == digest && stored.sources == pairs(&sources);
         let (revision, trust_revision) = match &stored {
@@ -113,8 +116,8 @@ impl Board {
         store.keep_config(&StoredConfig { revision, sources: pairs(&sources), trust: digest, trust_revision })?;
         let (mesh, trust) = (Arc::new(mesh), Arc::new(trust));
         let desired = Desired { revision, mesh, trust, trust_revision, published_at: Instant::now(), sources };
-        let board =
-            Self { current: watch::Sender::new(Arc::new(desired)), problems: Mutex::default(), writing: Mutex::default(), store };
+        let (current, writing) = (watch::Sender::new(Arc::new(desired)), Mutex::new(checked));
+        let board = Self { current, problems: Mutex::default(), writing, store };
         board.note(errors);
         Ok(board)
     }
@@ -136,7 +139,7 @@ impl Board {
 
     /// Takes what was read from the directory: publishes it if it is good and new. Blocks on the store.
     pub(crate) fn update(&self, read: Result<Vec<Source>, ConfigError>) -> Result<Outcome, StoreFailure> {
-        let _writing = self.writing.lock();
+        let mut checked = self.writing.lock();
         let current = self.current();
         let sources = match read {
             Ok(sources) if same(&sources, &current.sources) => {
@@ -146,7 +149,7 @@ impl Board {
             Ok(sources) => sources,
             Err(error) => return Ok(self.refuse(vec![error])),
         };
-        let mesh = match config::parse(&sources) {
+        let mesh = match config::parse_again(&sources, &mut checked) {
             Ok(mesh) => mesh,
             Err(errors) => return Ok(self.refuse(errors)),
         };

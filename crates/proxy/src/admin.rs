@@ -3,6 +3,7 @@
 use crate::issuers;
 use crate::listener::{self, BindFailure};
 use crate::state::Shared;
+use crate::telemetry::recent::Found;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -10,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use model::DecisionId;
 use model::snapshot::Snapshot;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -45,8 +47,8 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
         tokio::spawn(async move {
             let _place = place;
             let service = service_fn(move |request| {
-                let response = respond(&request, &shared, remote.ip().to_canonical().is_loopback());
-                async move { Ok::<_, Infallible>(response) }
+                let shared = Arc::clone(&shared);
+                async move { Ok::<_, Infallible>(respond(&request, &shared, remote.ip().to_canonical().is_loopback()).await) }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
@@ -56,7 +58,7 @@ pub async fn run(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-fn respond(request: &Request<Incoming>, shared: &Shared, is_local: bool) -> Response<Full<Bytes>> {
+async fn respond(request: &Request<Incoming>, shared: &Shared, is_local: bool) -> Response<Full<Bytes>> {
     if request.method() == Method::POST && request.uri().path() == "/quit" {
         if !is_local {
             return text(StatusCode::FORBIDDEN, "text/plain", "only from this machine\n".to_owned());
@@ -79,7 +81,38 @@ fn respond(request: &Request<Incoming>, shared: &Shared, is_local: bool) -> Resp
             let body = shared.active().map_or(serde_json::Value::Null, |active| describe(&active.snapshot));
             text(StatusCode::OK, "application/json", format!("{body:#}\n"))
         }
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "/metrics /ready /live /config /issuers, and POST /quit\n".to_owned()),
+        path if path == "/decisions" || path.starts_with("/decisions/") => {
+            if !is_local {
+                return text(StatusCode::FORBIDDEN, "text/plain", "only from this machine\n".to_owned());
+            }
+            decisions(path.trim_start_matches("/decisions").trim_start_matches('/'), shared).await
+        }
+        _ => {
+            let paths = "/metrics /ready /live /config /issuers /decisions /decisions/ID, and POST /quit\n";
+            text(StatusCode::NOT_FOUND, "text/plain", paths.to_owned())
+        }
+    }
+}
+
+/// The latest decisions, or one of them with its explanation. `id`: empty for all.
+async fn decisions(id: &str, shared: &Shared) -> Response<Full<Bytes>> {
+    let json = |record: serde_json::Result<String>| match record {
+        Ok(record) => text(StatusCode::OK, "application/json", format!("{record}\n")),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", format!("{error}\n")),
+    };
+    if id.is_empty() {
+        return json(serde_json::to_string_pretty(&shared.recent.list()));
+    }
+    match DecisionId::parse(id).ok().and_then(|id| shared.recent.find(id)) {
+        Some(Found::Explained(record)) => json(serde_json::to_string_pretty(&*record)),
+        Some(Found::Asked(told)) => match tokio::task::spawn_blocking(move || told.explained()).await {
+            Ok(record) => json(serde_json::to_string_pretty(&record)),
+            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "it could not be explained\n".to_owned()),
+        },
+        None => {
+            let known = "not among the latest decisions of this sidecar; `rondel authz explain` asks the control plane\n";
+            text(StatusCode::NOT_FOUND, "text/plain", known.to_owned())
+        }
     }
 }
 

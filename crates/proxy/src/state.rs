@@ -13,6 +13,7 @@ use crate::standing::STREAM_AFTER;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::recent::Recent;
 use futures_util::FutureExt;
 use identity::X509Svid;
 use identity::credentials::Credentials;
@@ -130,6 +131,8 @@ pub struct Shared {
     pub decisions: Decisions,
     /// What policies in shadow mode would have changed.
     pub shadow: Tallies,
+    /// The latest of them, for who asks on this machine.
+    pub recent: Recent,
     /// To the task that writes the access log.
     pub access_log: AccessLog,
     /// Counters.
@@ -190,6 +193,7 @@ impl Shared {
             key_requests,
             decisions,
             shadow: Tallies::default(),
+            recent: Recent::default(),
             access_log,
             metrics,
             gate: Gate::default(),
@@ -231,6 +235,7 @@ impl Shared {
         self.metrics.policies_interpreted.set(count(active.policies.interpreted().count()));
         self.metrics.config_revision.set(i64::try_from(active.snapshot.revision.0).unwrap_or(i64::MAX));
         self.config.send_replace(Some(active));
+        self.recent.let_go();
         self.changed_ms.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::AcqRel);
     }

@@ -380,7 +380,7 @@ async fn compiled(snapshot: Snapshot) -> Result<(Snapshot, Compiled), ApplyFailu
 }
 
 /// Explains decision records and sends them to the control plane; those that cannot be sent wait in the bounded queue.
-pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receiver<Told>, mut explainer: Explainer) {
+pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receiver<Arc<Told>>, mut explainer: Explainer) {
     let mut unsent: Option<DecisionRecord> = None;
     let mut identities = shared.credentials.subscribe();
     loop {
@@ -388,7 +388,7 @@ pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receive
             tokio::select! {
                 next = told.recv() => {
                     let Some(next) = next else { return };
-                    unsent = explainer.explain(next).await;
+                    unsent = explained(&shared, &mut explainer, next).await;
                 }
                 () = shadow::is_there(&shared) => {}
             }
@@ -406,7 +406,7 @@ pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receive
                 ended = &mut call => ended.map_err(|failure| failure.to_string()),
                 // The queue closes at the end of the process, and with a new SVID, which opens the next stream: what is in
                 // flight then arrives before the call ends.
-                () = feed(&mut told, &mut unsent, &mut explainer, sender, rotated(&mut identities, serial.as_deref())) => {
+                () = feed(&shared, (&mut told, &mut unsent, &mut explainer), sender, rotated(&mut identities, serial.as_deref())) => {
                     timeout(REPORT_END_DEADLINE, call).await.map_or_else(|slow| Err(slow.to_string()), |ended| ended.map_err(|failure| failure.to_string()))
                 }
             };
@@ -418,11 +418,17 @@ pub async fn report(shared: Arc<Shared>, anchor: Anchor, mut told: mpsc::Receive
     }
 }
 
+/// The record with its explanation, kept for who asks on this machine too.
+async fn explained(shared: &Shared, explainer: &mut Explainer, told: Arc<Told>) -> Option<DecisionRecord> {
+    let record = explainer.explain(told).await?;
+    shared.recent.explained(&record);
+    Some(record)
+}
+
 /// Feeds one report stream until it is closed, nothing more can come, or `rotated` ends.
 async fn feed(
-    told: &mut mpsc::Receiver<Told>,
-    unsent: &mut Option<DecisionRecord>,
-    explainer: &mut Explainer,
+    shared: &Shared,
+    (told, unsent, explainer): (&mut mpsc::Receiver<Arc<Told>>, &mut Option<DecisionRecord>, &mut Explainer),
     sender: mpsc::Sender<DecisionRecord>,
     rotated: impl Future<Output = ()>,
 ) {
@@ -435,7 +441,7 @@ async fn feed(
                 () = &mut rotated => None,
             };
             let Some(next) = next else { return };
-            *unsent = explainer.explain(next).await;
+            *unsent = explained(shared, explainer, next).await;
         }
         let Ok(place) = sender.reserve().await else { return };
         if let Some(record) = unsent.take() {

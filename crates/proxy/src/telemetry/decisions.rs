@@ -41,13 +41,13 @@ pub struct Told {
 
 impl Told {
     /// The record with its explanation. Costs up to a millisecond.
-    fn explained(self) -> DecisionRecord {
-        let mut record = self.record;
-        if let Some(question) = self.question {
-            let Question { active, request, decision } = *question;
-            record.explanation = Some(policy::explain(&active.policies, &request, &decision));
+    pub fn explained(&self) -> DecisionRecord {
+        let mut record = self.record.clone();
+        if let Some(question) = &self.question {
+            let Question { active, request, decision } = question.as_ref();
+            record.explanation = Some(policy::explain(&active.policies, request, decision));
             if let (Some(shadow), Some(shadowed)) = (&active.shadow, &mut record.shadow) {
-                shadow.explain(&request, &decision, shadowed);
+                shadow.explain(request, decision, shadowed);
             }
         }
         record
@@ -59,7 +59,7 @@ const EXPLAINING_MAX: usize = 8;
 
 /// Explains decisions, one after the other, on a thread that gives way to the workers.
 #[derive(Debug)]
-pub struct Explainer(std::sync::mpsc::SyncSender<(Told, oneshot::Sender<DecisionRecord>)>);
+pub struct Explainer(std::sync::mpsc::SyncSender<(Arc<Told>, oneshot::Sender<DecisionRecord>)>);
 
 impl Explainer {
     /// Starts the thread, which ends with the explainer.
@@ -67,7 +67,7 @@ impl Explainer {
     /// # Errors
     /// - the operating system's, if the thread cannot be made.
     pub fn start() -> std::io::Result<Self> {
-        let (sender, receiver) = std::sync::mpsc::sync_channel::<(Told, oneshot::Sender<DecisionRecord>)>(EXPLAINING_MAX);
+        let (sender, receiver) = std::sync::mpsc::sync_channel::<(Arc<Told>, oneshot::Sender<DecisionRecord>)>(EXPLAINING_MAX);
         std::thread::Builder::new().name("explain".into()).spawn(move || {
             workers::give_way();
             for (told, back) in receiver {
@@ -81,7 +81,7 @@ impl Explainer {
     }
 
     /// The record with its explanation; `None` if it could not be explained.
-    pub async fn explain(&mut self, told: Told) -> Option<DecisionRecord> {
+    pub async fn explain(&mut self, told: Arc<Told>) -> Option<DecisionRecord> {
         let (back, record) = oneshot::channel();
         // Whoever asks waits for the answer before it asks again: only what was given up meanwhile may be before it.
         self.0.try_send((told, back)).ok()?;
@@ -92,7 +92,7 @@ impl Explainer {
 /// The queue's entrance.
 #[derive(Debug)]
 pub struct Decisions {
-    queue: mpsc::Sender<Told>,
+    queue: mpsc::Sender<Arc<Told>>,
     allowed: PerSecond,
     /// Allowed calls that policies in shadow mode would have denied: the others must not push them out.
     shadowed: PerSecond,
@@ -124,7 +124,7 @@ impl PerSecond {
 
 impl Decisions {
     /// A queue of `capacity` records and its exit.
-    pub fn queue(capacity: usize) -> (Self, mpsc::Receiver<Told>) {
+    pub fn queue(capacity: usize) -> (Self, mpsc::Receiver<Arc<Told>>) {
         let (queue, receiver) = mpsc::channel(capacity);
         (Self { queue, allowed: PerSecond::new(), shadowed: PerSecond::new(), anonymous: PerSecond::new() }, receiver)
     }
@@ -136,7 +136,7 @@ impl Decisions {
     }
 
     /// Queues a record; false if the queue is full. Never waits.
-    pub fn tell(&self, told: Told) -> bool {
+    pub fn tell(&self, told: Arc<Told>) -> bool {
         self.queue.try_send(told).is_ok()
     }
 }
@@ -212,6 +212,8 @@ impl Shared {
 
     /// Queues a record; one that finds the queue full is dropped and counted. Whether it was queued.
     fn tell(&self, told: Told) -> bool {
+        let told = Arc::new(told);
+        self.recent.keep(&told);
         let is_queued = self.decisions.tell(told);
         if !is_queued {
             self.metrics.decisions_dropped.inc();

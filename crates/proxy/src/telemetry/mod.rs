@@ -4,4 +4,5 @@ pub mod access_log;
 pub mod decisions;
 mod json;
 pub mod metrics;
+pub mod recent;
 pub mod requests;

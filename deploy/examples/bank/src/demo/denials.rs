@@ -34,7 +34,35 @@ pub(crate) async fn walk(bank: &Bank, report: &mut Report) -> anyhow::Result<()>
     report.step(2, "What must not happen");
     by_policy(bank, report).await?;
     by_token(bank, report).await?;
-    by_identity(bank, report).await
+    by_identity(bank, report).await?;
+    by_a_policy_that_is_tried(bank, report).await
+}
+
+/// A policy in shadow mode denies nobody, and says whom it would.
+async fn by_a_policy_that_is_tried(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
+    say("\n   tina sends 600 from DE, which a policy in shadow mode would forbid");
+    let tina = client::token(bank.issuer(), &json!({ "user": "tina" })).await?;
+    let body = json!({ "from": "alice", "to": "bob", "amount": 600, "currency": "EUR" });
+    let answer = client::call(GERMANY, bank.web(), Method::POST, "/transfers", Some(&tina), &body).await?;
+    let deadline = Instant::now() + RECORD_DEADLINE;
+    let (text, id) = loop {
+        let (_, text) = bank.rondel(&["authz", "shadow", "--workload", "bank/payments"]).await?;
+        let id = text.lines().find_map(|line| line.trim().strip_prefix("rondel authz explain "));
+        if let Some(id) = id.filter(|_| text.contains("would_deny ")) {
+            break (text.clone(), id.to_owned());
+        }
+        if Instant::now() > deadline {
+            break (text, String::new());
+        }
+        sleep(Duration::from_millis(50)).await;
+    };
+    quote(7, &text);
+    let why = if id.is_empty() { String::new() } else { explain(bank, &id).await? };
+    let is_told = why.contains("would be denied by bank/payments-next/second-pair-of-eyes") && why.contains("600 > 500");
+    let is_kept = answer.status == 201 && is_told && why.contains("(redacted)") && !why.contains("bob");
+    report.promise(STEP, "a policy in shadow mode", &format!("{}, and would be denied: {id}", answer.status), is_kept);
+    quote(7, &why);
+    Ok(())
 }
 
 async fn by_policy(bank: &Bank, report: &mut Report) -> anyhow::Result<()> {
