@@ -4,7 +4,7 @@ use crate::build::Errors;
 use crate::error::ConfigError;
 use crate::mesh::{Mesh, Workload};
 use model::snapshot::AuthorizationPolicy;
-use policy::PolicyError;
+use policy::{Known, PolicyError};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,14 +54,14 @@ fn told(error: PolicyError) -> ConfigError {
 
 /// Compiles sets on all cores; what came of each, in their order.
 fn side_by_side(mesh: &Mesh, sets: &[&Set]) -> Vec<Result<(), Vec<PolicyError>>> {
-    let next = AtomicUsize::new(0);
+    let (next, known) = (AtomicUsize::new(0), Known::default());
     let outcomes: Vec<Mutex<Result<(), Vec<PolicyError>>>> = sets.iter().map(|_| Mutex::new(Ok(()))).collect();
     let work = || {
         while let Some((set, place)) = {
             let at = next.fetch_add(1, Ordering::Relaxed);
             sets.get(at).zip(outcomes.get(at))
         } {
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = set.compiles(mesh);
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = set.compiles(mesh, &known);
         }
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(sets.len());
@@ -79,11 +79,8 @@ fn side_by_side(mesh: &Mesh, sets: &[&Set]) -> Vec<Result<(), Vec<PolicyError>>>
 }
 
 impl Set {
-    fn compiles(&self, mesh: &Mesh) -> Result<(), Vec<PolicyError>> {
-        let (issuers, roles) = (&mesh.issuers, &mesh.settings.roles);
-        policy::compile(&self.live, issuers, roles)?;
-        policy::Shadow::compile(&self.live, &self.shadow, issuers, roles)?;
-        Ok(())
+    fn compiles(&self, mesh: &Mesh, known: &Known) -> Result<(), Vec<PolicyError>> {
+        policy::check(&self.live, &self.shadow, &mesh.issuers, &mesh.settings.roles, known)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::explain::Anatomy;
 use crate::facts::{CONNECT, Names};
 use crate::flaw::{Flaw, PolicyError};
 use crate::headers::{self, HEADERS, HeaderNames};
+use crate::known::Known;
 use crate::reads::Reads;
 use crate::slice::{self, BODY, Group, Slice, admits};
 pub use crate::text::TEXT_BYTES_MAX;
@@ -224,13 +225,24 @@ pub(crate) fn compile_taking(
     issuers: &[TokenIssuer],
     roles: &Roles,
 ) -> Result<Policies, Vec<PolicyError>> {
+    compile_knowing(None, take, policies, issuers, roles)
+}
+
+/// The same; what `known` knows to be valid is not validated once more.
+pub(crate) fn compile_knowing(
+    known: Option<&Known>,
+    take: Take,
+    policies: &[AuthorizationPolicy],
+    issuers: &[TokenIssuer],
+    roles: &Roles,
+) -> Result<Policies, Vec<PolicyError>> {
     let at_first = |message: String| {
         let (file, line) = policies.first().map_or((String::new(), 1), |first| (first.file.clone(), first.line));
         vec![PolicyError { file, line, column: 1, policy: None, message, flaw: Flaw::Declaration }]
     };
     let names = Names::parse().map_err(at_first)?;
     let vocabulary = if policies.is_empty() { Vocabulary::empty() } else { Vocabulary::of(issuers).map_err(at_first)? };
-    let (rules, headers) = sound_rules(take, policies, &vocabulary)?;
+    let (rules, headers) = sound_rules(known, take, policies, &vocabulary)?;
     let actions = cut(&rules, &headers, &names).map_err(|conflict| {
         let resource = rules.get(conflict.rule).and_then(|rule| policies.iter().find(|each| each.name == rule.resource));
         resource.map_or_else(
@@ -266,6 +278,7 @@ pub fn schema(policies: &Policies, issuers: &[TokenIssuer], body: &BTreeMap<Stri
 /// The headers are known only when all resources have been parsed: each is validated against the names of all, so that a policy that
 /// looks at the headers as a whole is checked against what it will see.
 fn sound_rules(
+    known: Option<&Known>,
     take: Take,
     policies: &[AuthorizationPolicy],
     vocabulary: &Vocabulary,
@@ -287,7 +300,14 @@ fn sound_rules(
     for (reading, found) in parsed {
         let wrong = match found {
             Ok(found) => {
-                let wrong = reading.validate(&found, &headers, &mut validators);
+                let known = known.map(|known| (known, known.name(take, reading.resource, vocabulary, &headers)));
+                let wrong = match known {
+                    Some((known, name)) if known.has(name) => Vec::new(),
+                    _ => reading.validate(&found, &headers, &mut validators),
+                };
+                if let Some((known, name)) = known.filter(|_| wrong.is_empty()) {
+                    known.add(name);
+                }
                 rules.extend(found);
                 wrong
             }
