@@ -3,7 +3,7 @@
 use crate::build::Errors;
 use crate::error::ConfigError;
 use crate::mesh::{Mesh, Workload};
-use model::snapshot::AuthorizationPolicy;
+use model::snapshot::{AuthorizationPolicy, TokenIssuer};
 use policy::{Known, PolicyError};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -25,13 +25,15 @@ pub struct Checked {
 struct Set {
     live: Vec<AuthorizationPolicy>,
     shadow: Vec<AuthorizationPolicy>,
+    issuers: Vec<TokenIssuer>,
     name: [u64; 2],
 }
 
 /// Every service's policies compile together, as its sidecars will compile them. What is tried is told of like what is enforced: here
 /// alone somebody is there to mend it.
 pub(crate) fn policies_compile(mesh: &Mesh, checked: &mut Checked, errors: &mut Errors) {
-    let services: BTreeMap<_, &Workload> = mesh.workloads.iter().map(|workload| (&workload.service, workload)).collect();
+    let kind = |workload: &'_ Workload| (workload.service.clone(), workload.issuers.clone());
+    let services: BTreeMap<_, &Workload> = mesh.workloads.iter().map(|workload| (kind(workload), workload)).collect();
     let sets: Vec<Set> = services.into_values().map(|workload| checked.set(mesh, workload)).collect();
     let (known, new): (Vec<_>, Vec<_>) = sets.iter().partition(|set| checked.sound.contains(&set.name));
     // Only what is in force now is remembered: what was edited away costs no memory.
@@ -80,7 +82,7 @@ fn side_by_side(mesh: &Mesh, sets: &[&Set]) -> Vec<Result<(), Vec<PolicyError>>>
 
 impl Set {
     fn compiles(&self, mesh: &Mesh, known: &Known) -> Result<(), Vec<PolicyError>> {
-        policy::check(&self.live, &self.shadow, &mesh.issuers, &mesh.settings.roles, known)
+        policy::check(&self.live, &self.shadow, &self.issuers, &mesh.settings.roles, known)
     }
 }
 
@@ -98,15 +100,15 @@ impl Checked {
     }
 
     fn set(&self, mesh: &Mesh, workload: &Workload) -> Set {
-        let (live, shadow) = (mesh.policies_of(workload), mesh.shadow_of(workload));
+        let (live, shadow, issuers) = (mesh.policies_of(workload), mesh.shadow_of(workload), mesh.issuers_of(workload));
         let name = self.keys.each_ref().map(|key| {
             let mut hasher = key.build_hasher();
             [&live, &shadow].into_iter().for_each(|policies| hash(policies, &mut hasher));
             // Whatever else compiling sees, whole.
-            format!("{:?} {:?}", mesh.issuers, mesh.settings.roles).hash(&mut hasher);
+            format!("{issuers:?} {:?}", mesh.settings.roles).hash(&mut hasher);
             hasher.finish()
         });
-        Set { live, shadow, name }
+        Set { live, shadow, issuers, name }
     }
 }
 
