@@ -203,27 +203,6 @@ fn only_what_changed_is_compiled_once_more_and_a_mistake_in_it_is_found() {
 }
 
 #[test]
-#[ignore = "takes a while, and says how long: cargo test -p config -- --ignored --nocapture ten_thousand"]
-fn ten_thousand_policies() {
-    let mut checked = Checked::default();
-    let mut sources = large(100, 100);
-    let mut read = |what: &str, sources: &[Source]| {
-        let begun = std::time::Instant::now();
-        let mesh = parse_again(sources, &mut checked).expect("sound");
-        let policies: usize = mesh.policies.iter().map(|policy| policy.policy.text.matches("@id").count()).sum();
-        eprintln!(
-            "{what}: {policies} policies, 200 on each of {} workloads, in {} ms",
-            mesh.workloads.len(),
-            begun.elapsed().as_millis()
-        );
-    };
-    read("first", &sources);
-    read("unchanged", &sources);
-    sources[2].text = sources[2].text.replace("limit > 3", "limit > 33");
-    read("one edited", &sources);
-}
-
-#[test]
 fn who_signs_the_authority_and_who_is_federated_with_is_read() {
     let with = |spec: &str| {
         let mut sources = good();

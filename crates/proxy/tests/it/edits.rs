@@ -95,7 +95,6 @@ async fn while_policies_are_edited_each_request_is_decided_by_one_version_and_no
 }
 
 #[tokio::test]
-#[ignore = "takes a while, and says how long: cargo test -p proxy --test it -- --ignored --nocapture a_hundred_policies"]
 async fn a_hundred_policies_are_put_in_force_without_a_pause() {
     let mut sidecar = Sidecar::start(application().await, Setup::default()).await;
     let mut stream = sidecar.caller().await;
@@ -112,9 +111,8 @@ async fn a_hundred_policies_are_put_in_force_without_a_pause() {
             took
         })
     };
-    sleep(Duration::from_secs(1)).await;
     let mut applied = Vec::new();
-    for round in 0..5 {
+    for round in 0..3 {
         let rule = |number: usize| {
             format!(
                 "@id(\"r{number}\") permit (principal, action, resource) when {{ context.request.path like \"/{round}-{number}/*\" }};\n"

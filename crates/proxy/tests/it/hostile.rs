@@ -13,6 +13,7 @@ fn when(condition: &str) -> String {
 async fn hostile_policies_are_refused_whole_and_what_was_in_force_stays() {
     let sidecar = Sidecar::start(application().await, Setup::default()).await;
     let control = &sidecar.control;
+    let mut tried = Vec::new();
     let id = |id: &str| format!("@id(\"{id}\") permit (principal, action, resource);");
     for (name, text, said) in [
         ("no Cedar", "allow everything".to_owned(), "unexpected"),
@@ -42,6 +43,7 @@ async fn hostile_policies_are_refused_whole_and_what_was_in_force_stays() {
         let mut bad = sidecar.snapshot.clone();
         bad.revision = Revision(2);
         bad.policies = vec![policy(&text)];
+        bad.shadow.clone_from(&tried);
         control.send(control.whole(&bad, name));
         let reason = control.answer().await.expect_err(name);
         assert!(reason.contains("policy.yaml:8") && reason.contains(said), "{name}: {reason}");
@@ -51,6 +53,7 @@ async fn hostile_policies_are_refused_whole_and_what_was_in_force_stays() {
         bad.shadow = vec![model::snapshot::AuthorizationPolicy { name: "shop/tried".into(), ..policy(&text) }];
         control.send(control.whole(&bad, name));
         assert_eq!(control.answer().await, Ok(name.to_owned()), "{name}");
+        tried = bad.shadow;
         assert_eq!(sidecar.metric("rondel_shadow_refused").await, 1, "{name}");
         assert!(sidecar.exchange(GET).await.starts_with("HTTP/1.1 200"), "{name}: the last good policies decide");
     }
