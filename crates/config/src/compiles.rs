@@ -50,8 +50,10 @@ pub(crate) fn policies_compile(mesh: &Mesh, checked: &mut Checked, errors: &mut 
 }
 
 fn told(error: PolicyError) -> ConfigError {
+    let code = error.flaw.code();
     let what = error.policy.map_or_else(String::new, |policy| format!("policy `{policy}`: "));
-    ConfigError { file: error.file, line: error.line, column: error.column, message: format!("{what}{}", error.message) }
+    let message = format!("{what}{}", error.message);
+    ConfigError { file: error.file, line: error.line, column: error.column, message, code }
 }
 
 /// Compiles sets on all cores; what came of each, in their order.

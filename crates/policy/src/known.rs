@@ -1,6 +1,7 @@
 //! Resources that were validated already, so that one that selects many workloads is validated once for all of them.
 
-use crate::compile::{PolicyError, Take, compile_knowing};
+use crate::compile::{Take, compile_knowing};
+use crate::flaw::PolicyError;
 use crate::headers::HeaderNames;
 use crate::vocabulary::Vocabulary;
 use model::Roles;
