@@ -2,10 +2,11 @@
 
 use crate::operator::{self, DEADLINE, Where};
 use crate::output::{Output, bold, short, table};
+use model::Revision;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use wire::operator::WorkloadStatus;
+use wire::operator::{OperatorClient, WorkloadStatus};
 
 /// For every connected sidecar to have put the revocation in force.
 const IN_FORCE_DEADLINE: Duration = Duration::from_secs(15);
@@ -23,23 +24,37 @@ pub(crate) struct Revoke {
     at: Where,
 }
 
+/// How far a revocation has come.
+pub(crate) struct InForce {
+    /// Connected sidecars that have not put it in force.
+    pub(crate) behind: Vec<String>,
+    /// Sidecars that are not connected.
+    pub(crate) away: Vec<String>,
+    /// Since it was asked for.
+    pub(crate) took: Duration,
+}
+
+/// Waits until every connected sidecar has put this revision in force.
+pub(crate) async fn in_force(client: &mut OperatorClient, revision: Revision, begun: Instant) -> anyhow::Result<InForce> {
+    loop {
+        let workloads = client.status(DEADLINE).await?.workloads;
+        let named = |are: &dyn Fn(&WorkloadStatus) -> bool| -> Vec<String> {
+            workloads.iter().filter(|each| are(each)).map(|each| each.name.to_string()).collect()
+        };
+        let behind = named(&|each| each.connected && each.revision < revision);
+        if behind.is_empty() || begun.elapsed() > IN_FORCE_DEADLINE {
+            return Ok(InForce { behind, away: named(&|each| !each.connected), took: begun.elapsed() });
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// 0 once every connected sidecar refuses them, else 1.
 pub(crate) async fn revoke(arguments: &Revoke, output: Output) -> anyhow::Result<ExitCode> {
     let begun = Instant::now();
     let mut client = arguments.at.connect().await?;
     let revocation = client.revoke(&arguments.what, &arguments.reason, DEADLINE).await?;
-    let (behind, away) = loop {
-        let workloads = client.status(DEADLINE).await?.workloads;
-        let named = |are: &dyn Fn(&WorkloadStatus) -> bool| -> Vec<String> {
-            workloads.iter().filter(|each| are(each)).map(|each| each.name.to_string()).collect()
-        };
-        let behind = named(&|each| each.connected && each.revision < revocation.revision);
-        if behind.is_empty() || begun.elapsed() > IN_FORCE_DEADLINE {
-            break (behind, named(&|each| !each.connected));
-        }
-        sleep(Duration::from_millis(50)).await;
-    };
-    let took = begun.elapsed();
+    let InForce { behind, away, took } = in_force(&mut client, revocation.revision, begun).await?;
     let now = operator::now();
     match output {
         Output::Json => {

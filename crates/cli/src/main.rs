@@ -11,6 +11,7 @@ mod join_token;
 mod operator;
 mod output;
 mod status;
+mod token;
 mod up;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +54,9 @@ enum Verb {
     /// Revoke certificates
     #[command(subcommand)]
     Identity(Identity),
+    /// Revoke tokens, and see which are
+    #[command(subcommand)]
+    Token(token::Token),
     /// Ask about decisions
     #[command(subcommand)]
     Authz(authz::Authz),
@@ -120,6 +124,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::Ca(Ca::Rotate(arguments)) => ca::rotate(&arguments, output).await,
         Verb::Identity(Identity::Revoke(arguments)) => identity::revoke(&arguments, output).await,
         Verb::Authz(verb) => authz::run(verb, output).await,
+        Verb::Token(verb) => token::run(verb, output).await,
         Verb::JoinToken { workload, out, at } => join_token::run(&workload, &out, &at, output).await,
         Verb::ExecChild(_) => Ok(ExitCode::from(2)),
     }

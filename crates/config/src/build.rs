@@ -6,6 +6,7 @@ use crate::error::{ConfigError, RESOURCE, SELECTS_NOBODY, suggestion};
 use crate::keys;
 use crate::mesh::{Mesh, Process, SelectedPolicy, Settings, Workload};
 use crate::source::{Document, Source, documents};
+use crate::tokens;
 use crate::workload;
 use crate::yaml::{self, IssuerSpec, MeshSpec, PolicySpec, ProcessSpec, Resource, Written, at};
 use model::authz::AttributeType;
@@ -399,11 +400,12 @@ fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mu
     }
     let mut attributes = BTreeMap::new();
     for (attribute, claim) in &spec.claims.attributes {
-        if matches!(attribute.as_str(), "issuer" | "subject" | "scopes") || !is_identifier(attribute) {
+        if matches!(attribute.as_str(), "issuer" | "subject" | "scopes") || !tokens::is_identifier(attribute) {
             errors.at(document, claim.kind.defined, format!("`{}` cannot be an attribute's name", ids::printable(attribute)));
         }
-        if let Some(kind) = attribute_type(document, claim.kind.defined, &claim.kind.value, errors) {
-            attributes.insert(attribute.clone(), ClaimMapping { claim: claim.claim.clone(), kind });
+        let path = tokens::path(document, claim.claim.defined, &claim.claim.value, errors);
+        if let (Some(kind), Some(claim)) = (attribute_type(document, claim.kind.defined, &claim.kind.value, errors), path) {
+            attributes.insert(attribute.clone(), ClaimMapping { claim, kind });
         }
     }
     Some(TokenIssuer {
@@ -413,15 +415,10 @@ fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mu
         keys,
         introspection,
         algorithms,
-        roles_claim: spec.claims.roles.clone(),
+        roles_claim: spec.claims.roles.as_ref().and_then(|path| tokens::path(document, path.defined, &path.value, errors)),
         attributes,
+        require: tokens::requirements(document, spec, errors),
     })
-}
-
-/// What Cedar can write after a dot.
-fn is_identifier(text: &str) -> bool {
-    let mut chars = text.bytes();
-    chars.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_') && chars.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn attribute_type(document: Document<'_>, place: Location, written: &str, errors: &mut Errors) -> Option<AttributeType> {
@@ -443,7 +440,7 @@ fn policy(written: &Written<'_, PolicySpec>, errors: &mut Errors) -> Option<Sele
     }
     let mut body = BTreeMap::new();
     for (field, written) in &spec.body {
-        if !is_identifier(field) {
+        if !tokens::is_identifier(field) {
             errors.at(document, written.defined, format!("`{}` cannot be a field's name", ids::printable(field)));
         }
         if let Some(kind) = attribute_type(document, written.defined, &written.value.kind, errors) {

@@ -77,6 +77,7 @@ fn inline(
         algorithms: JwtAlgorithm::ALL.to_vec(),
         roles_claim: None,
         attributes: BTreeMap::new(),
+        require: model::token::Requirements::default(),
     };
     let read = token::KeySet::parse(text.as_bytes(), &as_read, Timestamp::default(), &Limits::default());
     let set = errors.take(document, jwks.defined, read)?;

@@ -14,6 +14,7 @@ mod roles;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod workload;
 mod yaml;
 

@@ -4,6 +4,7 @@ use model::snapshot::{
     AuthorizationPolicy, CountryHeader, Egress, Endpoint, Inbound, Protocol, RevokedSvid, Sensitive, TokenIssuer, TrustBundle,
     Upstream,
 };
+use model::token::{RevokedTokens, TokenUse};
 use model::{Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, TrustDomain, WorkloadName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -128,6 +129,8 @@ pub struct Workload {
     pub upstreams: Vec<Call>,
     /// The names of the issuers whose tokens it accepts; `None`: all of them.
     pub issuers: Option<Vec<String>>,
+    /// Where its tokens are taken from and what the application gets.
+    pub token: TokenUse,
     /// What `rondel up` runs beside the sidecar.
     pub run: Option<Process>,
 }
@@ -183,6 +186,8 @@ pub struct Trust {
     pub bundles: Vec<TrustBundle>,
     /// SVIDs that are refused although they have not ended.
     pub revoked: Vec<RevokedSvid>,
+    /// Tokens that are refused although they have not expired.
+    pub revoked_tokens: Vec<RevokedTokens>,
 }
 
 impl Mesh {
@@ -223,6 +228,7 @@ impl Mesh {
             inbound: workload.inbound.clone(),
             upstreams: self.upstreams(workload),
             issuers: self.issuers_of(workload),
+            token: workload.token.clone(),
             policies: self.policies_of(workload),
             roles: self.settings.roles.clone(),
             shadow: self.shadow_of(workload),
@@ -234,6 +240,11 @@ impl Mesh {
             connection_age_max: self.settings.connection_age_max,
             limits: self.settings.limits.clone(),
             revoked: sorted(&trust.revoked, |svid| svid.serial.clone()),
+            revoked_tokens: {
+                let mut tokens = trust.revoked_tokens.clone();
+                tokens.sort();
+                tokens
+            },
             post_quantum_required: self.settings.post_quantum_required,
         })
     }

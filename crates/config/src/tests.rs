@@ -2,7 +2,9 @@
 
 use crate::{Checked, Mesh, Source, Trust, UpstreamAuthority, parse, parse_again};
 use model::snapshot::{KeySource, RevokedSvid, TrustBundle};
-use model::{Limit, Revision, Timestamp, TrustDomain, WorkloadName};
+use model::token::{Requirements, SenderConstraint, TokenUse};
+use model::{ClaimPath, Limit, Revision, Timestamp, TrustDomain, WorkloadName};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const MESH: &str = "apiVersion: rondel.dev/v1alpha1
@@ -83,7 +85,7 @@ fn a_snapshot_holds_what_its_workload_needs_and_nothing_else() {
     let mesh = parse(&good()).expect("good");
     let bundle = TrustBundle::x509(TrustDomain::parse("shop.example").expect("domain"), vec![vec![1]]);
     let revoked = ["0b", "0a"].map(|serial| RevokedSvid { serial: serial.into(), until: Timestamp::from_millis(1) });
-    let trust = Trust { bundles: vec![bundle], revoked: revoked.to_vec() };
+    let trust = Trust { bundles: vec![bundle], revoked: revoked.to_vec(), revoked_tokens: Vec::new() };
     let of = |name: &str| mesh.snapshot(&WorkloadName::parse(name).expect("name"), Revision(7), &trust);
     let client = of("shop/client").expect("client");
     assert_eq!(client.bundles, trust.bundles);
@@ -568,5 +570,138 @@ fn what_only_capture_makes_possible_is_refused_without_it() {
         });
         let error = error.err().unwrap_or_default();
         assert!(error.contains(wanted), "{wanted}: {error}");
+    }
+}
+
+#[test]
+fn what_is_asked_of_tokens_and_where_they_are_taken_from_is_read() {
+    let mut sources = good();
+    let require = "  clockSkew: 5s
+  require:
+    profile: at+jwt
+    scopes: [pay, \"shop:read\"]
+    claims: { tenant.id: acme, beta: true, '\"https://x.y/level\"': [1, two] }
+    acr: [gold]
+    maxAge: 1h
+    sender: any
+    dpopNonce: true
+";
+    sources[1].text.push_str(require);
+    let token = "  resource: https://shop.example/api
+  token:
+    cookie: session
+    query: access_token
+    strip: true
+    headers: { X-User: sub, x-roles: realm_access.roles }
+";
+    sources[0].text = sources[0].text.replace("  admin: 127.0.0.1:15002\n", &format!("  admin: 127.0.0.1:15002\n{token}"));
+    let mesh = parse(&sources).expect("good");
+    let path = |text| ClaimPath::parse(text).expect(text);
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let expected = Requirements {
+        at_jwt: true,
+        scopes: words(&["pay", "shop:read"]),
+        claims: BTreeMap::from([
+            (path("tenant.id"), words(&["acme"])),
+            (path("beta"), words(&["true"])),
+            (path("\"https://x.y/level\""), words(&["1", "two"])),
+        ]),
+        acr: words(&["gold"]),
+        max_age: Some(Duration::from_secs(3600)),
+        sender: SenderConstraint::Any,
+        dpop_nonce: true,
+        clock_skew: Some(Duration::from_secs(5)),
+    };
+    assert_eq!(mesh.issuers[0].require, expected);
+    let server = mesh.workloads.iter().find(|workload| workload.name.as_str() == "shop/server").expect("server");
+    let expected = TokenUse {
+        cookie: Some("session".into()),
+        query: Some("access_token".into()),
+        strip: true,
+        claims: BTreeMap::from([("x-user".into(), path("sub")), ("x-roles".into(), path("realm_access.roles"))]),
+        resource: Some("https://shop.example/api".into()),
+        ..TokenUse::default()
+    };
+    assert_eq!(server.token, expected);
+    let client = mesh.workloads.iter().find(|workload| workload.name.as_str() == "shop/client").expect("client");
+    assert_eq!(client.token, TokenUse::default());
+}
+
+#[test]
+fn every_mistake_about_tokens_is_told_with_its_place() {
+    let claims = "  claims: { roles: roles,";
+    for (from, to, place, told) in [
+        (claims, "  claims: { roles: https://x.y/roles,", "b.yaml:17", "`\"https://x.y/roles\"`"),
+        ("{ claim: limit,", "{ claim: a..b,", "b.yaml:17", "a name in it is empty"),
+        (claims, "  clockSkew: 2m\n  claims: { roles: roles,", "b.yaml:17", "outside 0 s to 60 s"),
+        (claims, "  require: { profile: jwt }\n  claims: { roles: roles,", "b.yaml:17", "not `at+jwt`"),
+        (claims, "  require: { scopes: [\"a b\"] }\n  claims: { roles: roles,", "b.yaml:17", "not one word"),
+        (claims, "  require: { acr: ['a\"b'] }\n  claims: { roles: roles,", "b.yaml:17", "not one word"),
+        (claims, "  require: { claims: { tenant: [] } }\n  claims: { roles: roles,", "b.yaml:17", "with no value"),
+        (claims, "  require: { claims: { 'a/b': x } }\n  claims: { roles: roles,", "b.yaml:17", "double quotes"),
+        (claims, "  require: { claims: { a: x, '\"a\"': y } }\n  claims: { roles: roles,", "b.yaml:17", "in two ways"),
+        (claims, "  require: { maxAge: 0s }\n  claims: { roles: roles,", "b.yaml:17", "outside 1 s"),
+        (claims, "  require: { sender: dpopp }\n  claims: { roles: roles,", "b.yaml:17", "did you mean `dpop`"),
+        (claims, "  require: { dpopNonce: true }\n  claims: { roles: roles,", "b.yaml:17", "`sender: dpop` or `any`"),
+        (claims, "  require: { scope: [a] }\n  claims: { roles: roles,", "b.yaml:17", "unknown field `scope`"),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  resource: http://a\n",
+            "a.yaml:12",
+            "without query and fragment",
+        ),
+        ("  admin: 127.0.0.1:15002\n", "  admin: 127.0.0.1:15002\n  resource: \"https://a/?b\"\n", "a.yaml:12", "`https://HOST`"),
+        ("  admin: 127.0.0.1:15002\n", "  admin: 127.0.0.1:15002\n  resource: https://a/../b\n", "a.yaml:12", "`https://HOST`"),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  token: { header: cookie }\n",
+            "a.yaml:12",
+            "cannot be this header",
+        ),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  token: { cookie: \"a b\" }\n",
+            "a.yaml:12",
+            "cannot be the cookie's name",
+        ),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  token: { query: \"a&b\" }\n",
+            "a.yaml:12",
+            "cannot be the parameter's name",
+        ),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  token: { headers: { host: sub } }\n",
+            "a.yaml:12",
+            "cannot be this header",
+        ),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  token: { headers: { X-Rondel-User: sub } }\n",
+            "a.yaml:12",
+            "sidecar's own",
+        ),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  token: { headers: { x-a: b/c } }\n",
+            "a.yaml:12",
+            "double quotes",
+        ),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  token: { headers: { x-a: b, X-A: c } }\n",
+            "a.yaml:12",
+            "written twice",
+        ),
+        (
+            "  admin: 127.0.0.1:15002\n",
+            "  admin: 127.0.0.1:15002\n  token: { header: x-a, headers: { x-a: b } }\n",
+            "a.yaml:12",
+            "carries the token",
+        ),
+    ] {
+        let errors = broken(from, to);
+        assert!(errors.starts_with(place) && errors.contains(told), "{to}: {errors}");
     }
 }

@@ -5,6 +5,7 @@ use crate::error::suggestion;
 use crate::keys;
 use crate::mesh::{Call, Mesh, Process, Workload};
 use crate::source::Document;
+use crate::tokens;
 use crate::yaml::{AuthenticationSpec, InboundSpec, UpstreamSpec, WorkloadSpec, Written};
 use model::ids;
 use model::snapshot::{Inbound, Protocol};
@@ -36,7 +37,9 @@ pub(crate) fn workload(written: &Written<'_, WorkloadSpec>, domain: &TrustDomain
     let (named, service) = (named?, service?);
     let (space, account) = service.as_str().split_once('/')?;
     let identity: SpiffeId = errors.take(document, account_place(written), SpiffeId::workload(domain, space, account))?;
-    Some(Workload { name: named, identity, captured: spec.captured, admin: admin?, inbound, upstreams, issuers, run, service })
+    let token = tokens::token_use(document, spec, errors);
+    let admin = admin?;
+    Some(Workload { name: named, identity, captured: spec.captured, admin, inbound, upstreams, issuers, token, run, service })
 }
 
 fn account_place(written: &Written<'_, WorkloadSpec>) -> Location {

@@ -149,7 +149,21 @@ pub(crate) struct WorkloadSpec {
     #[serde(default)]
     pub(crate) upstreams: Vec<UpstreamSpec>,
     pub(crate) issuers: Option<Vec<Spanned<String>>>,
+    pub(crate) token: Option<Spanned<TokenSpec>>,
+    pub(crate) resource: Option<Spanned<String>>,
     pub(crate) run: Option<RunSpec>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenSpec {
+    pub(crate) header: Option<Spanned<String>>,
+    pub(crate) cookie: Option<Spanned<String>>,
+    pub(crate) query: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) strip: bool,
+    #[serde(default)]
+    pub(crate) headers: BTreeMap<String, Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -200,6 +214,50 @@ pub(crate) struct IssuerSpec {
     pub(crate) introspection: Option<Spanned<IntrospectionSpec>>,
     #[serde(default)]
     pub(crate) claims: Claims,
+    pub(crate) require: Option<Spanned<RequireSpec>>,
+    pub(crate) clock_skew: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct RequireSpec {
+    pub(crate) profile: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) scopes: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) claims: BTreeMap<String, Values>,
+    #[serde(default)]
+    pub(crate) acr: Vec<Spanned<String>>,
+    pub(crate) max_age: Option<Spanned<String>>,
+    pub(crate) sender: Option<Spanned<String>>,
+    pub(crate) dpop_nonce: Option<Spanned<bool>>,
+}
+
+/// The accepted values of a claim: one, or a list.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Values {
+    One(Scalar),
+    Many(Vec<Scalar>),
+}
+
+/// A value as it is compared with a claim's.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Scalar {
+    Boolean(bool),
+    Number(i64),
+    Text(String),
+}
+
+impl std::fmt::Display for Scalar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Boolean(flag) => write!(f, "{flag}"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -223,7 +281,7 @@ pub(crate) struct IntrospectionSpec {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Claims {
-    pub(crate) roles: Option<String>,
+    pub(crate) roles: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) attributes: BTreeMap<String, Claim>,
 }
@@ -231,7 +289,7 @@ pub(crate) struct Claims {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Claim {
-    pub(crate) claim: String,
+    pub(crate) claim: Spanned<String>,
     #[serde(rename = "type")]
     pub(crate) kind: Spanned<String>,
     #[serde(default)]

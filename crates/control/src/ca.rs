@@ -5,6 +5,7 @@ use crate::desired::Board;
 use crate::keys::Keys;
 use crate::rotation::{self, Step};
 use crate::store::{Issued, Revoked, Store, StoreFailure};
+use crate::token_revocations::TokenRevocations;
 use config::{Settings, Trust};
 use identity::authority::{Authority, IssueRefusal, IssuedSvid};
 use identity::csr::{self, CsrRefusal};
@@ -161,17 +162,18 @@ pub(crate) enum ChangeFailure {
 /// The mesh's authorities and their records. Calls block on the store: use it from a blocking thread.
 #[derive(Debug)]
 pub(crate) struct Ca {
-    store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     keys: Keys,
     authorities: watch::Sender<Arc<Authorities>>,
     /// Held by whoever changes something, from reading to telling.
-    changing: Mutex<()>,
+    pub(crate) changing: Mutex<()>,
     /// Held by whoever has an authority made, which may take half a minute: what is revoked meanwhile must not wait for it.
     making: Mutex<()>,
     /// Held for reading from the look at what is revoked until an SVID is on record, and for writing by whoever revokes.
     issuing: RwLock<()>,
     issued: Mutex<OnRecord>,
     revoked: RwLock<BTreeMap<String, Revoked>>,
+    pub(crate) tokens: TokenRevocations,
     federated: RwLock<Vec<TrustBundle>>,
     /// The shadow authority of the rehearsal that is under way, and its id.
     shadow: Mutex<Option<(String, Authority)>>,
@@ -190,6 +192,7 @@ impl Ca {
         let mut issued = OnRecord::default();
         store.issued(now)?.into_iter().for_each(|(serial, row)| issued.keep(serial, row));
         let revoked = store.revoked(now)?.into_iter().collect();
+        let tokens = TokenRevocations::open(&store, now)?;
         Ok(Self {
             keys,
             authorities: watch::Sender::new(Arc::new(authorities)),
@@ -198,6 +201,7 @@ impl Ca {
             issuing: RwLock::new(()),
             issued: Mutex::new(issued),
             revoked: RwLock::new(revoked),
+            tokens,
             federated: RwLock::new(Vec::new()),
             shadow: Mutex::new(None),
             // An earlier process may have signed some a moment ago.
@@ -241,7 +245,8 @@ impl Ca {
         let revoked = self.revoked.read();
         let revoked = revoked.iter().filter(|(_, revoked)| revoked.counts(now));
         let revoked = revoked.map(|(serial, revoked)| RevokedSvid { serial: serial.clone(), until: revoked.until });
-        Trust { bundles, revoked: revoked.collect() }
+        let revoked_tokens = self.tokens.all(now).into_iter().map(|each| each.what).collect();
+        Trust { bundles, revoked: revoked.collect(), revoked_tokens }
     }
 
     /// Tells the sidecars who is believed, if that has changed.

@@ -18,6 +18,7 @@ mod settings;
 mod shadows;
 mod start;
 mod store;
+mod token_revocations;
 mod troubles;
 mod upstream;
 mod watch;

@@ -1,6 +1,7 @@
 //! The embedded store: what must outlive the process. One writer, every commit on disk before it counts.
 
 use crate::authorities::StoredAuthorities;
+use crate::token_revocations::TokenRevocation;
 use identity::authority::BACK_DATING;
 use model::{Revision, SpiffeId, Timestamp};
 use parking_lot::RwLock;
@@ -169,6 +170,15 @@ impl Store {
 
     pub(crate) fn keep_federated(&self, bundles: &[StoredBundle]) -> Result<(), StoreFailure> {
         self.write("federated", &bundles)
+    }
+
+    /// Revocations of tokens, those that have ended included.
+    pub(crate) fn token_revocations(&self) -> Result<Vec<TokenRevocation>, StoreFailure> {
+        Ok(self.read("token_revocations")?.unwrap_or_default())
+    }
+
+    pub(crate) fn keep_token_revocations(&self, all: &[TokenRevocation]) -> Result<(), StoreFailure> {
+        self.write("token_revocations", &all)
     }
 
     /// Keeps the digest of a join token; forgets those that expired.

@@ -15,6 +15,7 @@ pub mod roles;
 pub mod shadow;
 pub mod snapshot;
 pub mod time;
+pub mod token;
 
 pub use authz::{AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Question, Source, User};
 pub use decision::{Decision, DecisionRecord, Effect};
@@ -24,6 +25,7 @@ pub use reason::{Reason, Side};
 pub use roles::Roles;
 pub use snapshot::Snapshot;
 pub use time::Timestamp;
+pub use token::ClaimPath;
 
 /// An error with what caused it, each once: many errors repeat their cause in their own text.
 pub fn told(error: &(dyn std::error::Error + 'static)) -> String {

@@ -65,11 +65,15 @@ pub enum Limit {
     IntrospectionsUnderWay,
     /// Milliseconds of clock difference that are tolerated in tokens.
     ClockSkewMs,
+    /// Milliseconds after it was made for which a DPoP proof is accepted.
+    DpopProofMs,
+    /// DPoP proofs that are remembered, so that none is accepted twice.
+    DpopProofs,
 }
 
 impl Limit {
     /// Every limit, in the order of the documentation.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::RequestHeadBytes,
         Self::RequestHeaders,
         Self::PolicyBodyBytes,
@@ -100,6 +104,8 @@ impl Limit {
         Self::IntrospectionInactiveMs,
         Self::IntrospectionsUnderWay,
         Self::ClockSkewMs,
+        Self::DpopProofMs,
+        Self::DpopProofs,
     ];
 
     /// The name that a user writes in `MeshConfig` and reads in errors.
@@ -273,6 +279,20 @@ impl Limit {
             Self::ClockSkewMs => {
                 ("clockSkewMs", 30_000, 0, 300_000, "milliseconds of clock difference that are tolerated in tokens")
             }
+            Self::DpopProofMs => (
+                "dpopProofMs",
+                60_000,
+                1000,
+                300_000,
+                "milliseconds after it was made for which a DPoP proof is accepted; each is remembered for so long, and the clock skew",
+            ),
+            Self::DpopProofs => (
+                "dpopProofs",
+                200_000,
+                1000,
+                10_000_000,
+                "DPoP proofs that are remembered, about 100 bytes each; beyond it, or beyond a sixteenth of it by one key, more are refused",
+            ),
         }
     }
 }

@@ -80,8 +80,10 @@ pub enum Reason {
     MethodNotSupported,
     /// The request needs a user, and carried no token.
     TokenMissing,
-    /// The token is not a JWT, too long, or there is more than one.
+    /// The token is not a JWT, or too long.
     TokenMalformed,
+    /// More than one token came, or one in two places.
+    TokenTwice,
     /// The token's algorithm is not one that its issuer may use.
     TokenAlgorithm,
     /// The token's issuer is not configured.
@@ -100,6 +102,18 @@ pub enum Reason {
     TokenNotYetValid,
     /// A claim is missing or not of its declared type.
     TokenClaim,
+    /// The operator has revoked the token.
+    TokenRevoked,
+    /// The token lacks a scope that its issuer's configuration demands.
+    TokenScope,
+    /// The user did not log in strongly or recently enough (RFC 9470).
+    TokenStepUp,
+    /// Whoever sent the token did not show that it is its own.
+    TokenSender,
+    /// The DPoP proof is not good.
+    DpopProof,
+    /// The DPoP proof lacks a nonce of this sidecar.
+    DpopNonce,
     /// No key set of the issuer could be had.
     IssuerUnavailable,
     /// A `forbid` policy applies.
@@ -152,7 +166,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 64] = [
         Self::PlaintextRefused,
         Self::PortUnknown,
         Self::RedirectLoop,
@@ -177,6 +191,7 @@ impl Reason {
         Self::MethodNotSupported,
         Self::TokenMissing,
         Self::TokenMalformed,
+        Self::TokenTwice,
         Self::TokenAlgorithm,
         Self::TokenIssuerUnknown,
         Self::TokenKeyUnknown,
@@ -186,6 +201,12 @@ impl Reason {
         Self::TokenExpired,
         Self::TokenNotYetValid,
         Self::TokenClaim,
+        Self::TokenRevoked,
+        Self::TokenScope,
+        Self::TokenStepUp,
+        Self::TokenSender,
+        Self::DpopProof,
+        Self::DpopNonce,
         Self::IssuerUnavailable,
         Self::DeniedByPolicy,
         Self::NotPermitted,
@@ -376,6 +397,9 @@ impl Reason {
             Self::TokenMalformed => {
                 ("token_malformed", Caller, "the token could not be read", "send exactly one JWT in the Authorization header")
             }
+            Self::TokenTwice => {
+                ("token_twice", Caller, "more than one token was sent", "send one token, in one of the places that `token` names")
+            }
             Self::TokenAlgorithm => (
                 "token_algorithm",
                 Caller,
@@ -419,6 +443,30 @@ impl Reason {
                 "a claim of the token is missing or malformed",
                 "compare the token with the claim mapping of its `TokenIssuer`",
             ),
+            Self::TokenRevoked => {
+                ("token_revoked", Caller, "the token is revoked", "`rondel token revoked` shows what is; get a new token")
+            }
+            Self::TokenScope => {
+                ("token_scope", Caller, "the token lacks a scope", "ask the issuer for the scopes that the challenge names")
+            }
+            Self::TokenStepUp => (
+                "token_step_up",
+                Caller,
+                "the user must log in again, or in a stronger way",
+                "log in as `acr_values` and `max_age` of the challenge say",
+            ),
+            Self::TokenSender => (
+                "token_sender",
+                Caller,
+                "the token is not shown to be the caller's own",
+                "call with the certificate or the DPoP key that the token is bound to",
+            ),
+            Self::DpopProof => {
+                ("dpop_proof", Caller, "the DPoP proof is not valid", "make a new proof for each request, as RFC 9449 §4.2 says")
+            }
+            Self::DpopNonce => {
+                ("dpop_nonce", Caller, "the DPoP proof needs a nonce", "make the proof anew with the `DPoP-Nonce` of this answer")
+            }
             Self::IssuerUnavailable => (
                 "issuer_unavailable",
                 Control,

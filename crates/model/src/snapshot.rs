@@ -6,6 +6,7 @@ use crate::introspection::Introspection;
 use crate::limits::Limits;
 use crate::roles::Roles;
 use crate::time::Timestamp;
+use crate::token::{ClaimPath, Requirements, RevokedTokens, TokenUse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Upstream>,
     /// Whose tokens are accepted.
     pub issuers: Vec<TokenIssuer>,
+    /// Where tokens are taken from and what the application gets.
+    pub token: TokenUse,
     /// The policies that select this workload, in the order of their source. Empty denies everything.
     pub policies: Vec<AuthorizationPolicy>,
     /// Which roles of users are within which.
@@ -52,6 +55,8 @@ pub struct Snapshot {
     pub limits: Limits,
     /// SVIDs that are refused, in the order of their serials.
     pub revoked: Vec<RevokedSvid>,
+    /// Tokens that are refused, in their order.
+    pub revoked_tokens: Vec<RevokedTokens>,
     /// Whether handshakes without a post-quantum key exchange are refused.
     pub post_quantum_required: bool,
 }
@@ -248,16 +253,18 @@ pub struct TokenIssuer {
     /// The algorithms that the issuer may use. Never empty.
     pub algorithms: Vec<JwtAlgorithm>,
     /// The claim that lists role names (an array of strings or a space-separated text).
-    pub roles_claim: Option<String>,
+    pub roles_claim: Option<ClaimPath>,
     /// Attribute name to claim and type. All are optional in a token; one of the wrong type refuses the token.
     pub attributes: BTreeMap<String, ClaimMapping>,
+    /// What else its tokens must fulfil.
+    pub require: Requirements,
 }
 
 /// How a claim becomes an attribute of the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimMapping {
-    /// The claim's name.
-    pub claim: String,
+    /// Where the claim stands.
+    pub claim: ClaimPath,
     /// The type that it must have.
     pub kind: AttributeType,
 }

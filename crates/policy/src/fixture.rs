@@ -59,8 +59,9 @@ pub(crate) fn resource(name: &str, text: &str, body: &[(&str, AttributeType)]) -
 }
 
 pub(crate) fn issuer(attributes: &[(&str, AttributeType)]) -> TokenIssuer {
-    let mapping =
-        |(name, kind): &(&str, AttributeType)| ((*name).to_owned(), ClaimMapping { claim: (*name).to_owned(), kind: *kind });
+    let mapping = |(name, kind): &(&str, AttributeType)| {
+        ((*name).to_owned(), ClaimMapping { claim: model::ClaimPath::parse(name).expect(name), kind: *kind })
+    };
     TokenIssuer {
         name: "bank-login".into(),
         issuer: "https://login.bank.example".into(),
@@ -68,8 +69,9 @@ pub(crate) fn issuer(attributes: &[(&str, AttributeType)]) -> TokenIssuer {
         keys: KeySource::Discovery,
         introspection: None,
         algorithms: JwtAlgorithm::ALL.to_vec(),
-        roles_claim: Some("roles".into()),
+        roles_claim: model::ClaimPath::parse("roles").ok(),
         attributes: attributes.iter().map(mapping).collect(),
+        require: Default::default(),
     }
 }
 

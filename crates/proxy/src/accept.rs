@@ -314,6 +314,6 @@ async fn refuse_plaintext(mut stream: TcpStream, remote: SocketAddr, shared: &Ar
     entry.revision = shared.revision();
     entry.note_method(b"connect");
     shared.tell_record(reason, None, entry.status, &entry);
-    let bytes = reply::raw(reason, "", entry.decision, "");
+    let bytes = reply::raw(reason, "", entry.decision);
     let _sent = timeout(deadline.min(LAST_WORDS_DEADLINE), last_words(&mut stream, &bytes)).await;
 }

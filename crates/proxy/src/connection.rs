@@ -253,11 +253,6 @@ impl Connection {
         }
     }
 
-    /// The protection space of challenges: the trust domain.
-    pub fn realm(&self) -> String {
-        self.shared.active().map_or_else(String::new, |active| active.snapshot.identity.trust_domain().to_string())
-    }
-
     /// How long the connection may go on from now. Between sidecars it has a maximum age, so that a rotated or revoked identity
     /// does not live on in it, and it never outlives the certificate that opened it, nor does what is under way on it.
     pub fn age_max(&self, active: &Active) -> Option<Duration> {
@@ -482,7 +477,7 @@ async fn refuse_message(refusal: FramingRefusal, mut server: Box<http1::Server>,
     entry.detail = Some(refusal.to_string());
     entry.revision = active.snapshot.revision;
     connection.shared.tell_record(refusal.reason(), entry.detail.clone(), entry.status, &entry);
-    let bytes = reply::raw(refusal.reason(), &refusal.to_string(), entry.decision, &connection.realm());
+    let bytes = reply::raw(refusal.reason(), &refusal.to_string(), entry.decision);
     // The caller may be gone already; the entry tells the refusal in any case.
     let _sent = timeout(LAST_WORDS_DEADLINE, server.last_words(&bytes)).await;
 }

@@ -386,11 +386,11 @@ impl Upload {
         Some(Err(format!("the body is over limit `policyBodyBytes` ({})", copied.bytes_max)))
     }
 
-    /// No trailer goes on under a name that policies read as a header: an application that merges the two would see what nobody
-    /// decided on.
-    pub fn withhold(&mut self, names: &[String]) {
+    /// No trailer goes on under a name that policies read as a header, or by which the application is told of the user: one that
+    /// merges the two would see what nobody decided on.
+    pub fn withhold<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
         if self.held.is_some() || self.declared.is_none() {
-            self.withheld = names.to_vec();
+            self.withheld = names.cloned().collect();
         }
     }
 

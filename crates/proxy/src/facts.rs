@@ -9,6 +9,7 @@ mod path;
 
 pub use headers::{Hop, forward_headers, forward_trailers, forwarded_for, is_readable, only_value, read_headers};
 pub(crate) use headers::{elements, is_spelt};
+pub(crate) use path::normalise;
 
 use crate::framing::upgrade_offers;
 use host::Host;

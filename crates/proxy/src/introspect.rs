@@ -15,7 +15,7 @@ use std::collections::hash_map::Entry;
 use std::time::Duration;
 use token::introspection::{CREDENTIAL_BYTES_MAX, Introspected};
 use token::jwks::Metadata;
-use token::{InactiveTokens, Refusal, VerifiedClaims};
+use token::{InactiveTokens, KeySets, Refusal, Rules, VerifiedClaims};
 use tokio::sync::watch;
 
 /// The pause after a metadata document could not be had.
@@ -140,7 +140,7 @@ async fn asked(
     let labels = IssuerLabels { issuer: issuer.name.clone() };
     shared.metrics.introspections.get_or_create(&labels).inc();
     let url = introspection.endpoint.as_deref().unwrap_or(&issuer.issuer);
-    let exchanged = exchanged(text, issuer, introspection, limits, shared);
+    let exchanged = exchanged(text, issuer, introspection, active, shared);
     match outside::within(Limit::IntrospectionMs, url, limits, exchanged).await {
         Ok(answer) => {
             if issuers::answered(shared, &issuer.name) {
@@ -169,9 +169,10 @@ async fn exchanged(
     text: &str,
     issuer: &TokenIssuer,
     introspection: &Introspection,
-    limits: &Limits,
+    active: &Active,
     shared: &Shared,
 ) -> Result<Introspected, FetchFailure> {
+    let limits = &active.snapshot.limits;
     let is_mutual_tls = introspection.authentication == ClientAuthentication::Svid;
     let (credential, credentials) = match &introspection.authentication {
         ClientAuthentication::SecretBasic { secret_file: file }
@@ -190,7 +191,9 @@ async fn exchanged(
     issuers::asked(shared, &issuer.name, &url);
     let ask = token::introspection::ask(text, issuer, introspection, &credential, clock::now())?;
     let answer = outside::post(&url, &ask, credentials.as_deref(), limits).await?;
-    Ok(token::introspection::introspected(&answer, text, issuer, limits, clock::now())?)
+    let (told, keys) = (&active.snapshot.token.claims, KeySets::default());
+    let rules = Rules { issuers: &active.snapshot.issuers, keys: &keys, limits, told };
+    Ok(token::introspection::introspected(&answer, text, issuer, &rules, clock::now())?)
 }
 
 /// Where the issuer's metadata say that it is asked: looked up once, again after limit `jwksRefreshMs`, and in use until `jwksMaxAgeMs`

@@ -11,6 +11,7 @@ pub mod application_svid;
 pub mod authenticate;
 pub mod body;
 pub mod buffer;
+pub mod challenge;
 pub mod clock;
 pub mod connection;
 pub mod control_link;

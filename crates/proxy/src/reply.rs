@@ -1,17 +1,19 @@
 //! Refusals as answers. The only file that knows HTTP status codes.
 
 use crate::body::HeldRefusal;
+use crate::challenge::challenges;
 use crate::clock;
 use crate::connection::Connection;
 use crate::exchange::Downstream;
 use crate::facts::FactsRefusal;
 use crate::gate::GateFull;
 use crate::http1::Length;
+use crate::response::Received;
 use crate::state::Active;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::Failed;
 use http::StatusCode;
-use message::{Fields, Head};
+use message::{Fields, Head, Version};
 use model::{DecisionId, Reason};
 use std::future::poll_fn;
 use std::io;
@@ -103,6 +105,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::PathInvalid
         | Reason::BodyIncomplete
         | Reason::BodyAmbiguous
+        | Reason::TokenTwice
         | Reason::PlaintextRefused
         | Reason::PortUnknown
         | Reason::RedirectLoop
@@ -124,8 +127,15 @@ pub const fn status(reason: Reason) -> StatusCode {
         | Reason::TokenInactive
         | Reason::TokenExpired
         | Reason::TokenNotYetValid
-        | Reason::TokenClaim => StatusCode::UNAUTHORIZED,
-        Reason::DeniedByPolicy | Reason::NotPermitted | Reason::PolicyError | Reason::EgressRefused => StatusCode::FORBIDDEN,
+        | Reason::TokenClaim
+        | Reason::TokenRevoked
+        | Reason::TokenStepUp
+        | Reason::TokenSender
+        | Reason::DpopProof
+        | Reason::DpopNonce => StatusCode::UNAUTHORIZED,
+        Reason::TokenScope | Reason::DeniedByPolicy | Reason::NotPermitted | Reason::PolicyError | Reason::EgressRefused => {
+            StatusCode::FORBIDDEN
+        }
         Reason::PeerCertificateMissing
         | Reason::PeerUntrusted
         | Reason::PeerRevoked
@@ -153,61 +163,122 @@ pub const fn status(reason: Reason) -> StatusCode {
     }
 }
 
-/// The challenge of a 401 (RFC 6750 §3): without an error code where no token came (§3.1), else `invalid_token`.
-fn challenge(reason: Reason, realm: &str) -> Option<String> {
-    if status(reason) != StatusCode::UNAUTHORIZED {
-        return None;
-    }
-    if reason == Reason::TokenMissing {
-        return Some(format!("Bearer realm=\"{realm}\""));
-    }
-    let text = reason.public_text();
-    Some(format!("Bearer realm=\"{realm}\", error=\"invalid_token\", error_description=\"{text}\""))
-}
-
 /// What a caller is told beyond the reason: only of limits on size, where it must know which, and how far it went beyond.
 fn told(reason: Reason, detail: &str) -> Option<&str> {
     matches!(reason, Reason::HeadTooLarge | Reason::BodyTooLarge).then_some(detail)
 }
 
-/// The head and the body (RFC 9457) of a refusal; nothing in them helps an attacker.
-fn parts(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> (Head, String) {
-    let mut body = serde_json::json!({
-        "type": format!("urn:rondel:reason:{reason}"),
-        "title": reason.public_text(),
-        "status": status(reason).as_u16(),
-        "reason": reason.as_str(),
-        "decision": decision.to_string(),
-    });
-    if let (Some(detail), Some(members)) = (told(reason, detail), body.as_object_mut()) {
-        members.insert("detail".to_owned(), detail.into());
+/// In which form a refusal is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A problem document (RFC 9457) under the status of the reason.
+    Problem,
+    /// A status of gRPC, in a head that is all there is: an answer of gRPC has the status 200 whatever it says.
+    Grpc,
+}
+
+impl Form {
+    /// The form that whoever sent this request reads.
+    pub fn of(head: &Head) -> Self {
+        let is_grpc = head.fields.first(b"content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
+        if is_grpc && head.version == Version::Http2 { Self::Grpc } else { Self::Problem }
     }
-    let body = body.to_string();
+}
+
+/// The status of gRPC for one of HTTP, as gRPC maps them where it meets one.
+const fn grpc_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "16",
+        403 => "7",
+        413 => "8",
+        501 => "12",
+        502..=504 => "14",
+        400 | 408 | 431 | 500 => "13",
+        _ => "2",
+    }
+}
+
+/// The head and the body of a refusal; nothing in them helps an attacker.
+fn parts(reason: Reason, detail: &str, decision: DecisionId, form: Form, more: &[(&str, String)]) -> (Head, String) {
+    let mut body = String::new();
     let mut head = Head { status: status(reason).as_u16(), ..Head::default() };
     let mut line = |name: &str, value: &str| head.fields.push(name.as_bytes(), value.as_bytes());
-    line("content-type", "application/problem+json");
-    line("content-length", &body.len().to_string());
+    match form {
+        Form::Problem => {
+            let mut problem = serde_json::json!({
+                "type": format!("urn:rondel:reason:{reason}"),
+                "title": reason.public_text(),
+                "status": status(reason).as_u16(),
+                "reason": reason.as_str(),
+                "decision": decision.to_string(),
+            });
+            if let (Some(detail), Some(members)) = (told(reason, detail), problem.as_object_mut()) {
+                members.insert("detail".to_owned(), detail.into());
+            }
+            body = problem.to_string();
+            line("content-type", "application/problem+json");
+            line("content-length", &body.len().to_string());
+        }
+        Form::Grpc => {
+            line("content-type", "application/grpc");
+            line("grpc-status", grpc_status(status(reason)));
+            line("grpc-message", reason.public_text());
+        }
+    }
     line(REASON_HEADER, reason.as_str());
     line(DECISION_HEADER, &decision.to_string());
     clock::with_http_date(clock::now(), |date| line("date", date));
-    if let Some(value) = challenge(reason, realm) {
-        line("www-authenticate", &value);
+    more.iter().for_each(|(name, value)| line(name, value));
+    if form == Form::Grpc {
+        head.status = StatusCode::OK.as_u16();
     }
     (head, body)
 }
 
 /// Answers a refused request. Status and reason are noted in the entry, which ends before the answer: it tells how long the refusal took.
-pub async fn refuse(refusal: Refusal, mut entry: Entry, down: &mut Downstream<'_>, connection: &Connection) {
+pub async fn refuse(refusal: Refusal, form: Form, mut entry: Entry, down: &mut Downstream<'_>, connection: &Connection) {
     let reason = refusal.reason();
     entry.reason = Some(reason);
     entry.status = status(reason).as_u16();
     let detail = refusal.to_string();
-    let (head, text) = parts(reason, &detail, entry.decision, &connection.realm());
+    let active = connection.shared.active();
+    let resource = active.as_ref().and_then(|active| active.resource.as_ref());
+    let challenges = challenges(&refusal, active.as_ref().map(|active| &active.snapshot), resource);
+    let mut more: Vec<(&str, String)> = challenges.into_iter().map(|value| ("www-authenticate", value)).collect();
+    if let Refusal::Token(token::Refusal::ProofNonce { nonce }) = &refusal {
+        more.push(("dpop-nonce", nonce.clone()));
+    }
+    let (head, text) = parts(reason, &detail, entry.decision, form, &more);
     entry.detail = Some(detail);
     // Whether the caller ever reads the answer is up to the caller: it must not hold what others wait for.
     (entry.place, entry.under_way) = (None, None);
     drop(entry);
-    down.respond(&head, Length::Known(u64::try_from(text.len()).unwrap_or(u64::MAX)));
+    write(&head, &text, down).await;
+}
+
+/// Answers with a JSON document of our own, which may be kept for a while. Nothing was received from anywhere then.
+pub async fn document(json: &str, entry: &mut Entry, down: &mut Downstream<'_>) -> Option<Received> {
+    let mut head = Head { status: StatusCode::OK.as_u16(), ..Head::default() };
+    let mut line = |name: &str, value: &str| head.fields.push(name.as_bytes(), value.as_bytes());
+    line("content-type", "application/json");
+    line("content-length", &json.len().to_string());
+    line("cache-control", "max-age=300");
+    line(DECISION_HEADER, &entry.decision.to_string());
+    clock::with_http_date(clock::now(), |date| line("date", date));
+    entry.status = head.status;
+    write(&head, json, down).await;
+    entry.ended();
+    None
+}
+
+/// Writes a whole answer; one to a `HEAD` goes without its body.
+async fn write(head: &Head, text: &str, down: &mut Downstream<'_>) {
+    let length = match u64::try_from(text.len()) {
+        Ok(0) => Length::None,
+        Ok(length) => Length::Known(length),
+        Err(_) => Length::Unknown,
+    };
+    down.respond(head, length);
     let mut rest = text.as_bytes();
     let written: io::Result<()> = poll_fn(|cx| {
         while !rest.is_empty() {
@@ -227,8 +298,8 @@ pub async fn refuse(refusal: Refusal, mut entry: Entry, down: &mut Downstream<'_
 }
 
 /// The bytes of an HTTP/1.1 answer for a connection on which nothing more can be answered; it is closed after it.
-pub fn raw(reason: Reason, detail: &str, decision: DecisionId, realm: &str) -> Vec<u8> {
-    let (mut head, body) = parts(reason, detail, decision, realm);
+pub fn raw(reason: Reason, detail: &str, decision: DecisionId) -> Vec<u8> {
+    let (mut head, body) = parts(reason, detail, decision, Form::Problem, &[]);
     head.fields.push(b"connection", b"close");
     let mut out = format!("HTTP/1.1 {}\r\n", status(reason)).into_bytes();
     for (name, value) in head.fields.iter() {
@@ -246,18 +317,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_401_carries_a_challenge_and_nothing_else_does() {
+    fn every_reason_has_the_status_of_a_refusal_and_grpc_tells_who_and_whether() {
         for reason in Reason::ALL {
-            let challenged = challenge(reason, "bank.example").is_some();
-            assert_eq!(challenged, status(reason) == StatusCode::UNAUTHORIZED, "{reason}");
             assert!(status(reason).is_client_error() || status(reason).is_server_error(), "{reason}");
         }
-        assert_eq!(challenge(Reason::TokenMissing, "r").as_deref(), Some("Bearer realm=\"r\""));
+        for (reason, expected) in [
+            (Reason::TokenMissing, "16"),
+            (Reason::TokenStepUp, "16"),
+            (Reason::DpopNonce, "16"),
+            (Reason::TokenScope, "7"),
+            (Reason::NotPermitted, "7"),
+            (Reason::IssuerUnavailable, "14"),
+            (Reason::BodyTooLarge, "8"),
+            (Reason::RequestMalformed, "13"),
+        ] {
+            let (head, body) = parts(reason, "", DecisionId::from_random([1; 16]), Form::Grpc, &[]);
+            assert_eq!(head.fields.first(b"grpc-status"), Some(expected.as_bytes()), "{reason}");
+            assert!(head.status == 200 && body.is_empty(), "{reason}");
+        }
     }
 
     #[test]
     fn a_raw_answer_is_a_whole_http_message() {
-        let text = String::from_utf8(raw(Reason::FramingAmbiguous, "", DecisionId::from_random([1; 16]), "r")).expect("text");
+        let text = String::from_utf8(raw(Reason::FramingAmbiguous, "", DecisionId::from_random([1; 16]))).expect("text");
         let (head, body) = text.split_once("\r\n\r\n").expect("head and body");
         assert!(head.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{head}");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");

@@ -3,7 +3,7 @@
 //! Nothing is registered elsewhere and nothing runs before or after by configuration. Each step is a plain call; a step that
 //! refuses ends the request in [`reply::refuse`]. The access log line is written when the entry is dropped, exactly once.
 
-use crate::authenticate;
+use crate::authenticate::{self, Authenticated};
 use crate::body;
 use crate::connection::Connection;
 use crate::exchange::{Downstream, Exchange, Upload};
@@ -28,6 +28,7 @@ use std::sync::Arc;
 pub async fn answer(exchange: &mut Exchange, down: &mut Downstream<'_>, connection: &Arc<Connection>) -> Option<Switched> {
     let mut entry = Entry::begin(&connection.shared, "access", connection.direction(), connection.remote);
     entry.under_way = Some(connection.request_begins());
+    entry.note_method(&exchange.request.method);
 
     // There.
     let received = match connection.direction() {
@@ -35,10 +36,12 @@ pub async fn answer(exchange: &mut Exchange, down: &mut Downstream<'_>, connecti
         Direction::Outbound => outbound(exchange, down, connection, &mut entry).await,
     };
     let received = match received {
-        Ok(received) => received,
+        Ok(Some(received)) => received,
+        Ok(None) => return None,
         Err(refusal) => {
             connection.shared.tell_refusal(&refusal, &entry);
-            Box::pin(reply::refuse(refusal, entry, down, connection)).await;
+            let form = reply::Form::of(&exchange.request);
+            Box::pin(reply::refuse(refusal, form, entry, down, connection)).await;
             return None;
         }
     };
@@ -51,37 +54,36 @@ pub async fn answer(exchange: &mut Exchange, down: &mut Downstream<'_>, connecti
     None
 }
 
-/// A request from a peer to the application beside this sidecar: the steps, in the order in which they happen.
+/// A request from a peer to the application beside this sidecar: the steps, in the order in which they happen. `None`: it was
+/// answered here.
 async fn inbound(
     exchange: &mut Exchange,
     down: &mut Downstream<'_>,
     connection: &Connection,
     entry: &mut Entry,
-) -> Result<Received, Refusal> {
-    let shared = &connection.shared;
-
+) -> Result<Option<Received>, Refusal> {
     // One snapshot, taken once: the whole request is decided by one revision.
-    let generation = shared.generation();
-    let active = shared.active().ok_or(Refusal::NotReady)?;
+    let generation = connection.shared.generation();
+    let active = connection.shared.active().ok_or(Refusal::NotReady)?;
     let listener = active.inbound_at(connection.local).ok_or(Refusal::NotReady)?;
     let principal = connection.principal().ok_or(Refusal::NotReady)?;
-    entry.revision = active.snapshot.revision;
-    entry.principal = Some(principal.clone());
-    entry.key_exchange = connection.key_exchange();
-    if !connection.may_speak(listener) {
-        return Err(Refusal::Plaintext);
-    }
+    entry.note_caller(active.snapshot.revision, &principal, connection.key_exchange());
+    connection.may_speak(listener).then_some(()).ok_or(Refusal::Plaintext)?;
 
     // What the request says, read once; what is decided is what is forwarded.
     let Exchange { request, facts, answer } = exchange;
-    entry.note_method(&request.method);
     facts.collect(request)?;
     entry.path.clone_from(&facts.path);
-    entry.place = Some(shared.gate.enter(&active.snapshot.limits).await?);
+    entry.place = Some(connection.shared.gate.enter(&active.snapshot.limits).await?);
 
-    // Who it is for.
-    let claims = authenticate::user(&request.fields, &active, shared, entry.at()).await?;
-    entry.user = claims.map(|claims| Arc::clone(claims.user()));
+    // Whoever asks is told which tokens are wanted.
+    if let Some(document) = active.resource.as_ref().and_then(|own| own.asked(facts)) {
+        return Ok(Box::pin(reply::document(document, entry, down)).await);
+    }
+
+    // Who it is for, by a token that is the caller's own.
+    let authenticated = authenticate::user(request, facts, &active, connection, entry.at()).await?;
+    entry.user = authenticated.as_ref().map(|authenticated| Arc::clone(authenticated.claims.user()));
 
     // What it carries, if a policy asks.
     let (mut upload, carried) = read_for_policy(facts, request, down, &active).await?;
@@ -106,12 +108,13 @@ async fn inbound(
     let asked_again = facts.upgrade.is_some().then(|| question.to_request());
     let trial = Trial::of(&active, facts, request, &mut upload);
     let (permit, shadow) = decide(&question, trial, request, &active, connection, entry)?;
-    let admitted = Admitted::of(generation, question.country).with(carried);
+    let admitted = Admitted::of(generation, question.country).with(carried, authenticated.as_ref());
     body::go_ahead(down, request).await;
 
     // On to the application, with the caller's identity as we verified it and none that the caller claimed.
+    authenticate::strip(&mut request.fields, facts, &active.snapshot.token);
     prepare(request, facts, Hop::Inbound);
-    identify(request, &active, connection, entry);
+    identify(request, &active, connection, entry, authenticated.as_ref());
     let asked = Asked::prepare(facts.upgrade.take(), request, asked_again);
     entry.upstream = Some(listener.application.into());
     let mut sending = upstream::Sending { request, facts, answer, down, upload, active: &active, interim: 0 };
@@ -120,7 +123,8 @@ async fn inbound(
         let held = Standing::of(connection, request, facts, entry, Some(&admitted)).hold(sending).await;
         held.map_err(|ended| entry.denied_again(*ended))??
     };
-    Ok(Received { sent, asked, active, shadow, admitted: Some(admitted) })
+    let nonce = authenticated.and_then(Authenticated::into_nonce);
+    Ok(Some(Received { sent, asked, nonce, active, shadow, admitted: Some(admitted) }))
 }
 
 /// A request from the application beside this sidecar to an upstream: the steps, in the order in which they happen.
@@ -129,7 +133,7 @@ async fn outbound(
     down: &mut Downstream<'_>,
     connection: &Connection,
     entry: &mut Entry,
-) -> Result<Received, Refusal> {
+) -> Result<Option<Received>, Refusal> {
     let shared = &connection.shared;
     let active = shared.active().ok_or(Refusal::NotReady)?;
     let called = active.upstream_at(connection.local).ok_or(Refusal::NotReady)?;
@@ -138,7 +142,6 @@ async fn outbound(
     entry.upstream = Some((&called.upstream.service).into());
 
     let Exchange { request, facts, answer } = exchange;
-    entry.note_method(&request.method);
     facts.collect(request)?;
     entry.path.clone_from(&facts.path);
 
@@ -147,7 +150,7 @@ async fn outbound(
     let mut sending =
         upstream::Sending { request, facts, answer, upload: Upload::streaming(down), down, active: &active, interim: 0 };
     let received = upstream::send_to_peer(&mut sending, called, shared, &connection.worker).await?;
-    Ok(Received { sent: received, asked, active, shadow: None, admitted: None })
+    Ok(Some(Received { sent: received, asked, nonce: None, active, shadow: None, admitted: None }))
 }
 
 /// A request of HTTP/2 whose head is larger than allowed; one of HTTP/1 is refused by its framing.
@@ -161,7 +164,7 @@ pub async fn too_large(down: &mut Downstream<'_>, connection: &Arc<Connection>) 
         lines: limits.of(model::Limit::RequestHeaders),
     };
     connection.shared.tell_refusal(&refusal, &entry);
-    reply::refuse(refusal, entry, down, connection).await;
+    reply::refuse(refusal, reply::Form::Problem, entry, down, connection).await;
 }
 
 /// Reads the body if a policy that could apply to this method reads it; otherwise it streams through untouched.
@@ -174,14 +177,16 @@ async fn read_for_policy(
     let action = facts.method.as_str();
     let Some(declared) = active.policies.body_fields(action) else {
         let mut upload = Upload::streaming(down);
-        upload.withhold(active.policies.header_names(action));
+        upload.withhold(withheld(active, action));
         return Ok((upload, None));
     };
     let limits = &active.snapshot.limits;
     let length = down.body_length();
     let bytes = Box::pin(body::hold(down, head, limits)).await?;
     if bytes.is_empty() {
-        return Ok((Upload::held(bytes, length), None));
+        let mut upload = Upload::held(bytes, length);
+        upload.withhold(withheld(active, action));
+        return Ok((upload, None));
     }
     let text = |name| facts::only_value(&head.fields, name);
     // Lines that are not one readable value are an encoding all the same.
@@ -190,8 +195,13 @@ async fn read_for_policy(
     let depth = limits.size(model::Limit::PolicyBodyDepth);
     let read = policy::read_body(text("content-type"), encoding, &bytes, declared, depth)?;
     let mut upload = Upload::held(bytes, length);
-    upload.withhold(active.policies.header_names(action));
+    upload.withhold(withheld(active, action));
     Ok((upload, Some(read)))
+}
+
+/// Headers that mean something to the policies or tell the application of the user.
+fn withheld<'a>(active: &'a Active, action: &str) -> impl Iterator<Item = &'a String> {
+    active.policies.header_names(action).iter().chain(active.snapshot.token.claims.keys())
 }
 
 /// Asks the policies, then those in shadow mode, whose word changes nothing, and tells the operator's records of both.
@@ -246,9 +256,10 @@ fn prepare(head: &mut Head, facts: &Facts, hop: Hop) {
 }
 
 /// Tells the application who calls: set after everything of that name was removed.
-fn identify(head: &mut Head, active: &Active, connection: &Connection, entry: &Entry) {
+fn identify(head: &mut Head, active: &Active, connection: &Connection, entry: &Entry, user: Option<&Authenticated>) {
     let snapshot = &active.snapshot;
     let fields = &mut head.fields;
+    authenticate::tell(fields, &snapshot.token, user);
     let caller = connection.peer().map(VerifiedPeer::id);
     let is_forwarder = caller.is_some_and(|id| snapshot.forwarders.contains(id));
     facts::forwarded_for(fields, connection.remote.ip(), is_forwarder);

@@ -27,6 +27,8 @@ pub struct Received {
     pub sent: Sent,
     /// The other protocol that the request asked for.
     pub asked: Option<Box<Asked>>,
+    /// The nonce that the caller is given for its next DPoP proof (RFC 9449 §8.2).
+    pub nonce: Option<Box<str>>,
     /// The configuration that let the request through.
     pub active: Arc<Active>,
     /// The second decision, with policies in shadow mode, that waits for the request's body.
@@ -47,6 +49,10 @@ pub fn prepare(received: &Received, head: &mut Head, entry: &mut Entry, connecti
         Direction::Inbound | Direction::Outbound => Hop::Response,
     };
     facts::forward_headers(&mut head.fields, hop);
+    if let Some(nonce) = &received.nonce {
+        head.fields.retain(|name, _| name != b"dpop-nonce");
+        head.fields.push(b"dpop-nonce", nonce.as_bytes());
+    }
     complete(head, entry);
     granted
 }

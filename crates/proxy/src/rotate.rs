@@ -252,6 +252,7 @@ mod tests {
             inbound: Vec::new(),
             upstreams: Vec::new(),
             issuers: Vec::new(),
+            token: Default::default(),
             policies: Vec::new(),
             roles: model::Roles::default(),
             shadow: Vec::new(),
@@ -262,6 +263,7 @@ mod tests {
             egress: Egress::Refuse,
             connection_age_max: Duration::from_secs(60),
             limits: Limits::default(),
+            revoked_tokens: Vec::new(),
             revoked: vec![RevokedSvid { serial: "0a".into(), until: Timestamp::from_seconds(9) }],
             post_quantum_required: true,
         }

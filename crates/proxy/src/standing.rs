@@ -1,6 +1,7 @@
 //! A request that has been under way for long is a stream: it is decided again when the policies change, and ended if they no longer
 //! permit it. A short one ends as it began, by one version of the policies.
 
+use crate::authenticate::Authenticated;
 use crate::body;
 use crate::clock;
 use crate::connection::Connection;
@@ -15,6 +16,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use token::VerifiedClaims;
 
 /// LIMIT: how long a request may go on by the policies that let it in. One that has taken longer is ended as soon as they change.
 pub const STREAM_AFTER: Duration = Duration::from_secs(2);
@@ -28,17 +30,19 @@ pub struct Admitted {
     pub body: Option<BodyFacts>,
     /// Its country.
     pub country: Option<[u8; 2]>,
+    /// What its token says.
+    pub claims: Option<VerifiedClaims>,
 }
 
 impl Admitted {
     /// `generation`: from before the configuration was taken.
     pub fn of(generation: u64, country: Option<&str>) -> Self {
-        Self { generation, body: None, country: country.and_then(|country| country.as_bytes().try_into().ok()) }
+        Self { generation, body: None, country: country.and_then(|country| country.as_bytes().try_into().ok()), claims: None }
     }
 
-    /// With what was read of its body.
-    pub fn with(self, body: Option<BodyFacts>) -> Self {
-        Self { body, ..self }
+    /// With what was read of its body, and its token.
+    pub fn with(self, body: Option<BodyFacts>, user: Option<&Authenticated>) -> Self {
+        Self { body, claims: user.map(|user| user.claims.clone()), ..self }
     }
 }
 
@@ -52,7 +56,7 @@ pub struct Standing<'a> {
     admitted: Option<&'a Admitted>,
 }
 
-/// The policies no longer permit a request that they let in.
+/// The policies no longer permit a request that they let in, or its token is revoked.
 #[derive(Debug)]
 pub struct Ended {
     /// Names the decision.
@@ -76,30 +80,42 @@ impl<'a> Standing<'a> {
         Self { connection, request, facts, entry, admitted }
     }
 
-    /// Goes on with what is under way for as long as the policies permit it. Costs one relaxed load whenever it is polled.
+    /// Goes on with what is under way for as long as the policies permit it and its token is not revoked. Costs one relaxed load
+    /// whenever it is polled.
     ///
     /// # Errors
-    /// - [`Ended`] if changed policies do not permit it any more.
+    /// - [`Ended`] if changed policies do not permit it any more, or its token is revoked: that however short it has gone on.
     pub fn hold<F: Future>(self, mut under_way: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Box<Ended>>> {
-        let mut seen = self.admitted.map(|admitted| admitted.generation);
+        let mut seen = self.admitted.map(|admitted| [admitted.generation; 2]);
         poll_fn(move |cx| {
-            if let (Some(generation), Some(admitted)) = (&mut seen, self.admitted)
-                && self.is_due(generation)
-            {
-                self.ask_again(admitted)?;
+            if let (Some([looked, asked]), Some(admitted)) = (&mut seen, self.admitted) {
+                let now = self.connection.shared.generation.load(Ordering::Relaxed);
+                if now != *looked {
+                    *looked = now;
+                    self.look_at_token(admitted)?;
+                }
+                if self.is_due(asked, now) {
+                    self.ask_again(admitted)?;
+                }
             }
             under_way.as_mut().poll(cx).map(Ok)
         })
     }
 
     /// Whether the configuration has changed since it was looked at, and the request is old enough to be asked for again.
-    fn is_due(&self, seen: &mut u64) -> bool {
-        let now = self.connection.shared.generation.load(Ordering::Relaxed);
+    fn is_due(&self, seen: &mut u64, now: u64) -> bool {
         if now == *seen || self.entry.begun().elapsed() < STREAM_AFTER {
             return false;
         }
         *seen = now;
         true
+    }
+
+    fn look_at_token(&self, admitted: &Admitted) -> Result<(), Box<Ended>> {
+        let (Some(claims), Some(active)) = (&admitted.claims, self.connection.shared.active()) else { return Ok(()) };
+        let revoked = active.revoked_tokens.check(claims, clock::now());
+        let (decision, revision) = (DecisionId::from_random(workers::random_bytes()), active.snapshot.revision);
+        revoked.map_err(|refusal| Box::new(Ended { decision, revision, refusal: refusal.into() }))
     }
 
     fn ask_again(&self, admitted: &Admitted) -> Result<(), Box<Ended>> {

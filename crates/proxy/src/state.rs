@@ -1,5 +1,6 @@
 //! What all connections of the process share: three live cells, each replaced whole, and the things that count.
 
+use crate::challenge::Resource;
 use crate::clock;
 use crate::gate::Gate;
 use crate::introspect::Introspections;
@@ -10,6 +11,7 @@ use crate::rotate;
 use crate::settings::Settings;
 use crate::shadow::Tallies;
 use crate::standing::STREAM_AFTER;
+use crate::sync::Compiled;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
@@ -28,7 +30,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
-use token::{KeySets, TokenCache};
+use token::{KeySets, Proofs, Revocations, TokenCache};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -48,6 +50,12 @@ pub struct Active {
     pub shadow_refused: Option<String>,
     /// The workload itself, as a caller of others.
     pub principal: Principal,
+    /// Which replacement of the configuration it is; whatever it judges is remembered by it.
+    pub generation: u64,
+    /// The tokens that it refuses.
+    pub revoked_tokens: Revocations,
+    /// The metadata of its protected resource.
+    pub resource: Option<Resource>,
 }
 
 impl Active {
@@ -109,14 +117,20 @@ pub struct Shared {
     pub credentials: watch::Sender<Option<Arc<Credentials>>>,
     /// Live cell: the issuers' keys.
     pub keys: watch::Sender<Arc<KeySets>>,
-    /// Counts every replacement of configuration or keys; whatever is remembered is keyed by it.
+    /// Counts every replacement of the configuration, after it was replaced.
     pub generation: AtomicU64,
     /// When this was made.
     started: Instant,
     /// When the configuration was replaced last, in milliseconds since then.
     changed_ms: AtomicU64,
+    /// Counts the configurations that were made to be put in force.
+    made: AtomicU64,
+    /// Counts every replacement of the keys, after they were replaced; whatever they verify is remembered by it.
+    pub keys_generation: AtomicU64,
     /// Verified tokens.
     pub tokens: TokenCache,
+    /// DPoP proofs that came.
+    pub proofs: Proofs,
     /// Connections to peers, to be cut off when an SVID is revoked.
     pub opened: Opened,
     /// The rehearsal of a rotation, while one is under way.
@@ -185,7 +199,10 @@ impl Shared {
             generation: AtomicU64::new(0),
             started: Instant::now(),
             changed_ms: AtomicU64::new(0),
+            made: AtomicU64::new(0),
+            keys_generation: AtomicU64::new(0),
             tokens: TokenCache::new(TOKENS_REMEMBERED),
+            proofs: Proofs::default(),
             opened: Opened::default(),
             rehearsal: RwLock::new(None),
             introspections: Introspections::default(),
@@ -228,6 +245,21 @@ impl Shared {
         self.config.borrow().as_ref().map_or(Revision(0), |active| active.snapshot.revision)
     }
 
+    /// A configuration that is to be put in force, with everything that is made of it once.
+    pub fn prepared(&self, snapshot: Snapshot, compiled: Compiled) -> Active {
+        let Compiled { policies, shadow, shadow_refused } = compiled;
+        Active {
+            policies,
+            shadow,
+            shadow_refused,
+            principal: snapshot.identity.clone().into(),
+            generation: self.made.fetch_add(1, Ordering::Relaxed),
+            revoked_tokens: Revocations::of(&snapshot.revoked_tokens),
+            resource: Resource::of(&snapshot),
+            snapshot,
+        }
+    }
+
     /// Puts a configuration in force, whole.
     pub fn replace_config(&self, active: Arc<Active>) {
         let count = |policies: usize| i64::try_from(policies).unwrap_or(i64::MAX);
@@ -243,7 +275,7 @@ impl Shared {
     /// Puts key sets in force, whole.
     pub fn replace_keys(&self, keys: KeySets) {
         self.keys.send_replace(Arc::new(keys));
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.keys_generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Puts credentials in force, whole: the next handshake takes them.

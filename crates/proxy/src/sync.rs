@@ -8,7 +8,7 @@ use crate::issuers;
 use crate::listener::{BindFailure, Listeners};
 use crate::rehearsal;
 use crate::shadow;
-use crate::state::{Active, Shared};
+use crate::state::Shared;
 use crate::telemetry::decisions::{Explainer, Told};
 use crate::workers::Workers;
 use identity::Credentials;
@@ -114,10 +114,8 @@ impl Applier {
         }
         let bundles = Arc::new(bundles_of(&snapshot)?);
         let credentials = credentials.map(|own| own.with_bundles(bundles, clock::now())).transpose()?;
-        let principal = snapshot.identity.clone().into();
-        let Compiled { policies, shadow, shadow_refused } = compiled;
-        self.shared.metrics.shadow_refused.set(shadow_refused.is_some().into());
-        let active = Arc::new(Active { snapshot, policies, shadow, shadow_refused, principal });
+        self.shared.metrics.shadow_refused.set(compiled.shadow_refused.is_some().into());
+        let active = Arc::new(self.shared.prepared(snapshot, compiled));
         let bound = self.listeners.bind(&active)?;
 
         if let Some(credentials) = credentials {
@@ -183,9 +181,12 @@ pub fn restricted(bundles: TrustBundles, snapshot: &Snapshot) -> TrustBundles {
 /// A snapshot's policies, compiled.
 #[derive(Debug)]
 pub struct Compiled {
-    policies: Policies,
-    shadow: Option<Shadow>,
-    shadow_refused: Option<String>,
+    /// The policies.
+    pub policies: Policies,
+    /// The same together with those in shadow mode, if there are any.
+    pub shadow: Option<Shadow>,
+    /// Why those in shadow mode are not tried.
+    pub shadow_refused: Option<String>,
 }
 
 /// Compiles a snapshot's policies. Costs up to seconds for the largest texts: not for an async task. What is wrong with those in shadow
@@ -362,7 +363,8 @@ async fn believe(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) 
         return Ok(());
     }
     let (bundles, revoked) = (refused.bundles.clone(), refused.revoked.clone());
-    let snapshot = Snapshot { bundles, revoked, ..active.snapshot.clone() };
+    let revoked_tokens = refused.revoked_tokens.clone();
+    let snapshot = Snapshot { bundles, revoked, revoked_tokens, ..active.snapshot.clone() };
     if snapshot == active.snapshot {
         return Ok(());
     }

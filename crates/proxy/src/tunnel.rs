@@ -17,12 +17,22 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use token::VerifiedClaims;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// Bytes that one direction of a tunnel holds.
 const COPY_BYTES: usize = 16 * 1024;
+
+/// What let an inbound connection or upgrade in: it must go on being true.
+#[derive(Debug)]
+pub struct LetIn {
+    /// What the policies were asked.
+    pub question: AuthzRequest,
+    /// What the token says, if there was one.
+    pub claims: Option<VerifiedClaims>,
+}
 
 /// A connection to a peer's sidecar.
 type PeerStream = identity::ClientStream<Revocable>;
@@ -35,9 +45,9 @@ pub async fn inbound<S>(stream: S, connection: &Connection, active: &Arc<Active>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some((entry, question, listener)) = admitted(connection, active) else { return };
+    let Some((entry, let_in, listener)) = admitted(connection, active) else { return };
     match upstream::connect_tcp(listener.application, &active.snapshot.limits).await {
-        Ok(application) => carry(stream, application, connection, active, entry, question).await,
+        Ok(application) => carry(stream, application, connection, active, entry, let_in).await,
         Err(failure) => fail(entry, Failed { application: true, failure }),
     }
 }
@@ -47,18 +57,18 @@ pub async fn inbound_to<S>(stream: S, application: Far<TcpStream>, connection: &
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Some((entry, question, _)) = admitted(connection, active) else { return };
-    carry(stream, application, connection, active, entry, question).await;
+    let Some((entry, let_in, _)) = admitted(connection, active) else { return };
+    carry(stream, application, connection, active, entry, let_in).await;
 }
 
 /// Asks the policies for the action `connect`. The permit is spent on this one connection.
-fn admitted<'a>(connection: &Connection, active: &'a Arc<Active>) -> Option<(Entry, Option<AuthzRequest>, &'a Inbound)> {
+fn admitted<'a>(connection: &Connection, active: &'a Arc<Active>) -> Option<(Entry, Option<LetIn>, &'a Inbound)> {
     let listener = active.inbound_at(connection.local)?;
     let mut entry = begin(connection, active, Direction::Inbound);
     entry.upstream = Some(listener.application.into());
     let question = question(connection, active)?;
     let _permit: Permit = decide(&question.as_question(), connection, active, &mut entry)?;
-    Some((entry, Some(question), listener))
+    Some((entry, Some(LetIn { question, claims: None }), listener))
 }
 
 /// Connects to the application and waits until it speaks, if the policies let this caller connect; otherwise waits for ever.
@@ -191,16 +201,10 @@ fn decide(question: &Question<'_>, connection: &Connection, active: &Arc<Active>
     }
 }
 
-/// Copies both ways until both sides have ended, or something asks for the end. `question` is what let an inbound connection in:
-/// it is asked again whenever the policies change.
-pub async fn carry<A, B>(
-    near: A,
-    far: B,
-    connection: &Connection,
-    active: &Arc<Active>,
-    mut entry: Entry,
-    question: Option<AuthzRequest>,
-) where
+/// Copies both ways until both sides have ended, or something asks for the end. `let_in` is looked at again whenever the
+/// configuration changes.
+pub async fn carry<A, B>(near: A, far: B, connection: &Connection, active: &Arc<Active>, mut entry: Entry, let_in: Option<LetIn>)
+where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
@@ -223,7 +227,7 @@ pub async fn carry<A, B>(
                 entry.detail = Some(error.to_string());
             }
         },
-        reason = ending(connection, active, question, started, &moved_ms) => {
+        reason = ending(connection, active, let_in, started, &moved_ms) => {
             entry.reason = Some(reason);
             if reason == Reason::IdleTimeout {
                 entry.detail = Some(format!("no byte for limit `idleMs` ({} ms)", active.snapshot.limits.of(Limit::IdleMs)));
@@ -272,7 +276,7 @@ where
 async fn ending(
     connection: &Connection,
     active: &Arc<Active>,
-    question: Option<AuthzRequest>,
+    let_in: Option<LetIn>,
     started: Instant,
     moved_ms: &AtomicU64,
 ) -> Reason {
@@ -309,14 +313,14 @@ async fn ending(
         () = drained => Reason::Draining,
         () = aged => Reason::ConnectionAge,
         () = idled => Reason::IdleTimeout,
-        reason = denied_by_change(connection, active, question) => reason,
+        reason = denied_by_change(connection, active, let_in) => reason,
     }
 }
 
 /// Waits until a changed configuration no longer permits what let this connection in (design §9.9).
-async fn denied_by_change(connection: &Connection, decided: &Active, question: Option<AuthzRequest>) -> Reason {
+async fn denied_by_change(connection: &Connection, decided: &Active, let_in: Option<LetIn>) -> Reason {
     let mut configs = connection.shared.config.subscribe();
-    let Some(question) = question else { return pending().await };
+    let Some(LetIn { question, claims }) = let_in else { return pending().await };
     if configs.borrow().as_ref().is_some_and(|now| now.snapshot.revision != decided.snapshot.revision) {
         // It changed between the decision and now.
         configs.mark_changed();
@@ -328,6 +332,10 @@ async fn denied_by_change(connection: &Connection, decided: &Active, question: O
         let Some(active) = configs.borrow_and_update().clone() else { continue };
         if active.inbound_at(connection.local).is_some_and(|listener| !connection.may_speak(listener)) {
             return Reason::PlaintextRefused;
+        }
+        let is_revoked = |claims: &VerifiedClaims| active.revoked_tokens.check(claims, crate::clock::now()).is_err();
+        if claims.as_ref().is_some_and(is_revoked) {
+            return Reason::TokenRevoked;
         }
         let mut entry = begin(connection, &active, Direction::Inbound);
         let again = Question { now: crate::clock::now(), ..question.as_question() };

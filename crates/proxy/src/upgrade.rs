@@ -13,7 +13,7 @@ use crate::prefixed::Prefixed;
 use crate::response::Received;
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
-use crate::tunnel;
+use crate::tunnel::{self, LetIn};
 use crate::upstream::pool::OpenPlace;
 use message::Head;
 use model::{AuthzRequest, Reason};
@@ -43,7 +43,7 @@ pub struct Switched {
     ahead: Buffer,
     _place: Option<OpenPlace>,
     entry: Entry,
-    question: Option<AuthzRequest>,
+    let_in: Option<LetIn>,
     active: Arc<Active>,
 }
 
@@ -83,8 +83,9 @@ pub async fn grant(
     mut entry: Entry,
     connection: &Arc<Connection>,
 ) -> Option<Switched> {
-    let Received { sent, asked, active, .. } = received;
+    let Received { sent, asked, active, admitted, .. } = received;
     let question = asked.and_then(|asked| asked.question);
+    let let_in = question.map(|question| LetIn { question, claims: admitted.and_then(|admitted| admitted.claims) });
     match (down, sent.upstream) {
         (Downstream::Http1(server), Upstream::Http1(client)) => {
             head.fields.push(b"connection", b"upgrade");
@@ -95,11 +96,11 @@ pub async fn grant(
             // A caller that is gone is met by whoever carries on.
             let _gone = poll_fn(|cx| server.poll_flush(cx)).await;
             let (far, ahead, place) = client.into_parts();
-            Some(Switched { far, ahead, _place: place, entry, question, active })
+            Some(Switched { far, ahead, _place: place, entry, let_in, active })
         }
         (Downstream::Http2(served), Upstream::Http2(called)) => {
             served.respond(head, Length::Unknown);
-            tunnel::carry(served.stream(), called.into_stream(), connection, &active, entry, question).await;
+            tunnel::carry(served.stream(), called.into_stream(), connection, &active, entry, let_in).await;
             None
         }
         // The protocol is kept from end to end, so that the two sides speak alike.
@@ -118,6 +119,6 @@ impl Switched {
     pub async fn carry(self, near: Io, behind: &Buffer, connection: &Connection) {
         let near = Prefixed::new(behind.data().into(), near);
         let far = Prefixed::new(self.ahead.data().into(), self.far);
-        tunnel::carry(near, far, connection, &self.active, self.entry, self.question).await;
+        tunnel::carry(near, far, connection, &self.active, self.entry, self.let_in).await;
     }
 }

@@ -12,6 +12,7 @@ mod server;
 pub use hostile::Hostile;
 pub use server::{Asked, Behaviour, Fetches, IssuerServer};
 
+use aws_lc_rs::digest;
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -212,6 +213,11 @@ impl Pair {
         };
         der.expect("a public key has an encoding").as_ref().to_vec()
     }
+}
+
+/// The SHA-256 of bytes in base64url: what `ath`, `x5t#S256` and `jkt` are written in.
+pub fn sha256_base64url(bytes: &[u8]) -> String {
+    base64url(digest::digest(&digest::SHA256, bytes))
 }
 
 fn base64url(bytes: impl AsRef<[u8]>) -> String {

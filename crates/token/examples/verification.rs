@@ -42,7 +42,8 @@ fn main() {
             keys: KeySource::Discovery,
             introspection: None,
             algorithms: JwtAlgorithm::ALL.to_vec(),
-            roles_claim: Some("roles".to_owned()),
+            roles_claim: model::ClaimPath::parse("roles").ok(),
+            require: model::token::Requirements::default(),
             attributes: BTreeMap::new(),
         };
         let limits = Limits::default();
@@ -57,11 +58,14 @@ fn main() {
         }));
         let plain = plain(&issuer, &text);
         let plain = cost(length, plain);
-        let verified = || token::verify(black_box(&text), &issuers, &keys, &limits, now).expect("good");
+        let told = std::collections::BTreeMap::new();
+        let rules = token::Rules { issuers: &issuers, keys: &keys, limits: &limits, told: &told };
+        let verified = || token::verify(black_box(&text), &rules, now).expect("good");
         let cold = cost(length, || drop(verified()));
         let cache = TokenCache::new(10_000);
-        cache.remember(&verified(), 1);
-        let warm = cost(length, || drop(cache.find(black_box(&text), 1, now).expect("remembered")));
+        let generation = token::Generation { config: 1, keys: 1 };
+        cache.remember(&verified(), generation);
+        let warm = cost(length, || drop(cache.find(black_box(&text), generation, now).expect("remembered")));
         println!("{:<6} ({} bytes) {plain:>29.2} {cold:>16.2} ({:.2}) {warm:>8.2}", algorithm.as_str(), text.len(), cold / plain);
     }
 }

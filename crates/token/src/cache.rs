@@ -9,10 +9,19 @@ use std::time::Duration;
 /// How long claims that nobody asks for stay in memory.
 const IDLE: Duration = Duration::from_secs(300);
 
+/// What claims were verified under. Claims of one generation are never taken for those of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Generation {
+    /// Which configuration; it belongs to the configuration itself, so that a request that waits cannot mistake it.
+    pub config: u64,
+    /// Which keys at the earliest: read before the keys were.
+    pub keys: u64,
+}
+
 /// Verified claims by the SHA-256 of their token and the generation of keys and configuration that verified them. Bounded;
 /// shared between threads; never holds a token.
 pub struct TokenCache {
-    entries: Cache<([u8; 32], u64), VerifiedClaims>,
+    entries: Cache<([u8; 32], Generation), VerifiedClaims>,
 }
 
 impl TokenCache {
@@ -25,12 +34,12 @@ impl TokenCache {
     /// The claims of a token that was verified under this very generation and can still be believed at `now`. Costs one SHA-256.
     ///
     /// Clock skew is not allowed for here: within the skew after its `exp` a token is verified anew on every request.
-    pub fn find(&self, token: &str, generation: u64, now: Timestamp) -> Option<VerifiedClaims> {
+    pub fn find(&self, token: &str, generation: Generation, now: Timestamp) -> Option<VerifiedClaims> {
         self.entries.get(&(digest_of(token), generation)).filter(|claims| now < claims.remember_until())
     }
 
-    /// Remembers claims. `generation` must have been read before the keys that verified them were.
-    pub fn remember(&self, claims: &VerifiedClaims, generation: u64) {
+    /// Remembers claims that were verified by the configuration of `generation`, and by its keys or later ones.
+    pub fn remember(&self, claims: &VerifiedClaims, generation: Generation) {
         self.entries.insert((claims.digest(), generation), claims.clone());
     }
 

@@ -2,10 +2,13 @@
 
 use crate::json::{Json, Object};
 use crate::refusal::Refusal;
+use crate::require;
+use crate::verify::Rules;
 use model::authz::AttributeType;
 use model::snapshot::{KeySource, TokenIssuer};
-use model::{AttributeValue, Limit, Limits, SpiffeId, Timestamp, User};
+use model::{AttributeValue, ClaimPath, Limit, SpiffeId, Timestamp, User};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::time::Duration;
 
 /// The issuer that the payload names, not verified: it only selects whose keys are tried.
@@ -33,10 +36,54 @@ fn trust_domain<'i>(payload: &Object, issuers: &'i [TokenIssuer]) -> Option<&'i 
     issuers.iter().find(|each| matches!(&each.keys, KeySource::JwtSvid(domain) if domain == subject.trust_domain()))
 }
 
+/// What a payload says, judged by its issuer's configuration.
+pub(crate) struct Judged {
+    pub(crate) user: User,
+    pub(crate) said: Said,
+    /// `exp`, clock skew not counted.
+    pub(crate) expires_at: Timestamp,
+    /// From when on it must be judged anew: `exp`, or when the login is too long ago.
+    pub(crate) holds_until: Timestamp,
+}
+
+/// What a token says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) jti: Option<String>,
+    /// `client_id` (RFC 9068 §2.2), or `azp` (OpenID Connect Core §2).
+    pub(crate) client: Option<String>,
+    pub(crate) issued_at: Option<Timestamp>,
+    /// The caller's certificate, SHA-256 (RFC 8705 §3.1).
+    pub(crate) certificate: Option<[u8; 32]>,
+    /// The thumbprint of the caller's key (RFC 9449 §6.1).
+    pub(crate) key: Option<[u8; 32]>,
+    /// Headers for the application.
+    pub(crate) told: Vec<(String, String)>,
+}
+
+/// Judges a payload that its issuer vouched for: by whom and for whom, for now, and everything that `require` demands.
+pub(crate) fn judge(payload: &Object, issuer: &TokenIssuer, rules: &Rules<'_>, now: Timestamp) -> Result<Judged, Refusal> {
+    let skew = issuer.require.clock_skew.unwrap_or_else(|| rules.limits.duration(Limit::ClockSkewMs));
+    let expires_at = check(payload, issuer, skew, now)?;
+    let (certificate, key) = require::binding(payload)?;
+    let user = user(payload, issuer)?;
+    let logged_in_until = require::fulfilled(payload, &user, issuer, skew, now)?;
+    let text = |claim: &str| payload.get(claim).and_then(Json::text).map(str::to_owned);
+    let said = Said {
+        jti: text("jti"),
+        client: text("client_id").or_else(|| text("azp")),
+        issued_at: payload.get("iat").map(|at| moment("iat", at)).transpose()?,
+        certificate,
+        key,
+        told: require::told(payload, rules.told)?,
+    };
+    let holds_until = logged_in_until.map_or(expires_at, |until| until.min(expires_at));
+    Ok(Judged { user, said, expires_at, holds_until })
+}
+
 /// Checks that the token is for us, and for now. Returns its `exp`.
-pub(crate) fn check(payload: &Object, issuer: &TokenIssuer, limits: &Limits, now: Timestamp) -> Result<Timestamp, Refusal> {
+fn check(payload: &Object, issuer: &TokenIssuer, skew: Duration, now: Timestamp) -> Result<Timestamp, Refusal> {
     audience(payload, issuer)?;
-    let skew = limits.duration(Limit::ClockSkewMs);
     let expires_at = moment("exp", required(payload, "exp")?)?;
     // RFC 7519 §4.1.4: now must be before `exp`.
     if now >= expires_at.plus(skew) {
@@ -50,9 +97,6 @@ pub(crate) fn check(payload: &Object, issuer: &TokenIssuer, limits: &Limits, now
                 return Err(Refusal::NotYetValid { claim, ahead: at.since(now) });
             }
         }
-    }
-    if payload.contains_key("cnf") {
-        return Err(Refusal::SenderConstrained);
     }
     Ok(expires_at)
 }
@@ -72,24 +116,24 @@ fn audience(payload: &Object, issuer: &TokenIssuer) -> Result<(), Refusal> {
 }
 
 /// The user that the claims describe.
-pub(crate) fn user(payload: &Object, issuer: &TokenIssuer) -> Result<User, Refusal> {
+fn user(payload: &Object, issuer: &TokenIssuer) -> Result<User, Refusal> {
     let subject = required(payload, "sub")?.text().unwrap_or_default();
     // The subject becomes a header's value and a log field: a line break in it could forge either.
     if subject.is_empty() || subject.chars().any(char::is_control) {
         return Err(wrong("sub", "a text with at least one and no control character"));
     }
     let roles = match &issuer.roles_claim {
-        Some(claim) => words(payload, claim)?.unwrap_or_default(),
+        Some(claim) => words(at(payload, claim), claim)?.unwrap_or_default(),
         None => Vec::new(),
     };
     // RFC 8693 §4.2 says `scope`; `scp` is what several issuers write instead.
-    let scopes = match words(payload, "scope")? {
+    let scopes = match words(payload.get("scope"), &"scope")? {
         Some(scopes) => scopes,
-        None => words(payload, "scp")?.unwrap_or_default(),
+        None => words(payload.get("scp"), &"scp")?.unwrap_or_default(),
     };
     let mut attributes = BTreeMap::new();
     for (name, mapping) in &issuer.attributes {
-        if let Some(value) = payload.get(&mapping.claim) {
+        if let Some(value) = at(payload, &mapping.claim) {
             attributes.insert(name.clone(), attribute(&mapping.claim, mapping.kind, value)?);
         }
     }
@@ -97,7 +141,7 @@ pub(crate) fn user(payload: &Object, issuer: &TokenIssuer) -> Result<User, Refus
 }
 
 /// A claim's value as an attribute of exactly the declared type; nothing is converted.
-fn attribute(claim: &str, kind: AttributeType, value: &Json) -> Result<AttributeValue, Refusal> {
+fn attribute(claim: &ClaimPath, kind: AttributeType, value: &Json) -> Result<AttributeValue, Refusal> {
     let value = match (kind, value) {
         (AttributeType::Long, Json::Integer(number)) => Some(AttributeValue::Long(*number)),
         (AttributeType::Boolean, Json::Boolean(flag)) => Some(AttributeValue::Boolean(*flag)),
@@ -109,8 +153,8 @@ fn attribute(claim: &str, kind: AttributeType, value: &Json) -> Result<Attribute
 }
 
 /// A claim that is a list of texts, or one text of words with spaces between (RFC 6749 §3.3). `None` if it is absent.
-fn words(payload: &Object, claim: &str) -> Result<Option<Vec<String>>, Refusal> {
-    let Some(value) = payload.get(claim) else {
+fn words(value: Option<&Json>, claim: &dyn Display) -> Result<Option<Vec<String>>, Refusal> {
+    let Some(value) = value else {
         return Ok(None);
     };
     let found = match value {
@@ -125,8 +169,18 @@ fn distinct(texts: Vec<&str>) -> Vec<String> {
     set.into_iter().map(str::to_owned).collect()
 }
 
+/// The claim at this path. A name within what is no object is not there.
+pub(crate) fn at<'p>(payload: &'p Object, path: &ClaimPath) -> Option<&'p Json> {
+    let (last, outer) = path.names().split_last()?;
+    let within = outer.iter().try_fold(payload, |object, name| match object.get(name) {
+        Some(Json::Object(inner)) => Some(inner),
+        Some(_) | None => None,
+    });
+    within?.get(last)
+}
+
 /// A NumericDate (RFC 7519 §2): seconds since the epoch, possibly with a fraction, which is cut to milliseconds.
-fn moment(claim: &'static str, value: &Json) -> Result<Timestamp, Refusal> {
+pub(crate) fn moment(claim: &'static str, value: &Json) -> Result<Timestamp, Refusal> {
     let at = match value {
         Json::Integer(seconds) => u64::try_from(*seconds).ok().map(Timestamp::from_seconds),
         Json::Number(seconds) => Duration::try_from_secs_f64(*seconds).ok().map(|since| Timestamp::default().plus(since)),
@@ -135,10 +189,10 @@ fn moment(claim: &'static str, value: &Json) -> Result<Timestamp, Refusal> {
     at.ok_or_else(|| wrong(claim, "a number of seconds since 1970"))
 }
 
-fn required<'p>(payload: &'p Object, claim: &'static str) -> Result<&'p Json, Refusal> {
-    payload.get(claim).ok_or(Refusal::ClaimMissing { claim })
+pub(crate) fn required<'p>(payload: &'p Object, claim: &'static str) -> Result<&'p Json, Refusal> {
+    payload.get(claim).ok_or_else(|| Refusal::ClaimMissing { claim: claim.to_owned() })
 }
 
-fn wrong(claim: &str, expected: &'static str) -> Refusal {
-    Refusal::ClaimType { claim: claim.to_owned(), expected }
+pub(crate) fn wrong(claim: impl Display, expected: &'static str) -> Refusal {
+    Refusal::ClaimType { claim: claim.to_string(), expected }
 }

@@ -48,6 +48,8 @@ fn object(part: &str, not_base64: &'static str, not_object: &'static str, twice:
 pub(crate) struct Header<'a> {
     pub(crate) algorithm: JwtAlgorithm,
     pub(crate) key_id: Option<&'a str>,
+    /// Its `typ` says that it is of the profile of RFC 9068.
+    pub(crate) is_at_jwt: bool,
 }
 
 impl<'a> Header<'a> {
@@ -65,10 +67,10 @@ impl<'a> Header<'a> {
         if object.get("b64").is_some_and(|value| *value != Json::Boolean(true)) {
             return Err(malformed("its header has `b64` other than true"));
         }
-        let is_access_token = match object.get("typ") {
-            None => true,
-            Some(Json::Text(word)) => is_access_token(word),
-            Some(_) => false,
+        let (is_access_token, is_at_jwt) = match object.get("typ") {
+            None => (true, false),
+            Some(Json::Text(word)) => (is_access_token(word), is_at_jwt(word)),
+            Some(_) => (false, false),
         };
         if !is_access_token {
             return Err(malformed("its `typ` is neither JWT nor at+jwt"));
@@ -78,7 +80,7 @@ impl<'a> Header<'a> {
             Some(Json::Text(kid)) => Some(kid.as_str()),
             Some(_) => return Err(malformed("its `kid` is not a text")),
         };
-        Ok(Self { algorithm, key_id })
+        Ok(Self { algorithm, key_id, is_at_jwt })
     }
 }
 
@@ -91,5 +93,9 @@ pub(crate) fn algorithm(word: &str) -> Option<JwtAlgorithm> {
 /// RFC 7515 §4.1.9 lets `application/` be left out, and RFC 9068 §4 wants both forms read. Tokens with another purpose say
 /// another type (RFC 8725 §3.11), such as `dpop+jwt` or `logout+jwt`.
 fn is_access_token(typ: &str) -> bool {
-    ["JWT", "at+jwt", "application/jwt", "application/at+jwt"].iter().any(|each| typ.eq_ignore_ascii_case(each))
+    is_at_jwt(typ) || ["JWT", "application/jwt"].iter().any(|each| typ.eq_ignore_ascii_case(each))
+}
+
+fn is_at_jwt(typ: &str) -> bool {
+    ["at+jwt", "application/at+jwt"].iter().any(|each| typ.eq_ignore_ascii_case(each))
 }

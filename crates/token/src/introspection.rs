@@ -5,12 +5,12 @@ use crate::assertion::ClientKey;
 use crate::claims;
 use crate::json::{self, Json};
 use crate::refusal::Refusal;
-use crate::verify::{VerifiedClaims, evidence};
+use crate::verify::{Rules, VerifiedClaims, evidence};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::introspection::{ClientAuthentication, Introspection};
 use model::snapshot::TokenIssuer;
-use model::{Limit, Limits, Timestamp};
+use model::{Limit, Timestamp};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -166,7 +166,7 @@ pub fn introspected(
     answer: &[u8],
     token: &str,
     issuer: &TokenIssuer,
-    limits: &Limits,
+    rules: &Rules<'_>,
     now: Timestamp,
 ) -> Result<Introspected, IntrospectionError> {
     let Ok(Json::Object(mut payload)) = json::parse(answer) else {
@@ -182,7 +182,7 @@ pub fn introspected(
     if payload.get("iss").is_some_and(|iss| iss.text() != Some(issuer.issuer.as_str())) {
         return Err(IntrospectionError::OtherIssuer);
     }
-    let believed_until = now.plus(limits.duration(Limit::IntrospectionCacheMs));
+    let believed_until = now.plus(rules.limits.duration(Limit::IntrospectionCacheMs));
     if !payload.contains_key("exp") {
         let seconds = i64::try_from(believed_until.seconds().saturating_add(1)).unwrap_or(i64::MAX);
         payload.insert("exp".to_owned(), Json::Integer(seconds));
@@ -190,7 +190,7 @@ pub fn introspected(
     if let (None, Some(client)) = (payload.get("sub"), payload.get("client_id")) {
         payload.insert("sub".to_owned(), client.clone());
     }
-    Ok(match judged(&payload, token, issuer, limits, believed_until, now) {
+    Ok(match judged(&payload, token, issuer, rules, believed_until, now) {
         Ok(claims) => Introspected::Active(claims),
         Err(refusal) => Introspected::Refused(refusal),
     })
@@ -200,13 +200,11 @@ fn judged(
     payload: &json::Object,
     token: &str,
     issuer: &TokenIssuer,
-    limits: &Limits,
+    rules: &Rules<'_>,
     believed_until: Timestamp,
     now: Timestamp,
 ) -> Result<VerifiedClaims, Refusal> {
-    let expires_at = claims::check(payload, issuer, limits, now)?;
-    let user = claims::user(payload, issuer)?;
-    Ok(evidence(user, expires_at, believed_until, token))
+    Ok(evidence(claims::judge(payload, issuer, rules, now)?, issuer, believed_until, token))
 }
 
 #[cfg(test)]

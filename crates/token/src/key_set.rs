@@ -220,6 +220,13 @@ fn described(jwk: &Object, is_bundle: bool) -> Option<(Option<String>, Option<Jw
     Some((id, declared))
 }
 
+/// The key that a DPoP proof brings along (RFC 9449 §4.2), for this algorithm.
+pub(crate) fn proof_key(jwk: &Object, algorithm: JwtAlgorithm) -> Option<VerificationKey> {
+    let text = |name: &str| jwk.get(name).and_then(Json::text);
+    let key = fits((text("kty")?, text("crv")), algorithm).then(|| public_key(jwk, algorithm))??;
+    Some(VerificationKey { id: None, algorithm, key })
+}
+
 /// A parameter in base64url.
 fn number(jwk: &Object, name: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(jwk.get(name)?.text()?).ok()

@@ -4,30 +4,41 @@
 //! Read [`verify`] first: one function with every check in order. [`VerifiedClaims`] has no other constructor. Sockets are
 //! deliberately not here: [`jwks`] says *what* to fetch and *when*, a program fetches.
 //!
-//! - `bearer.rs` finds the token in a request's head
+//! - `places.rs` finds the token in a request, and takes it out
 //! - `verify.rs` the order of checks, `header.rs` and `claims.rs` the two halves of a token, `refusal.rs` every no
 //! - `key_set.rs` an issuer's keys, `jwks.rs` their addresses and the fetch schedule
 //! - `introspection.rs` which issuer an opaque token is for and what its answer is worth, `assertion.rs` a client that shows its key
+//! - `require.rs` what an issuer's configuration demands beyond that, `revocation.rs` what the operator has revoked
+//! - `holder.rs` whether the token is the caller's own, `dpop.rs` the proof of that, `replay.rs` that it comes once
 //! - `cache.rs` remembers what was verified, `inactive.rs` what its issuer would not have
 //! - `json.rs` JSON in which no key stands twice
 
 mod assertion;
-mod bearer;
 mod cache;
 mod claims;
+mod dpop;
 mod header;
+mod holder;
 mod inactive;
 pub mod introspection;
 mod json;
 pub mod jwks;
 mod key_set;
+mod places;
 mod refusal;
+mod replay;
+mod require;
+mod revocation;
 mod verify;
 
-pub use bearer::bearer;
-pub use cache::TokenCache;
+pub use cache::{Generation, TokenCache};
+pub use dpop::Asked;
+pub use holder::{Caller, Nonces, held};
 pub use inactive::InactiveTokens;
 pub use jwks::KeySetError;
 pub use key_set::{KeySet, KeySets};
+pub use places::{Presented, Request, Scheme, presented, without_cookie, without_parameter};
 pub use refusal::Refusal;
-pub use verify::{VerifiedClaims, digest_of, verify};
+pub use replay::Proofs;
+pub use revocation::Revocations;
+pub use verify::{Rules, VerifiedClaims, digest_of, verify};

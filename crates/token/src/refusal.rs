@@ -15,6 +15,12 @@ pub enum Refusal {
         /// The rule that it breaks.
         rule: &'static str,
     },
+    /// There is more than one, or one in two places (RFC 6750 §2: a client must not use more than one method).
+    #[error("{rule}")]
+    Twice {
+        /// What there is more than one of.
+        rule: &'static str,
+    },
     /// It is longer than limit `tokenBytes`.
     #[error("the token has {bytes} bytes, more than limit `tokenBytes` ({limit})")]
     TooLong {
@@ -99,8 +105,8 @@ pub enum Refusal {
     /// A claim that must be there is not.
     #[error("the token has no claim `{claim}`")]
     ClaimMissing {
-        /// The claim's name.
-        claim: &'static str,
+        /// The claim's name or path.
+        claim: String,
     },
     /// A claim is not of the type that it must have.
     #[error("the token's claim `{claim}` is not {expected}")]
@@ -116,9 +122,73 @@ pub enum Refusal {
         /// The `TokenIssuer`'s name.
         issuer: String,
     },
-    /// It is bound to a key of its holder (RFC 7800 `cnf`). Nobody here proves possession of that key, so that taking it as a
-    /// bearer token would undo the binding.
-    #[error("the token is bound to a key of its holder (`cnf`), and cannot be used as a bearer token")]
+    /// A claim has none of the values that the issuer's configuration demands.
+    #[error("the token's claim `{claim}` has none of the values that `require` of issuer `{issuer}` names")]
+    ClaimValue {
+        /// The claim's path.
+        claim: String,
+        /// The `TokenIssuer`'s name.
+        issuer: String,
+    },
+    /// It lacks a scope that the issuer's configuration demands (RFC 6750 §3.1 `insufficient_scope`).
+    #[error("the token lacks scope `{missing}`, which `require` of issuer `{issuer}` names")]
+    Scope {
+        /// The `TokenIssuer`'s name.
+        issuer: String,
+        /// The first that is missing.
+        missing: String,
+        /// All that are demanded, with spaces between.
+        required: String,
+    },
+    /// The user must log in again, or in a stronger way (RFC 9470 §3).
+    #[error("the token's {what} falls short of `require` of issuer `{issuer}`")]
+    StepUp {
+        /// The `TokenIssuer`'s name.
+        issuer: String,
+        /// `acr` or `auth_time`.
+        what: &'static str,
+        /// What would do, with spaces between; empty if any would.
+        acr_values: String,
+        /// Seconds since the login that would do.
+        max_age: Option<u64>,
+    },
+    /// The operator has revoked it.
+    #[error("the token is revoked, by its {by}")]
+    Revoked {
+        /// `jti`, `sub`, `client_id` or `iat`.
+        by: &'static str,
+    },
+    /// Whoever sent it did not show that it is its own.
+    #[error("{rule}")]
+    NotHolder {
+        /// What was not shown.
+        rule: &'static str,
+        /// Whether a DPoP proof would show it.
+        by_proof: bool,
+    },
+    /// The DPoP proof is not good (RFC 9449 §4.3).
+    #[error("the DPoP proof is not good: {rule}")]
+    Proof {
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
+    /// The DPoP proof lacks a nonce of this sidecar, or has an old one (RFC 9449 §9).
+    #[error("the DPoP proof has no current nonce")]
+    ProofNonce {
+        /// A current one.
+        nonce: String,
+    },
+    /// Too many DPoP proofs are remembered: by this key, or in all.
+    #[error("more than {limit} DPoP proofs {whose} are remembered, of limit `dpopProofs`")]
+    ProofsFull {
+        /// How many may be.
+        limit: usize,
+        /// `of one key` or `in all`.
+        whose: &'static str,
+    },
+    /// It is bound to a key of its holder (RFC 7800 `cnf`) in a way that nobody here can check. Taking it as a bearer token
+    /// would undo the binding.
+    #[error("the token is bound to a key of its holder (`cnf`) in a way other than `x5t#S256` and `jkt`")]
     SenderConstrained,
 }
 
@@ -127,6 +197,7 @@ impl Refusal {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Malformed { .. } | Self::TooLong { .. } => Reason::TokenMalformed,
+            Self::Twice { .. } => Reason::TokenTwice,
             Self::AlgorithmUnsupported | Self::AlgorithmNotAllowed { .. } | Self::KeyAlgorithm { .. } => Reason::TokenAlgorithm,
             Self::IssuerUnknown { .. } => Reason::TokenIssuerUnknown,
             Self::IssuerUnavailable { .. } => Reason::IssuerUnavailable,
@@ -136,7 +207,14 @@ impl Refusal {
             Self::Inactive { .. } => Reason::TokenInactive,
             Self::Expired { .. } => Reason::TokenExpired,
             Self::NotYetValid { .. } => Reason::TokenNotYetValid,
-            Self::ClaimMissing { .. } | Self::ClaimType { .. } | Self::SenderConstrained => Reason::TokenClaim,
+            Self::ClaimMissing { .. } | Self::ClaimType { .. } | Self::ClaimValue { .. } => Reason::TokenClaim,
+            Self::Scope { .. } => Reason::TokenScope,
+            Self::StepUp { .. } => Reason::TokenStepUp,
+            Self::Revoked { .. } => Reason::TokenRevoked,
+            Self::NotHolder { .. } | Self::SenderConstrained => Reason::TokenSender,
+            Self::Proof { .. } => Reason::DpopProof,
+            Self::ProofNonce { .. } => Reason::DpopNonce,
+            Self::ProofsFull { .. } => Reason::Overloaded,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The order in which a token is checked, and the evidence that it was.
 
-use crate::claims;
+use crate::claims::{self, Said};
 use crate::header::{Header, Parts};
 use crate::key_set::KeySets;
 use crate::refusal::Refusal;
 use aws_lc_rs::digest;
 use model::snapshot::TokenIssuer;
-use model::{Limit, Limits, Timestamp, User};
+use model::token::SenderConstraint;
+use model::{ClaimPath, Limit, Limits, Timestamp, User};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +21,22 @@ struct Verified {
     expires_at: Timestamp,
     remember_until: Timestamp,
     digest: [u8; 32],
+    said: Said,
+    sender: SenderConstraint,
+    wants_nonce: bool,
+}
+
+/// What tokens are verified by.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Whose tokens are accepted; the first with the token's `iss` counts.
+    pub issuers: &'a [TokenIssuer],
+    /// What was fetched from them.
+    pub keys: &'a KeySets,
+    /// The bounds in force.
+    pub limits: &'a Limits,
+    /// Headers, and the claims that they are to tell the application.
+    pub told: &'a BTreeMap<String, ClaimPath>,
 }
 
 impl VerifiedClaims {
@@ -35,6 +53,26 @@ impl VerifiedClaims {
     /// The token's `exp`, clock skew not counted.
     pub fn expires_at(&self) -> Timestamp {
         self.0.expires_at
+    }
+
+    /// What the token says of itself.
+    pub(crate) fn said(&self) -> &Said {
+        &self.0.said
+    }
+
+    /// By what its issuer's configuration wants the caller to show that the token is its own.
+    pub(crate) fn sender(&self) -> SenderConstraint {
+        self.0.sender
+    }
+
+    /// Whether its issuer's configuration wants nonces in proofs.
+    pub(crate) fn wants_nonce(&self) -> bool {
+        self.0.wants_nonce
+    }
+
+    /// Headers that tell the application of claims, with values that can stand in a head.
+    pub fn told(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.said.told.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The SHA-256 of the token as it was sent.
@@ -60,8 +98,7 @@ impl fmt::Debug for VerifiedClaims {
 /// Verifies a token: who made it, whether it is for us, now, and what it says of the user.
 ///
 /// - `token`: what [`crate::bearer`] found
-/// - `issuers`: whose tokens are accepted; the first with the token's `iss` counts
-/// - `keys`: what was fetched from them
+/// - `rules`: whose tokens are accepted, by which keys
 /// - `now`: wall clock, UTC
 ///
 /// Costs one signature check, tens to hundreds of microseconds; see [`crate::TokenCache`]. Does not block.
@@ -71,13 +108,8 @@ impl fmt::Debug for VerifiedClaims {
 /// # Errors
 /// - [`Refusal`], the first in this function's order; [`Refusal::KeyUnknown`] and [`Refusal::IssuerUnavailable`] may be mended
 ///   by a fetch of that issuer's keys.
-pub fn verify(
-    token: &str,
-    issuers: &[TokenIssuer],
-    keys: &KeySets,
-    limits: &Limits,
-    now: Timestamp,
-) -> Result<VerifiedClaims, Refusal> {
+pub fn verify(token: &str, rules: &Rules<'_>, now: Timestamp) -> Result<VerifiedClaims, Refusal> {
+    let Rules { issuers, keys, limits, .. } = *rules;
     let limit = limits.size(Limit::TokenBytes);
     if token.len() > limit {
         return Err(Refusal::TooLong { bytes: token.len(), limit });
@@ -87,6 +119,9 @@ pub fn verify(
     let issuer = claims::issuer(&parts.payload, issuers)?;
     if !issuer.algorithms.contains(&header.algorithm) {
         return Err(Refusal::AlgorithmNotAllowed { issuer: issuer.name.clone(), algorithm: header.algorithm });
+    }
+    if issuer.require.at_jwt && !header.is_at_jwt {
+        return Err(Refusal::Malformed { rule: "its `typ` is not at+jwt, which its issuer's profile demands" });
     }
     let unavailable = || Refusal::IssuerUnavailable { issuer: issuer.name.clone() };
     // INVARIANT: an issuer's tokens are checked by its own key set only, whatever key ids the others use.
@@ -98,15 +133,22 @@ pub fn verify(
     let key = key_set.find(header.key_id, header.algorithm, &issuer.name)?;
     key.check(parts.signed, &parts.signature).map_err(|_| Refusal::Signature { issuer: issuer.name.clone() })?;
     // Only from here on the payload is what the issuer said.
-    let expires_at = claims::check(&parts.payload, issuer, limits, now)?;
-    let user = claims::user(&parts.payload, issuer)?;
-    Ok(evidence(user, expires_at, believed_until, token))
+    let judged = claims::judge(&parts.payload, issuer, rules, now)?;
+    Ok(evidence(judged, issuer, believed_until, token))
 }
 
-/// What was checked, as the evidence that it was; `believed_until`: when those who vouch for it are too old.
-pub(crate) fn evidence(user: User, expires_at: Timestamp, believed_until: Timestamp, token: &str) -> VerifiedClaims {
-    let remember_until = expires_at.min(believed_until);
-    VerifiedClaims(Arc::new(Verified { user: Arc::new(user), expires_at, remember_until, digest: digest_of(token) }))
+/// What was judged, as the evidence that it was; `believed_until`: when those who vouch for it are too old.
+pub(crate) fn evidence(judged: claims::Judged, issuer: &TokenIssuer, believed_until: Timestamp, token: &str) -> VerifiedClaims {
+    let claims::Judged { user, said, expires_at, holds_until } = judged;
+    VerifiedClaims(Arc::new(Verified {
+        user: Arc::new(user),
+        expires_at,
+        remember_until: holds_until.min(believed_until),
+        digest: digest_of(token),
+        said,
+        sender: issuer.require.sender,
+        wants_nonce: issuer.require.dpop_nonce,
+    }))
 }
 
 /// What a token is remembered by: its SHA-256.

@@ -6,7 +6,8 @@ use model::snapshot::{
     AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, KeySource, Protocol, RevokedSvid,
     Sensitive, TokenIssuer, TrustBundle, Upstream,
 };
-use model::{Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
+use model::token::{Requirements, RevokedTokens, SenderConstraint, TokenUse};
+use model::{ClaimPath, Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -21,6 +22,10 @@ fn service(name: &str) -> ServiceName {
     ServiceName::parse(&format!("shop/{name}")).expect("name")
 }
 
+fn path(text: &str) -> ClaimPath {
+    ClaimPath::parse(text).expect("path")
+}
+
 fn port(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
@@ -32,6 +37,30 @@ pub(crate) fn policy(name: &str, text: &str) -> AuthorizationPolicy {
         line: 3,
         text: text.into(),
         body: BTreeMap::from([("amount".into(), AttributeType::StringSet)]),
+    }
+}
+
+fn demanding() -> Requirements {
+    Requirements {
+        at_jwt: true,
+        scopes: vec!["pay".into()],
+        claims: BTreeMap::from([(path("\"a.b\".c"), vec!["x".into()])]),
+        acr: vec!["gold".into()],
+        max_age: Some(Duration::from_secs(60)),
+        sender: SenderConstraint::Any,
+        dpop_nonce: true,
+        clock_skew: Some(Duration::ZERO),
+    }
+}
+
+fn everywhere() -> TokenUse {
+    TokenUse {
+        header: "x-token".into(),
+        cookie: Some("session".into()),
+        query: Some("access_token".into()),
+        strip: true,
+        claims: BTreeMap::from([("x-user".into(), path("sub"))]),
+        resource: Some("https://shop.example/api".into()),
     }
 }
 
@@ -69,9 +98,11 @@ pub(crate) fn snapshot() -> Snapshot {
                 authentication: ClientAuthentication::SecretBasic { secret_file: "/run/secret".into() },
             }),
             algorithms: JwtAlgorithm::ALL.to_vec(),
-            roles_claim: Some("roles".into()),
-            attributes: BTreeMap::from([("limit".into(), ClaimMapping { claim: "lim".into(), kind: AttributeType::Long })]),
+            roles_claim: Some(path("realm_access.roles")),
+            attributes: BTreeMap::from([("limit".into(), ClaimMapping { claim: path("lim"), kind: AttributeType::Long })]),
+            require: demanding(),
         }],
+        token: everywhere(),
         policies: vec![policy("z", "permit"), policy("a", "forbid")],
         roles: roles(&[("head", &["teller"]), ("teller", &[])]),
         shadow: vec![policy("b", "forbid")],
@@ -82,6 +113,14 @@ pub(crate) fn snapshot() -> Snapshot {
         egress: Egress::Refuse,
         connection_age_max: Duration::from_secs(60),
         limits,
+        revoked_tokens: vec![RevokedTokens {
+            issuer: Some("login".into()),
+            jti: Some("j".into()),
+            subject: Some("s".into()),
+            client: Some("c".into()),
+            issued_before: Some(Timestamp::from_millis(8)),
+            until: Timestamp::from_millis(9),
+        }],
         revoked: vec![RevokedSvid { serial: "0badcafe".into(), until: Timestamp::from_millis(9) }],
         post_quantum_required: true,
     }
@@ -163,14 +202,60 @@ fn issuers() -> impl Strategy<Value = Vec<TokenIssuer>> {
         Just(KeySource::JwtSvid(TrustDomain::parse("partner.example").expect("domain"))),
     ];
     let keys = (keys, proptest::option::of(introspection()));
-    let mapping = (text(), kind()).prop_map(|(claim, kind)| ClaimMapping { claim, kind });
+    let mapping = (claim(), kind()).prop_map(|(claim, kind)| ClaimMapping { claim, kind });
     let algorithms = proptest::sample::subsequence(JwtAlgorithm::ALL.to_vec(), 1..=3);
-    let rest = (text(), vec(text(), 1..3), keys, algorithms, proptest::option::of(text()), btree_map(text(), mapping, 0..3));
-    let issuer =
-        (label(), rest).prop_map(|(name, (issuer, audiences, (keys, introspection), algorithms, roles_claim, attributes))| {
-            (name.clone(), TokenIssuer { name, issuer, audiences, keys, introspection, algorithms, roles_claim, attributes })
-        });
+    let rest = (
+        text(),
+        vec(text(), 1..3),
+        keys,
+        algorithms,
+        proptest::option::of(claim()),
+        btree_map(text(), mapping, 0..3),
+        requirements(),
+    );
+    let issuer = (label(), rest).prop_map(
+        |(name, (issuer, audiences, (keys, introspection), algorithms, roles_claim, attributes, require))| {
+            (
+                name.clone(),
+                TokenIssuer { name, issuer, audiences, keys, introspection, algorithms, roles_claim, attributes, require },
+            )
+        },
+    );
     by_key(issuer)
+}
+
+fn claim() -> impl Strategy<Value = ClaimPath> {
+    let name = prop_oneof!["[a-z_:-]{1,4}", "[^\"]{1,5}"];
+    vec(name, 1..4).prop_map(|names| {
+        let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+        path(&quoted.join("."))
+    })
+}
+
+fn requirements() -> impl Strategy<Value = Requirements> {
+    let duration = || proptest::option::of((0_u64..1 << 40).prop_map(Duration::from_millis));
+    let sender = proptest::sample::select(SenderConstraint::ALL.to_vec());
+    let claims = btree_map(claim(), vec(text(), 1..3), 0..3);
+    let words = (vec(text(), 0..3), vec(text(), 0..3));
+    (any::<[bool; 2]>(), words, claims, duration(), duration(), sender).prop_map(
+        |([at_jwt, dpop_nonce], (scopes, acr), claims, max_age, clock_skew, sender)| Requirements {
+            at_jwt,
+            scopes,
+            claims,
+            acr,
+            max_age,
+            sender,
+            dpop_nonce,
+            clock_skew,
+        },
+    )
+}
+
+fn token_use() -> impl Strategy<Value = TokenUse> {
+    let header = || "[a-z]([a-z-]{0,8}[a-z])?";
+    let other = || proptest::option::of("[a-z_]{1,8}");
+    let parts = (header(), other(), other(), any::<bool>(), btree_map(header(), claim(), 0..3), other());
+    parts.prop_map(|(header, cookie, query, strip, claims, resource)| TokenUse { header, cookie, query, strip, claims, resource })
 }
 
 fn introspection() -> impl Strategy<Value = Introspection> {
@@ -255,7 +340,13 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
         revoked.into_iter().map(svid).collect()
     });
     let hidden = [vec(text(), 0..2), vec(text(), 0..2), vec(text(), 0..2)].prop_map(sensitive);
-    let whole = (parts, rest, revoked, any::<bool>(), any_roles(), hidden);
+    let tokens = btree_map(text(), any::<u64>(), 0..3).prop_map(|revoked| {
+        let revoked = revoked.into_iter();
+        revoked
+            .map(|(jti, until)| RevokedTokens { jti: Some(jti), until: Timestamp::from_millis(until), ..Default::default() })
+            .collect()
+    });
+    let whole = (parts, rest, revoked, any::<bool>(), any_roles(), hidden, (tokens, token_use()));
     whole.prop_map(
         move |(
             (bundles, inbound, upstreams, issuers, policies, shadow),
@@ -264,7 +355,10 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
             post_quantum_required,
             roles,
             sensitive,
+            (revoked_tokens, token),
         )| Snapshot {
+            revoked_tokens,
+            token,
             captured,
             egress,
             forwarders,

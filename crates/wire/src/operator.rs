@@ -1,5 +1,9 @@
 //! An operator's calls of the control plane, over its unix socket.
 
+mod tokens;
+
+pub use tokens::{TokenRevocation, TokensRevoked};
+
 use crate::client::{CallFailure, within};
 use crate::convert::{self, ConvertError};
 use crate::proto;

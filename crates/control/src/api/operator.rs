@@ -8,11 +8,14 @@ use crate::federation::Foreign;
 use crate::rehearsal::Part;
 use crate::rotation::{self, HoldUp, Step};
 use crate::store::{Issued, Revoked};
+use crate::token_revocations::TokenRevocation;
 use crate::troubles::{Trouble, troubles};
 use config::{UpstreamAuthority, Workload};
 use identity::TrustBundles;
+use model::token::RevokedTokens;
 use model::{DecisionId, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use wire::rehearsal::Handshake;
@@ -22,6 +25,10 @@ use wire::{convert, proto};
 const REASON_BYTES_MAX: usize = 256;
 /// LIMIT: digits of a serial number (RFC 5280 §4.1.2.2).
 const SERIAL_DIGITS_MAX: usize = 40;
+/// LIMIT: bytes of each text by which tokens are revoked.
+const TOKEN_TEXT_BYTES_MAX: usize = 1024;
+/// The longest time for which a revocation of tokens is remembered.
+const TOKEN_REVOCATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Records of one answer.
 const DECISIONS_MAX: u32 = 1000;
 
@@ -164,6 +171,30 @@ impl proto::operator_server::Operator for Plane {
         Ok(Response::new(proto::WorkloadSnapshotResponse { snapshot: wire::encode_snapshot(&snapshot) }))
     }
 
+    async fn revoke_tokens(
+        &self,
+        request: Request<proto::RevokeTokensRequest>,
+    ) -> Result<Response<proto::RevokeTokensResponse>, Status> {
+        let proto::RevokeTokensRequest { what, reason } = request.into_inner();
+        if reason.len() > REASON_BYTES_MAX {
+            return Err(Status::invalid_argument(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
+        }
+        let what = self.meant(what.unwrap_or_default())?;
+        let (ca, board) = (Arc::clone(&self.ca), Arc::clone(&self.board));
+        let revoked = blocking(move || ca.revoke_tokens(what, &reason, &board, clock::now())).await?.map_err(refused)?;
+        tracing::warn!(what = ?revoked.what, reason = revoked.reason, "tokens revoked");
+        let revision = self.board.current().revision.0;
+        Ok(Response::new(proto::RevokeTokensResponse { revoked: Some(token_revocation(revoked)), revision }))
+    }
+
+    async fn token_revocations(
+        &self,
+        _request: Request<proto::TokenRevocationsRequest>,
+    ) -> Result<Response<proto::TokenRevocationsResponse>, Status> {
+        let revoked = self.ca.tokens.all(clock::now()).into_iter().map(token_revocation).collect();
+        Ok(Response::new(proto::TokenRevocationsResponse { revoked }))
+    }
+
     async fn decision(&self, request: Request<proto::DecisionRequest>) -> Result<Response<proto::DecisionResponse>, Status> {
         let id = DecisionId::parse(&request.into_inner().id).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let record = self.records.find(id).map(|record| convert::record_to_wire(&record));
@@ -212,6 +243,31 @@ impl Plane {
             key_exchange: seen.key_exchange.map(str::to_owned),
             application_svids: self.ca.alive(clock::now()).iter().filter(|each| applications(each)).count() as u64,
         }
+    }
+
+    /// Which tokens an operator means.
+    fn meant(&self, wire: proto::RevokedTokens) -> Result<RevokedTokens, Status> {
+        let wrong = Status::invalid_argument;
+        let mut meant = convert::revoked_tokens_from_wire(&[wire]).map_err(|_| {
+            wrong("say which tokens: by `jti`, subject, client, or the time before which they were issued".to_owned())
+        })?;
+        let meant = meant.pop().unwrap_or_default();
+        let texts = [&meant.issuer, &meant.jti, &meant.subject, &meant.client];
+        if texts.into_iter().flatten().any(|text| text.len() > TOKEN_TEXT_BYTES_MAX) {
+            return Err(wrong(format!("`jti`, subject and client have at most {TOKEN_TEXT_BYTES_MAX} bytes")));
+        }
+        let desired = self.board.current();
+        if let Some(name) = meant.issuer.as_ref().filter(|name| !desired.mesh.issuers.iter().any(|issuer| issuer.name == **name))
+        {
+            let known: Vec<&str> = desired.mesh.issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+            let name = model::ids::printable(name);
+            return Err(Status::not_found(format!("no `TokenIssuer` is called `{name}`; there are: {}", known.join(", "))));
+        }
+        let now = clock::now();
+        if meant.until <= now || meant.until > now.plus(TOKEN_REVOCATION_MAX) {
+            return Err(wrong("a revocation ends after now and within a year".to_owned()));
+        }
+        Ok(meant)
     }
 
     fn authorities(&self) -> proto::AuthorityStatusResponse {
@@ -297,6 +353,14 @@ fn revocable(what: &str, own: &TrustDomain) -> Result<Revocable, Status> {
         return Err(Status::invalid_argument(format!("`{what}` is neither a SPIFFE ID nor a serial number in hexadecimal")));
     }
     Ok(Revocable::Serial(serial))
+}
+
+fn token_revocation(revoked: TokenRevocation) -> proto::TokenRevocation {
+    proto::TokenRevocation {
+        what: Some(convert::revoked_token_to_wire(&revoked.what)),
+        revoked_at_ms: revoked.at.millis(),
+        reason: revoked.reason,
+    }
 }
 
 fn revoked_record((serial, revoked): (String, Revoked)) -> proto::RevokedRecord {

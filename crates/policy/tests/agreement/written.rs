@@ -1,9 +1,10 @@
 //! Meshes as users write them: schemas and policies that use all that Cedar has.
 
 use super::dice::Dice;
-use model::Roles;
 use model::authz::AttributeType::{self, Boolean, Long, String as Text, StringSet};
 use model::snapshot::{AuthorizationPolicy, ClaimMapping, JwtAlgorithm, KeySource, TokenIssuer};
+use model::token::Requirements;
+use model::{ClaimPath, Roles};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const ATTRIBUTES: [&str; 5] = ["limit", "country", "staff", "branches", "an odd name"];
@@ -28,7 +29,8 @@ impl Written {
             names.iter().map(|name| ((*name).to_owned(), *dice.pick(&[&Long, &Text, &Boolean, &StringSet]))).collect()
         };
         let (attributes, fields) = (types(dice, &ATTRIBUTES), types(dice, &FIELDS));
-        let mapping = |(name, kind): (&String, &AttributeType)| (name.clone(), ClaimMapping { claim: name.clone(), kind: *kind });
+        let path = |name: &String| ClaimPath::parse(&format!("\"{name}\"")).expect("a name");
+        let mapping = |(name, kind): (&String, &AttributeType)| (name.clone(), ClaimMapping { claim: path(name), kind: *kind });
         let issuer = TokenIssuer { name: "login".into(), attributes: attributes.iter().map(mapping).collect(), ..issuer() };
         let mut resources = Vec::new();
         for name in ["bank/a", "bank/b"] {
@@ -55,6 +57,7 @@ fn issuer() -> TokenIssuer {
         algorithms: JwtAlgorithm::ALL.to_vec(),
         roles_claim: None,
         attributes: BTreeMap::new(),
+        require: Requirements::default(),
     }
 }
 

@@ -231,6 +231,11 @@ impl Entry {
         }
     }
 
+    /// Notes who calls a port of the application, how its connection was secured, and which revision decides.
+    pub fn note_caller(&mut self, revision: Revision, principal: &Principal, key_exchange: Option<&'static str>) {
+        (self.revision, self.principal, self.key_exchange) = (revision, Some(principal.clone()), key_exchange);
+    }
+
     /// Notes the method, as it was sent.
     pub fn note_method(&mut self, method: &[u8]) {
         const USUAL: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "connect"];

@@ -71,8 +71,9 @@ async fn keys_in_the_configuration_need_no_server_and_keys_in_a_file_are_read_ag
         keys,
         introspection: None,
         algorithms: JwtAlgorithm::ALL.to_vec(),
-        roles_claim: Some("roles".into()),
+        roles_claim: model::ClaimPath::parse("roles").ok(),
         attributes: Default::default(),
+        require: Default::default(),
     };
     let issuers =
         vec![of("inline", KeySource::Inline(inline.jwks().to_string())), of("file", KeySource::File(path.display().to_string()))];

@@ -19,6 +19,7 @@ mod lifecycle;
 mod opaque;
 mod reasons;
 mod redaction;
+mod resource_server;
 mod seeds;
 mod shadow;
 mod sidecar;

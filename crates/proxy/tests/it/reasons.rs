@@ -271,8 +271,15 @@ const fn produced(reason: Reason) -> &'static str {
         | Reason::TokenAudience
         | Reason::TokenExpired
         | Reason::TokenNotYetValid
+        | Reason::TokenTwice
         | Reason::TokenClaim => "good_tokens_pass_and_every_bad_one_gets_401_with_a_challenge",
         Reason::TokenInactive => "an_opaque_token_is_asked_about_once_and_remembered_within_its_bounds",
+        Reason::TokenScope | Reason::TokenStepUp => "rfc6750_3_rfc9470_3_and_rfc9728_5_1_a_challenge_says_what_would_do",
+        Reason::TokenSender => "rfc8705_3_a_certificate_bound_token_is_of_use_to_its_holder_alone",
+        Reason::DpopProof | Reason::DpopNonce => {
+            "rfc9449_7_a_dpop_token_is_of_use_with_a_fresh_proof_and_a_nonce_of_this_sidecar"
+        }
+        Reason::TokenRevoked => "a_revoked_token_is_refused_though_it_is_remembered_and_others_go_on",
         Reason::IssuerUnavailable => "an_issuer_without_keys_fails_its_own_tokens_only_and_blocks_nothing",
         Reason::DeniedByPolicy => "a_websocket_is_carried_whole_and_ends_when_the_policy_no_longer_permits_it",
         Reason::NotPermitted => "no_policy_denies_everything",
@@ -308,6 +315,7 @@ fn every_reason_is_produced_by_a_test() {
         include_str!("lifecycle.rs"),
         include_str!("opaque.rs"),
         include_str!("reasons.rs"),
+        include_str!("resource_server.rs"),
         include_str!("tokens.rs"),
         include_str!("traffic.rs"),
         include_str!("../../../../tests/scenarios/identity.rs"),

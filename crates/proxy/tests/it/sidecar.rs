@@ -2,6 +2,7 @@
 
 use crate::control::{Control, JOIN_TOKEN};
 use model::snapshot::{AuthorizationPolicy, Egress, Inbound, Protocol, Snapshot, TokenIssuer};
+use model::token::TokenUse;
 use model::{Limit, Limits, Revision, ServiceName, SpiffeId, WorkloadName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -46,6 +47,7 @@ pub(crate) struct Setup {
     pub(crate) protocol: Protocol,
     pub(crate) policy: &'static str,
     pub(crate) issuers: Vec<TokenIssuer>,
+    pub(crate) token: TokenUse,
     pub(crate) limits: &'static [(Limit, u64)],
     pub(crate) lifetime: Duration,
     pub(crate) age: Duration,
@@ -65,6 +67,7 @@ impl Default for Setup {
             protocol: Protocol::Http,
             policy: ALLOW_ALL,
             issuers: Vec::new(),
+            token: TokenUse::default(),
             limits: &[],
             lifetime: Duration::from_secs(3600),
             age: Duration::from_secs(1800),
@@ -106,6 +109,7 @@ impl Sidecar {
             inbound: vec![Inbound { listen: inbound, application, protocol: setup.protocol, permissive: setup.permissive }],
             upstreams: Vec::new(),
             issuers: setup.issuers,
+            token: setup.token,
             policies: vec![policy(setup.policy)],
             roles: model::Roles::default(),
             shadow: Vec::new(),
@@ -117,6 +121,7 @@ impl Sidecar {
             connection_age_max: setup.age,
             limits,
             revoked: Vec::new(),
+            revoked_tokens: Vec::new(),
             post_quantum_required: setup.post_quantum_required,
         };
         control.send(control.whole(&snapshot, "first"));
@@ -262,7 +267,10 @@ fn spawn(dir: &tempfile::TempDir, control: &Control, admin: SocketAddr, argument
     // With as few descriptors as a login shell or a service has until it asks for more.
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -S -n 1024; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_rondel-proxy")]);
-    command.args(["--workload", "shop/server", "--control", &control.address.to_string(), "--workers", "1"]);
+    command.args(["--workload", "shop/server", "--control", &control.address.to_string()]);
+    if !arguments.iter().any(|argument| argument == "--workers") {
+        command.args(["--workers", "1"]);
+    }
     if !arguments.iter().any(|argument| argument == "--identity-socket") {
         command.arg("--join-token-file").arg(dir.path().join("join-token"));
     }

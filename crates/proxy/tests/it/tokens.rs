@@ -3,7 +3,8 @@
 use crate::reasons::{peer, playing};
 use crate::sidecar::{Setup, Sidecar, application, free};
 use model::snapshot::{Endpoint, JwtAlgorithm, KeySource, TokenIssuer};
-use model::{Limit, Revision, SpiffeId};
+use model::token::Requirements;
+use model::{ClaimPath, Limit, Revision, SpiffeId};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use testkit::issuer::{Behaviour, Hostile, Issuer, IssuerServer};
@@ -28,8 +29,9 @@ pub(crate) fn trusted(server: &IssuerServer) -> TokenIssuer {
         keys: KeySource::Discovery,
         introspection: None,
         algorithms: vec![JwtAlgorithm::Es256],
-        roles_claim: Some("roles".into()),
+        roles_claim: ClaimPath::parse("roles").ok(),
         attributes: BTreeMap::new(),
+        require: Requirements::default(),
     }
 }
 
@@ -85,7 +87,7 @@ async fn good_tokens_pass_and_every_bad_one_gets_401_with_a_challenge() {
     let two = sidecar
         .exchange(b"GET / HTTP/1.1\r\nhost: a\r\nauthorization: Bearer a\r\nauthorization: Bearer b\r\nconnection: close\r\n\r\n")
         .await;
-    assert!(two.starts_with("HTTP/1.1 401") && two.contains("token_malformed"), "{two}");
+    assert!(two.starts_with("HTTP/1.1 400") && two.contains("token_twice"), "{two}");
 }
 
 #[tokio::test]

@@ -23,9 +23,17 @@ fn issuer(name: &str, prefix: Option<&str>) -> TokenIssuer {
             authentication: ClientAuthentication::SecretBasic { secret_file: "/secret".to_owned() },
         }),
         algorithms: JwtAlgorithm::ALL.to_vec(),
-        roles_claim: Some("roles".to_owned()),
+        roles_claim: model::ClaimPath::parse("roles").ok(),
         attributes: BTreeMap::new(),
+        require: Default::default(),
     }
+}
+
+/// What the issuer `login` says of the token `opaque`.
+fn told_by(answer: &[u8]) -> Result<Introspected, IntrospectionError> {
+    let (keys, limits, told) = (crate::KeySets::default(), model::Limits::default(), BTreeMap::new());
+    let rules = Rules { issuers: &[], keys: &keys, limits: &limits, told: &told };
+    introspected(answer, "opaque", &issuer("login", Some("")), &rules, NOW)
 }
 
 #[test]
@@ -143,7 +151,7 @@ fn answered(changes: &Value) -> Result<Introspected, IntrospectionError> {
             answer[name] = value.clone();
         }
     }
-    introspected(answer.to_string().as_bytes(), "opaque", &issuer("login", Some("")), &Limits::default(), NOW)
+    told_by(answer.to_string().as_bytes())
 }
 
 #[test]
@@ -193,7 +201,7 @@ fn rfc7662_an_answer_that_says_nothing_clearly_is_no_answer() {
     ] {
         assert_eq!(answered(&changes).expect_err(name), expected, "{name}");
     }
-    let read = |text: &str| introspected(text.as_bytes(), "opaque", &issuer("login", Some("")), &Limits::default(), NOW);
+    let read = |text: &str| told_by(text.as_bytes());
     for text in ["", "<html>", "[]", "true", r#"{"active":false,"active":true}"#, r#"{"active":true}}"#] {
         assert_eq!(read(text).expect_err(text), IntrospectionError::Answer, "{text}");
     }

@@ -15,6 +15,7 @@ fn issuer(url: &str) -> TokenIssuer {
         introspection: None,
         algorithms: JwtAlgorithm::ALL.to_vec(),
         roles_claim: None,
+        require: Default::default(),
         attributes: BTreeMap::new(),
     }
 }

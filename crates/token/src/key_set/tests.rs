@@ -15,6 +15,7 @@ fn configured(algorithms: &[JwtAlgorithm]) -> TokenIssuer {
         introspection: None,
         algorithms: algorithms.to_vec(),
         roles_claim: None,
+        require: Default::default(),
         attributes: BTreeMap::new(),
     }
 }

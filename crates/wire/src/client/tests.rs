@@ -5,6 +5,7 @@ use crate::fixture::snapshot;
 use crate::operator::OperatorClient;
 use crate::rehearsal::{Handshake, Phase, Step};
 use crate::{Publication, Subscription};
+use model::token::RevokedTokens;
 use model::{DecisionId, Effect, Reason, ServiceName, SpiffeId};
 use proto::config_request::Message;
 use std::pin::Pin;
@@ -179,6 +180,22 @@ impl proto::operator_server::Operator for Plane {
         let proto::RevokeRequest { what, reason } = request.into_inner();
         let revoked = proto::RevokedRecord { serial: what, reason, until_ms: 5, ..Default::default() };
         Ok(Response::new(proto::RevokeResponse { revoked: vec![revoked], revision: 6 }))
+    }
+
+    async fn revoke_tokens(
+        &self,
+        request: Request<proto::RevokeTokensRequest>,
+    ) -> Result<Response<proto::RevokeTokensResponse>, Status> {
+        let proto::RevokeTokensRequest { what, reason } = request.into_inner();
+        let revoked = Some(proto::TokenRevocation { what, revoked_at_ms: 5, reason });
+        Ok(Response::new(proto::RevokeTokensResponse { revoked, revision: 6 }))
+    }
+
+    async fn token_revocations(
+        &self,
+        _: Request<proto::TokenRevocationsRequest>,
+    ) -> Result<Response<proto::TokenRevocationsResponse>, Status> {
+        Ok(Response::new(proto::TokenRevocationsResponse { revoked: vec![proto::TokenRevocation::default()] }))
     }
 }
 
@@ -456,6 +473,13 @@ async fn the_operator_gets_what_the_control_plane_knows() {
     assert_eq!((seen.connected, seen.revision, seen.rotations), (true, Revision(4), 2));
     assert_eq!((seen.rejected.as_deref(), seen.serial.as_deref()), (Some("no"), Some("0a")));
     assert_eq!(seen.svid_expires_at, Some(Timestamp::from_millis(77)));
+
+    let what = RevokedTokens { jti: Some("j".into()), until: Timestamp::from_millis(9), ..RevokedTokens::default() };
+    let revoked = client.revoke_tokens(&what, "lost", SOON).await.expect("revoked");
+    assert_eq!((revoked.revoked.what, revoked.revoked.reason.as_str(), revoked.revision), (what, "lost", Revision(6)));
+    // One that says nothing of the tokens would mean all.
+    let failure = client.token_revocations(SOON).await.expect_err("nothing is said").to_string();
+    assert!(failure.contains("`revoked[0].tokens[0]`"), "{failure}");
 
     assert_eq!(client.decision(record().id, SOON).await.expect("answer"), Some(record()));
     assert_eq!(client.decision(DecisionId::from_random([0; 16]), SOON).await.expect("answer"), None);

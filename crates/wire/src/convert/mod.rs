@@ -6,12 +6,14 @@ mod resource;
 mod shadow;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub(crate) use record::RECORD_BYTES_MAX;
 pub use record::{record_from_wire, record_to_wire};
 pub(crate) use resource::key_of;
 pub use resource::{assemble, bundle_from_wire, bundle_to_wire, resources};
 pub use shadow::{shadow_report_from_wire, shadow_report_to_wire};
+pub use token::{revoked_from_wire as revoked_tokens_from_wire, revoked_to_wire as revoked_token_to_wire};
 
 use crate::proto;
 use model::Snapshot;

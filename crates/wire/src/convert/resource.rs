@@ -1,5 +1,6 @@
 //! Snapshots as named, content-addressed resources.
 
+use super::token::{self, requirements_from_wire, requirements_to_wire};
 use super::{ConvertError, Parts, issuer_keys};
 use crate::proto;
 use model::authz::AttributeType;
@@ -7,7 +8,8 @@ use model::snapshot::{
     AuthorizationPolicy, ClaimMapping, CountryHeader, Egress, Endpoint, Inbound, JwtAlgorithm, Protocol, RevokedSvid, Sensitive,
     TokenIssuer, TrustBundle, Upstream,
 };
-use model::{Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
+use model::token::RevokedTokens;
+use model::{ClaimPath, Limit, Limits, Revision, Roles, ServiceName, Snapshot, SpiffeId, Timestamp, TrustDomain, WorkloadName};
 use proto::resource::Body;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -82,8 +84,8 @@ pub fn resources(snapshot: &Snapshot) -> Parts {
     for bundle in &snapshot.bundles {
         put("bundle", bundle.trust_domain.to_string(), Body::Bundle(bundle_to_wire(bundle)));
     }
-    if !snapshot.revoked.is_empty() {
-        put("revocations", "self".to_owned(), Body::Revocations(revocations_to_wire(&snapshot.revoked)));
+    if !snapshot.revoked.is_empty() || !snapshot.revoked_tokens.is_empty() {
+        put("revocations", "self".to_owned(), Body::Revocations(revocations_to_wire(snapshot)));
     }
     if !snapshot.sensitive.is_empty() {
         put("sensitive", "self".to_owned(), Body::Sensitive(sensitive_to_wire(&snapshot.sensitive)));
@@ -133,7 +135,7 @@ pub fn assemble(revision: u64, parts: &Parts) -> Result<Snapshot> {
                 format!("bundle/{}", wire.trust_domain)
             }
             Some(Body::Revocations(wire)) => {
-                snapshot.revoked = revocations_from_wire(wire).map_err(within)?;
+                (snapshot.revoked, snapshot.revoked_tokens) = revocations_from_wire(wire).map_err(within)?;
                 REVOCATIONS.to_owned()
             }
             Some(Body::Roles(wire)) => {
@@ -184,7 +186,7 @@ fn address(path: &str, text: &str) -> Result<SocketAddr> {
     address.ok_or_else(|| ConvertError::new(path, format!("`{}` is not an address with a port", model::ids::printable(text))))
 }
 
-fn filled<T>(path: &str, list: Vec<T>) -> Result<Vec<T>> {
+pub(super) fn filled<T>(path: &str, list: Vec<T>) -> Result<Vec<T>> {
     if list.is_empty() { Err(ConvertError::new(path, "empty")) } else { Ok(list) }
 }
 
@@ -213,6 +215,7 @@ fn workload_to_wire(snapshot: &Snapshot) -> proto::Workload {
         captured: snapshot.captured,
         egress_refused: snapshot.egress == Egress::Refuse,
         post_quantum_required: snapshot.post_quantum_required,
+        token: token::use_to_wire(&snapshot.token),
     }
 }
 
@@ -248,6 +251,7 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
             .collect::<Result<_>>()?,
         upstreams: Vec::new(),
         issuers: Vec::new(),
+        token: wire.token.as_ref().map(token::use_from_wire).transpose()?.unwrap_or_default(),
         policies: Vec::new(),
         roles: Roles::default(),
         shadow: Vec::new(),
@@ -259,6 +263,7 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         connection_age_max: Duration::from_millis(wire.connection_age_max_ms),
         limits,
         revoked: Vec::new(),
+        revoked_tokens: Vec::new(),
         post_quantum_required: wire.post_quantum_required,
     })
 }
@@ -383,7 +388,7 @@ pub(super) fn endpoint_from_wire(wire: &proto::Endpoint) -> Result<Endpoint> {
 fn issuer_to_wire(issuer: &TokenIssuer) -> proto::TokenIssuer {
     let mapping = |(attribute, mapping): (&String, &ClaimMapping)| proto::ClaimMapping {
         attribute: attribute.clone(),
-        claim: mapping.claim.clone(),
+        claim: mapping.claim.to_string(),
         r#type: type_to_wire(mapping.kind).into(),
     };
     let mut wire = proto::TokenIssuer {
@@ -391,9 +396,10 @@ fn issuer_to_wire(issuer: &TokenIssuer) -> proto::TokenIssuer {
         issuer: issuer.issuer.clone(),
         audiences: issuer.audiences.clone(),
         algorithms: issuer.algorithms.iter().map(|algorithm| algorithm_to_wire(*algorithm).into()).collect(),
-        roles_claim: issuer.roles_claim.clone().unwrap_or_default(),
+        roles_claim: issuer.roles_claim.as_ref().map(ToString::to_string).unwrap_or_default(),
         attributes: issuer.attributes.iter().map(mapping).collect(),
         introspection: issuer.introspection.as_ref().map(issuer_keys::introspection_to_wire),
+        require: requirements_to_wire(&issuer.require),
         ..proto::TokenIssuer::default()
     };
     issuer_keys::keys_to_wire(&issuer.keys, &mut wire);
@@ -409,7 +415,7 @@ fn issuer_from_wire(wire: &proto::TokenIssuer) -> Result<TokenIssuer> {
     for (index, mapping) in wire.attributes.iter().enumerate() {
         let path = format!("attributes[{index}]");
         let kind = type_from_wire(mapping.r#type).map_err(|error| error.within(&path))?;
-        let mapped = ClaimMapping { claim: text(&format!("{path}.claim"), &mapping.claim)?, kind };
+        let mapped = ClaimMapping { claim: parsed(&format!("{path}.claim"), ClaimPath::parse(&mapping.claim))?, kind };
         if attributes.insert(text(&format!("{path}.attribute"), &mapping.attribute)?, mapped).is_some() {
             return Err(ConvertError::new(path, "the attribute stands twice"));
         }
@@ -421,8 +427,12 @@ fn issuer_from_wire(wire: &proto::TokenIssuer) -> Result<TokenIssuer> {
         keys: issuer_keys::keys_from_wire(wire)?,
         introspection: wire.introspection.as_ref().map(issuer_keys::introspection_from_wire).transpose()?,
         algorithms: filled("algorithms", wire.algorithms.iter().enumerate().map(algorithm).collect::<Result<_>>()?)?,
-        roles_claim: (!wire.roles_claim.is_empty()).then(|| wire.roles_claim.clone()),
+        roles_claim: match wire.roles_claim.as_str() {
+            "" => None,
+            path => Some(parsed("roles_claim", ClaimPath::parse(path))?),
+        },
         attributes,
+        require: wire.require.as_ref().map(requirements_from_wire).transpose()?.unwrap_or_default(),
     })
 }
 
@@ -521,12 +531,13 @@ pub fn bundle_from_wire(wire: &proto::TrustBundle) -> Result<TrustBundle> {
     })
 }
 
-fn revocations_to_wire(revoked: &[RevokedSvid]) -> proto::Revocations {
+fn revocations_to_wire(snapshot: &Snapshot) -> proto::Revocations {
     let svid = |each: &RevokedSvid| proto::RevokedSvid { serial: each.serial.clone(), until_ms: each.until.millis() };
-    proto::Revocations { svids: revoked.iter().map(svid).collect() }
+    let tokens = snapshot.revoked_tokens.iter().map(token::revoked_to_wire).collect();
+    proto::Revocations { svids: snapshot.revoked.iter().map(svid).collect(), tokens }
 }
 
-fn revocations_from_wire(wire: &proto::Revocations) -> Result<Vec<RevokedSvid>> {
+fn revocations_from_wire(wire: &proto::Revocations) -> Result<(Vec<RevokedSvid>, Vec<RevokedTokens>)> {
     if wire.svids.len() > REVOKED_MAX {
         return Err(ConvertError::new("svids", format!("{} entries, {REVOKED_MAX} at most", wire.svids.len())));
     }
@@ -538,5 +549,9 @@ fn revocations_from_wire(wire: &proto::Revocations) -> Result<Vec<RevokedSvid>> 
         }
         Ok(RevokedSvid { serial: each.serial.clone(), until: Timestamp::from_millis(each.until_ms) })
     };
-    filled("svids", wire.svids.iter().enumerate().map(svid).collect::<Result<Vec<_>>>()?)
+    let svids = wire.svids.iter().enumerate().map(svid).collect::<Result<Vec<_>>>()?;
+    let tokens = token::revoked_from_wire(&wire.tokens)?;
+    // Nothing revoked has no resource, so that equal snapshots are equal values.
+    let svids = if tokens.is_empty() { filled("svids", svids)? } else { svids };
+    Ok((svids, tokens))
 }

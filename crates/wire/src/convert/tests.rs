@@ -192,6 +192,17 @@ fn an_issuer_or_a_policy_with_any_field_missing_or_unknown_is_refused_with_its_p
             }),
             ("attributes[0].attribute", "empty", |part| part.attributes[0].attribute.clear()),
             ("attributes[0].claim", "empty", |part| part.attributes[0].claim.clear()),
+            ("attributes[0].claim", "double quotes", |part| part.attributes[0].claim = "https://a.b".into()),
+            ("roles_claim", "empty", |part| part.roles_claim = "a.".into()),
+            ("require.claims[0].claim", "empty", |part| part.require.as_mut().unwrap().claims[0].claim.clear()),
+            ("require.claims[0].values", "empty", |part| part.require.as_mut().unwrap().claims[0].values.clear()),
+            ("require.claims[1]", "twice", |part| {
+                let require = part.require.as_mut().unwrap();
+                require.claims.push(require.claims[0].clone());
+            }),
+            ("require.scopes[0]", "empty", |part| part.require.as_mut().unwrap().scopes[0].clear()),
+            ("require.acr[0]", "empty", |part| part.require.as_mut().unwrap().acr[0].clear()),
+            ("require.sender", "unknown value 9", |part| part.require.as_mut().unwrap().sender = 9),
             ("attributes[0].type", "unknown value 0", |part| part.attributes[0].r#type = 0),
             ("attributes[0].type", "unknown value 5", |part| part.attributes[0].r#type = 5),
             ("attributes[1]", "twice", |part| part.attributes.push(part.attributes[0].clone())),
