@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(copied.ports.len(), 16, "{:?}", copied.ports);
         let read = |path: &Path| config::read(path).and_then(|sources| config::parse(&sources).map_err(|mut all| all.remove(0)));
         let (own, short) = (read(&source).expect("a good mesh"), read(dir.path()).expect("a good mesh"));
-        assert_eq!((own.workloads.len(), own.issuers.len(), own.policies.len()), (4, 1, 3));
+        assert_eq!((own.workloads.len(), own.issuers.len(), own.policies.len()), (4, 1, 4));
         assert_eq!(short.settings.svid_lifetime.as_secs(), 20);
         assert_eq!(short.issuers[0].issuer, "http://127.0.0.1:18107");
     }
