@@ -117,7 +117,7 @@ fn conclude(policies: &Policies, action: &ActionSlice, question: &Question<'_>, 
     if let Some(misfit) = user.and_then(|user| facts::misfit(user, &policies.attributes)) {
         return Conclusion::denied(Reason::PolicyError, Arc::default(), vec![misfit]);
     }
-    let Findings { forbids, permits, errors } = match asked {
+    let Findings { forbids, permits, errors, .. } = match asked {
         Asked::Compiled => evaluate(policies, action, question),
         Asked::Reference(groups) => interpret(policies, action, groups, question),
     };
@@ -140,6 +140,8 @@ struct Findings {
     forbids: Numbers,
     permits: Numbers,
     errors: Vec<String>,
+    /// Those that failed: a user with two roles meets a policy of both twice.
+    failed: Numbers,
 }
 
 /// Positions of policies. Most decisions find one: more than that are put on the heap.
@@ -150,12 +152,14 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    fn add(&mut self, number: u32) {
+    /// Adds a position; false if it is there already.
+    fn add(&mut self, number: u32) -> bool {
         match self.first {
             None => self.first = Some(number),
-            Some(first) if first == number || self.more.contains(&number) => {}
+            Some(first) if first == number || self.more.contains(&number) => return false,
             Some(_) => self.more.push(number),
         }
+        true
     }
 
     fn is_empty(&self) -> bool {
@@ -178,9 +182,16 @@ fn evaluate(policies: &Policies, action: &ActionSlice, question: &Question<'_>) 
         let view = View { question, shape: &rule.shape, roles: &policies.roles };
         match program.applies(&view) {
             Ok(false) => {}
-            Ok(true) if rule.effect == cedar_policy::Effect::Permit => findings.permits.add(number),
-            Ok(true) => findings.forbids.add(number),
-            Err(failure) => findings.errors.push(format!("policy `{}`: {}", rule.id, failure.told(&view))),
+            Ok(true) => {
+                let applied =
+                    if rule.effect == cedar_policy::Effect::Permit { &mut findings.permits } else { &mut findings.forbids };
+                applied.add(number);
+            }
+            Err(failure) => {
+                if findings.failed.add(number) {
+                    findings.errors.push(format!("policy `{}`: {}", rule.id, failure.told(&view)));
+                }
+            }
         }
     });
     findings
@@ -241,9 +252,12 @@ impl Findings {
         for set in sets.of(question.principal.as_str()) {
             let response = policies.authorizer.is_authorized(&facts.request, set, &facts.entities);
             let applied = response.diagnostics().reason().filter_map(|id| policies.number_of(id.as_ref()));
-            match response.decision() {
-                cedar_policy::Decision::Allow => applied.for_each(|number| self.permits.add(number)),
-                cedar_policy::Decision::Deny => applied.for_each(|number| self.forbids.add(number)),
+            let found = match response.decision() {
+                cedar_policy::Decision::Allow => &mut self.permits,
+                cedar_policy::Decision::Deny => &mut self.forbids,
+            };
+            for number in applied {
+                found.add(number);
             }
             self.errors.extend(response.diagnostics().errors().map(ToString::to_string));
         }

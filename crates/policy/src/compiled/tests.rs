@@ -195,6 +195,18 @@ fn every_operator_gives_what_cedar_gives() {
 }
 
 #[test]
+fn a_policy_that_a_user_meets_by_two_roles_is_told_once() {
+    let of = |condition: &str| {
+        let roles = "context has user && context.user in [Role::\"teller\", Role::\"auditor\"]";
+        policies(&format!("permit (principal, action, resource) when {{ {roles} && {condition} }};"))
+    };
+    let both = changed(|request| request.user = Some(std::sync::Arc::new(user(&["teller", "auditor", "chief"]))));
+    assert_eq!(verdict(&of("true"), &both), "allow policy0");
+    let denied = decided(&of("9223372036854775807 + 1 > 0"), &both).expect_err("it overflows");
+    assert_eq!(denied.errors.len(), 1, "{:?}", denied.errors);
+}
+
+#[test]
 fn large_sets_from_callers_are_compared_through_a_table() {
     use model::authz::{AttributeType, AttributeValue};
     use std::collections::BTreeMap;
