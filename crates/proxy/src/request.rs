@@ -175,28 +175,24 @@ async fn read_for_policy(
     active: &Active,
 ) -> Result<(Upload, Option<BodyFacts>), Refusal> {
     let action = facts.method.as_str();
-    let Some(declared) = active.policies.body_fields(action) else {
-        let mut upload = Upload::streaming(down);
-        upload.withhold(withheld(active, action));
-        return Ok((upload, None));
+    let (mut upload, read) = match active.policies.body_fields(action) {
+        None => (Upload::streaming(down), None),
+        Some(declared) => {
+            let limits = &active.snapshot.limits;
+            let length = down.body_length();
+            let bytes = Box::pin(body::hold(down, head, limits)).await?;
+            let text = |name| facts::only_value(&head.fields, name);
+            // Lines that are not one readable value are an encoding all the same.
+            let coded = head.fields.first(b"content-encoding").is_some();
+            let encoding = text("content-encoding").or_else(|| coded.then_some("unreadable"));
+            let depth = limits.size(model::Limit::PolicyBodyDepth);
+            let read = || policy::read_body(text("content-type"), encoding, &bytes, declared, depth);
+            let read = (!bytes.is_empty()).then(read).transpose()?;
+            (Upload::held(bytes, length), read)
+        }
     };
-    let limits = &active.snapshot.limits;
-    let length = down.body_length();
-    let bytes = Box::pin(body::hold(down, head, limits)).await?;
-    if bytes.is_empty() {
-        let mut upload = Upload::held(bytes, length);
-        upload.withhold(withheld(active, action));
-        return Ok((upload, None));
-    }
-    let text = |name| facts::only_value(&head.fields, name);
-    // Lines that are not one readable value are an encoding all the same.
-    let coded = head.fields.first(b"content-encoding").is_some();
-    let encoding = text("content-encoding").or_else(|| coded.then_some("unreadable"));
-    let depth = limits.size(model::Limit::PolicyBodyDepth);
-    let read = policy::read_body(text("content-type"), encoding, &bytes, declared, depth)?;
-    let mut upload = Upload::held(bytes, length);
     upload.withhold(withheld(active, action));
-    Ok((upload, Some(read)))
+    Ok((upload, read))
 }
 
 /// Headers that mean something to the policies or tell the application of the user.
