@@ -4,7 +4,9 @@
 
 use crate::pki;
 use identity::bundle::{certificates_from_pem, pem_section};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
 use std::io;
@@ -82,6 +84,9 @@ pub async fn connect(stream: TcpStream, files: &WebFiles) -> io::Result<TlsStrea
 
 fn params(ip: Option<Ipv4Addr>) -> CertificateParams {
     let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let name = if ip.is_some() { "a site" } else { "a root of the web" };
+    params.distinguished_name.push(DnType::CommonName, name);
     let now = pki::now();
     pki::set_life(&mut params, now.minus(Duration::from_secs(3600)), now.plus(Duration::from_secs(86_400)));
     match ip {

@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub(super) const FLOWS: [Flow<Server>; 2] =
-    [("keycloak_discovery_and_client_credentials", discovery), ("keycloak_rotates_its_keys_under_load", rotation)];
+pub(super) const FLOWS: [Flow<Server>; 3] = [
+    ("keycloak_discovery_and_client_credentials", discovery),
+    ("keycloak_realm_roles_decide", roles),
+    ("keycloak_rotates_its_keys_under_load", rotation),
+];
 
 /// A first start makes its database: half a minute on two free cores.
 const START_DEADLINE: Duration = Duration::from_secs(180);
@@ -118,6 +121,21 @@ fn discovery(server: &mut Server) -> Result<Shown, String> {
         if said.contains(" RS256") && said.contains("1 keys cannot be used") { Ok(()) } else { Err(said) }
     })?;
     Ok(Shown::Yes("metadata of a realm, a token of RS256, its key for encryption left out".into()))
+}
+
+/// What Keycloak says of a user's roles in the realm decides; a role given there counts from the next token on.
+fn roles(server: &mut Server) -> Result<Shown, String> {
+    server.believe("  claims: { roles: realm_access.roles }", "context.user in Role::\"teller\"")?;
+    let (teller, guest) = (server.token("web")?, server.token("guest")?);
+    expect(&server.loopback, "a teller", &teller, 200, "x-rondel-user")?;
+    expect(&server.loopback, "a guest", &guest, 403, "not_permitted")?;
+    let found = server.admin("GET", "users?username=service-account-guest&exact=true", "")?;
+    let guest_id = found[0]["id"].as_str().ok_or_else(|| format!("no user of the client `guest`: {found}"))?.to_owned();
+    let role = server.admin("GET", "roles/teller", "")?;
+    server.admin("POST", &format!("users/{guest_id}/role-mappings/realm"), &format!("[{role}]"))?;
+    expect(&server.loopback, "the guest's token from before", &guest, 403, "not_permitted")?;
+    expect(&server.loopback, "a guest who became a teller", &server.token("guest")?, 200, "x-rondel-user")?;
+    Ok(Shown::Yes("`realm_access.roles`: a teller passes, a guest is 403 until the realm gives the role".into()))
 }
 
 /// A new key becomes active while calls run, then the old one goes: no call with a current token fails, and old tokens end.

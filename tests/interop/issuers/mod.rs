@@ -1,6 +1,7 @@
 //! Real authorization servers beside a mesh on loopback: the sidecars find their keys, ask them about opaque tokens and follow their
 //! rotations. Needs neither pods nor root; what a server needs is fetched by `issuers.sh`.
 
+mod bound;
 mod keycloak;
 mod oidc_provider;
 

@@ -1,16 +1,18 @@
 //! `oidc-provider` of npm, over TLS with a certificate of a web of its own, in every flow that a resource server has with it.
 
-use super::{Flow, Loopback, Made, access_token, believe, called, curl, expect, fetched, has, until};
+use super::{Flow, Loopback, Made, access_token, believe, bound, called, curl, expect, fetched, has, until};
 use crate::Shown;
 use crate::identity::SERVER_ID;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-pub(super) const FLOWS: [Flow<Server>; 5] = [
+pub(super) const FLOWS: [Flow<Server>; 7] = [
     ("oidc_provider_discovery_and_client_credentials", discovery),
     ("oidc_provider_introspection_by_client_secret", by_secret),
     ("oidc_provider_introspection_by_private_key_jwt", by_key),
     ("oidc_provider_introspection_by_mutual_tls_with_the_svid", by_svid),
+    ("oidc_provider_binds_tokens_to_a_key_dpop", bound::to_a_key),
+    ("oidc_provider_binds_tokens_to_a_certificate", bound::to_a_certificate),
     ("oidc_provider_away_fails_its_tokens_only", away),
 ];
 
@@ -27,10 +29,10 @@ pub(super) fn missing() -> Option<String> {
 
 /// The server and the mesh beside it.
 pub(super) struct Server {
-    loopback: Loopback,
-    web: testkit::web::WebFiles,
-    url: String,
-    dir: tempfile::TempDir,
+    pub(super) loopback: Loopback,
+    pub(super) web: testkit::web::WebFiles,
+    pub(super) url: String,
+    pub(super) dir: tempfile::TempDir,
     node: Option<Child>,
     port: std::net::SocketAddr,
 }
@@ -65,7 +67,7 @@ impl Server {
             .map_err(|error| format!("{error}\n{}", self.log()))
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("node.log")).unwrap_or_default()
     }
 
@@ -75,17 +77,21 @@ impl Server {
         }
     }
 
-    /// A token of the client `web` for this resource. Root and leaf of that web have one name, which `curl` takes for a certificate that signed itself; it is
-    /// the sidecars that are looked at here.
-    fn token(&self, resource: &str) -> Result<String, String> {
+    /// A token of the client `web` for this resource.
+    pub(super) fn token(&self, resource: &str) -> Result<String, String> {
         let (url, resource) = (format!("{}/token", self.url), format!("resource={resource}"));
         let form = ["-u", "web:web-secret", "-d", "grant_type=client_credentials", "-d", "scope=read"];
-        let answer = curl(&[&["--insecure"], &form[..], &["-d", &resource, &url]].concat())?;
+        let answer = self.curl(&[&form[..], &["-d", &resource, &url]].concat())?;
         access_token(&answer).map_err(|error| format!("{error}\n{}", self.log()))
     }
 
+    /// `curl` that believes the server's certificate.
+    pub(super) fn curl(&self, arguments: &[&str]) -> Result<serde_json::Value, String> {
+        curl(&[&["--cacert", &self.web.root.display().to_string()], arguments].concat())
+    }
+
     /// Believes the server, which is asked about opaque tokens as the lines of `asked` say.
-    fn believe(&self, asked: &str) -> Result<(), String> {
+    pub(super) fn believe(&self, asked: &str) -> Result<(), String> {
         believe(&self.loopback, &format!("  issuer: {}\n  audiences: [shop]\n{asked}", self.url), CONDITION)
     }
 
@@ -97,7 +103,7 @@ impl Server {
         let jwt = self.token("urn:shop:es256")?;
         expect(&self.loopback, "a JWT beside", &jwt, 200, "web")?;
         let (url, form) = (format!("{}/token/revocation", self.url), format!("token={token}"));
-        curl(&["--insecure", "-u", "web:web-secret", "-d", &form, &url])?;
+        self.curl(&["-u", "web:web-secret", "-d", &form, &url])?;
         until("a revoked token is refused", || expect(&self.loopback, "a revoked token", &token, 401, "token_inactive"))
     }
 }
