@@ -32,7 +32,7 @@ impl Authenticated {
 
 /// The verified claims of the request's token; `None` if it carries none.
 ///
-/// A token by a key that its issuer did not have yet waits for one fetch of the keys, which `jwksRefetchFloorMs` bounds. An opaque token
+/// A token by a key that its issuer did not have yet waits for a fetch of the keys, which `jwksRefetchFloorMs` bounds. An opaque token
 /// waits for its issuer's word on it, which `introspectionMs` bounds.
 ///
 /// # Errors
@@ -93,10 +93,14 @@ async fn verified(
         return Ok(claims);
     }
     let mut judged = verify(presented, active, shared, now);
-    // Keys may also have come between the look and the question: then no fetch is due, and they are there.
-    if let Err(Refusal::KeyUnknown { issuer } | Refusal::IssuerUnavailable { issuer }) = &judged
-        && (Box::pin(fetched(issuer, active, shared)).await || shared.keys_generation.load(Ordering::Acquire) != generation.keys)
-    {
+    // A fetch that was under way may bring what the issuer said before it began to sign with this key; then one more is asked for.
+    for _ in 0..2 {
+        let Err(Refusal::KeyUnknown { issuer } | Refusal::IssuerUnavailable { issuer }) = &judged else { break };
+        // Keys may also have come between the look and the question: then no fetch is due, and they are there.
+        let is_fetched = Box::pin(fetched(issuer, active, shared)).await;
+        if !is_fetched && shared.keys_generation.load(Ordering::Acquire) == generation.keys {
+            break;
+        }
         generation.keys = shared.keys_generation.load(Ordering::Acquire);
         judged = verify(presented, active, shared, now);
     }

@@ -77,6 +77,7 @@ fn start_due(
             FetchStep::Fetch => {
                 each.fetching = true;
                 each.state.attempted_at = Some(now);
+                each.state.demanded_at = each.state.wanted_at.map(|_| now).or(each.state.demanded_at);
                 let (name, issuer) = (name.clone(), each.issuer.clone());
                 each.told_by.clone_from(&told_by(&each.issuer, active));
                 let (active, shared) = (Arc::clone(active), Arc::clone(shared));

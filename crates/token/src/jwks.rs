@@ -254,6 +254,8 @@ pub struct FetchState {
     pub failures: u32,
     /// When a token asked for a key that is not there.
     pub wanted_at: Option<Timestamp>,
+    /// When the last fetch began that a token had asked for.
+    pub demanded_at: Option<Timestamp>,
 }
 
 /// What to do for one issuer.
@@ -268,7 +270,8 @@ pub enum FetchStep {
 /// Says whether an issuer's keys are to be fetched.
 ///
 /// At once if they never were; again after limit `jwksRefreshMs`, but in good time before `jwksMaxAgeMs`; earlier if a token asked
-/// for an unknown key, with limit `jwksRefetchFloorMs` between two fetches. After a failure the wait is 1 s and doubles up to 1 min. A
+/// for an unknown key, with limit `jwksRefetchFloorMs` between two fetches that tokens asked for: a refresh just before an issuer began to
+/// sign with a new key must not keep that key unknown. After a failure the wait is 1 s and doubles up to 1 min. A
 /// file is looked at every second.
 pub fn next(state: &FetchState, keys: &KeySource, limits: &Limits, now: Timestamp) -> FetchStep {
     let Some(attempted_at) = state.attempted_at else {
@@ -287,7 +290,8 @@ pub fn next(state: &FetchState, keys: &KeySource, limits: &Limits, now: Timestam
     let scheduled = state.fetched_at.filter(|at| *at <= now).map_or(attempted_at, |at| at.plus(refresh));
     // An ask from before the last attempt has had its answer.
     let wanted = state.wanted_at.filter(|at| *at >= attempted_at);
-    let floored = wanted.map(|_| attempted_at.plus(limits.duration(Limit::JwksRefetchFloorMs)));
+    let floor = limits.duration(Limit::JwksRefetchFloorMs);
+    let floored = wanted.map(|_| state.demanded_at.filter(|at| *at <= now).map_or(attempted_at, |at| at.plus(floor)));
     let due = floored.map_or(scheduled, |at| at.min(scheduled));
     let earliest = attempted_at.plus(back_off(state));
     let due = due.max(earliest);

@@ -193,3 +193,34 @@ async fn a_refresh_ends_what_was_verified_by_keys_that_are_gone() {
     issuer.rotate(JwtAlgorithm::Es256, "key-2");
     until(&sidecar, "a token by a key that is gone", &token, "401").await;
 }
+
+/// RFC 7517 §4.5: an issuer signs with a new key while the sidecar is in the middle of a fetch that brings the old ones.
+#[tokio::test]
+async fn a_key_rotated_in_the_middle_of_a_fetch_is_found_by_the_first_token_that_it_signed() {
+    let issuer = Issuer::generate(JwtAlgorithm::Es256, "key-1");
+    let server: IssuerServer = issuer.serve(TcpListener::bind("127.0.0.1:0").await.unwrap()).unwrap();
+    let limits = &[(Limit::JwksRefreshMs, 1000)];
+    let setup = Setup { policy: POLICY, issuers: vec![trusted(&server)], limits, ..Setup::default() };
+    let sidecar = Sidecar::start(application().await, setup).await;
+    assert!(with_token(&sidecar, &issuer.mint(&claims(&server, json!({})))).await.starts_with("HTTP/1.1 200"));
+    // What it answers is what it had when it was asked.
+    server.behave(Behaviour::Slow(Duration::from_millis(500)));
+    let asked = server.fetches().jwks;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while server.fetches().jwks == asked {
+        assert!(tokio::time::Instant::now() < deadline, "no refresh: {}", sidecar.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    issuer.rotate(JwtAlgorithm::Es256, "key-2");
+    let header = json!({ "alg": "ES256", "typ": "JWT", "kid": "key-2" });
+    let answer = with_token(&sidecar, &issuer.mint_with_header(&header, &claims(&server, json!({})))).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}\n{}", sidecar.log());
+    // Two fetches that tokens asked for are thirty seconds apart.
+    let known = server.fetches().jwks;
+    let header = json!({ "alg": "ES256", "typ": "JWT", "kid": "invented" });
+    for number in 0..5 {
+        let token = issuer.mint_with_header(&header, &claims(&server, json!({ "sub": format!("user-{number}") })));
+        assert!(with_token(&sidecar, &token).await.contains("token_key_unknown"));
+    }
+    assert!(server.fetches().jwks - known <= 3, "invented keys made it ask {} times", server.fetches().jwks - known);
+}

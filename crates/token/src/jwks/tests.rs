@@ -191,7 +191,9 @@ fn the_schedule_says_fetch_or_until_when() {
         attempted_at: attempted.map(seconds),
         failures,
         wanted_at: wanted.map(seconds),
+        demanded_at: None,
     };
+    let demanded = |at, state: FetchState| FetchState { demanded_at: Some(seconds(at)), ..state };
     let wait = |at| FetchStep::WaitUntil(seconds(at));
     for (name, state, now, expected) in [
         ("never tried", state(None, None, 0, None), 0, FetchStep::Fetch),
@@ -207,11 +209,14 @@ fn the_schedule_says_fetch_or_until_when() {
         ("first never ended", state(None, Some(0), 0, None), 0, wait(1)),
         ("refresh failed", state(Some(0), Some(300), 1, None), 300, wait(301)),
         ("refresh failed again", state(Some(0), Some(301), 3, None), 302, wait(305)),
-        ("asked, floor over", state(Some(0), Some(0), 0, Some(40)), 40, FetchStep::Fetch),
-        ("asked, floor not over", state(Some(0), Some(0), 0, Some(10)), 10, wait(30)),
-        ("asked just before refresh", state(Some(0), Some(280), 0, Some(290)), 299, wait(300)),
+        ("asked for the first time", state(Some(0), Some(0), 0, Some(1)), 1, FetchStep::Fetch),
+        ("asked just after a refresh", demanded(40, state(Some(299), Some(299), 0, Some(299))), 299, FetchStep::Fetch),
+        ("asked, floor over", demanded(0, state(Some(0), Some(0), 0, Some(40))), 40, FetchStep::Fetch),
+        ("asked, floor not over", demanded(0, state(Some(0), Some(0), 0, Some(10))), 10, wait(30)),
+        ("asked just before refresh", demanded(280, state(Some(0), Some(280), 0, Some(290))), 299, wait(300)),
+        ("asked, and the last ask is ahead", demanded(500, state(Some(0), Some(0), 0, Some(10))), 10, FetchStep::Fetch),
         ("asked before the last attempt", state(Some(50), Some(50), 0, Some(49)), 90, wait(350)),
-        ("asked, and the last fetch failed", state(Some(0), Some(100), 1, Some(101)), 102, wait(130)),
+        ("asked, and the last fetch failed", demanded(100, state(Some(0), Some(100), 1, Some(101))), 102, wait(130)),
         ("asked, never fetched, failing", state(None, Some(0), 6, Some(5)), 5, wait(32)),
         ("the clock was set back", state(Some(5000), Some(5000), 0, None), 100, FetchStep::Fetch),
         ("the clock was set back during a fetch", state(Some(5000), Some(90), 0, None), 100, FetchStep::Fetch),
@@ -237,7 +242,7 @@ fn fetches_under_attack(mut state: FetchState, span: Duration, step: Duration, i
         state.wanted_at = Some(now);
         if next(&state, &KeySource::Discovery, &Limits::default(), now) == FetchStep::Fetch {
             fetches += 1;
-            state.attempted_at = Some(now);
+            (state.attempted_at, state.demanded_at) = (Some(now), Some(now));
             state.wanted_at = None;
             if is_up {
                 state.fetched_at = Some(now);
