@@ -19,7 +19,7 @@ const DIRECTION: [(&str, &[&str]); 15] = [
     ("wire", &["model"]),
     ("proxy", &["capture", "identity", "message", "model", "policy", "token", "wire"]),
     ("control", &["config", "identity", "model", "policy", "wire"]),
-    ("cli", &["config", "model", "policy", "wire"]),
+    ("cli", &["config", "model", "policy", "token", "wire"]),
     ("testkit", &["identity", "model"]),
     ("fuzz", &["message", "model", "policy", "proxy"]),
     ("bank", &["config", "identity", "model", "testkit"]),

@@ -9,6 +9,7 @@ mod identity;
 mod issuers;
 mod join_token;
 mod operator;
+mod origin;
 mod output;
 mod status;
 mod token;
@@ -54,7 +55,7 @@ enum Verb {
     /// Revoke certificates
     #[command(subcommand)]
     Identity(Identity),
-    /// Revoke tokens, and see which are
+    /// Say why a token is good or bad; revoke tokens, and see which are
     #[command(subcommand)]
     Token(token::Token),
     /// Ask about decisions
@@ -128,4 +129,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Verb::JoinToken { workload, out, at } => join_token::run(&workload, &out, &at, output).await,
         Verb::ExecChild(_) => Ok(ExitCode::from(2)),
     }
+}
+
+/// Where 1 is an answer, what could not be asked is 2.
+fn or_two(outcome: anyhow::Result<ExitCode>) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("rondel: {}", model::told(error.as_ref()));
+        ExitCode::from(2)
+    })
 }

@@ -51,7 +51,7 @@ fn played(block: &str) -> String {
 #[test]
 fn the_commands_in_the_documents_print_what_the_documents_show() {
     let mut blocks = 0;
-    for file in ["docs/policies.md", "docs/policy-checks.md"] {
+    for file in ["docs/policies.md", "docs/policy-checks.md", "docs/tokens/checking.md"] {
         let path = root().join(file);
         let text = std::fs::read_to_string(&path).expect(file);
         let mut mended = String::new();
@@ -96,6 +96,47 @@ fn the_worked_policies_are_shown_as_they_stand_in_their_files_and_pass_their_cas
         assert_eq!(code, 0, "{told}");
         let (code, told) = run(&["authz", "check", mesh, "--deny", "warnings"]);
         assert_eq!(code, 0, "{told}");
+    }
+}
+
+/// A token of the issuer of `docs/examples/tokens/mesh`, whose key is that of RFC 8037 appendix A.
+fn minted(payload: &serde_json::Value) -> String {
+    use aws_lc_rs::signature::Ed25519KeyPair;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").expect("base64url");
+    let key = Ed25519KeyPair::from_seed_unchecked(&seed).expect("a key");
+    let header = serde_json::json!({ "alg": "EdDSA", "kid": "k1", "typ": "at+jwt" });
+    let signed = [&header, payload].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes())))
+}
+
+/// The claims of the example's good token, with changes; `null` takes one out. It lives from noon to one.
+fn claims(changes: &serde_json::Value) -> serde_json::Value {
+    let mut claims = serde_json::json!({
+        "iss": "https://login.shop.example", "sub": "tina", "aud": "shop", "client_id": "till-app", "jti": "7b1a",
+        "iat": 1_796_040_000, "exp": 1_796_043_600, "scope": "pay read", "acr": "gold",
+        "realm_access": { "roles": ["teller"] }, "https://shop.example/country": "DE",
+    });
+    let members = claims.as_object_mut().expect("object");
+    members.extend(changes.as_object().expect("object").clone());
+    members.retain(|_, value| !value.is_null());
+    claims
+}
+
+#[test]
+fn the_example_tokens_are_what_the_example_issuer_would_make() {
+    for (name, changes) in [
+        ("tina", serde_json::json!({})),
+        ("guest", serde_json::json!({ "scope": "read", "acr": "bronze", "aud": ["shop", "blog"] })),
+        ("bound", serde_json::json!({ "cnf": { "x5t#S256": "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0" } })),
+    ] {
+        let path = root().join(format!("docs/examples/tokens/{name}.jwt"));
+        let token = format!("{}\n", minted(&claims(&changes)));
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, &token).expect("write");
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), token, "{name}: UPDATE=1 writes it");
     }
 }
 
@@ -244,4 +285,88 @@ fn what_may_be_done_is_told_by_the_exit_code() {
     }
     let (code, told) = run(&["authz", "can", "--as", "bank/web", "--state", "/no/such/state", "GET", "/"]);
     assert!(code == 2 && told.contains("no control plane answers"), "{code} {told}");
+}
+
+#[test]
+fn whether_a_token_is_good_is_told_by_the_exit_code() {
+    let (mesh, noon) = ("docs/examples/tokens/mesh", "2026-11-30T12:00:00Z");
+    let check = |token: &str, more: &[&str]| {
+        let fixed = ["token", "check", token, "--for", "shop/till", "--offline", mesh, "--at", noon];
+        run(&[fixed.as_slice(), more].concat())
+    };
+    let of = |changes: serde_json::Value| minted(&claims(&changes));
+    let good = of(serde_json::json!({}));
+    for (name, token, code, told) in [
+        ("good", good.clone(), 0, "GOOD"),
+        ("with its scheme", format!("Bearer {good}"), 0, "GOOD"),
+        (
+            "expired",
+            of(serde_json::json!({ "exp": 1_796_028_480 })),
+            1,
+            "NO  exp                2026-11-30T08:48:00.000Z, 3 h 12 min ago",
+        ),
+        ("another audience", of(serde_json::json!({ "aud": "blog" })), 1, "REFUSED (token_audience)"),
+        ("no scope", of(serde_json::json!({ "scope": null })), 1, "answer   403 token_scope"),
+        ("no scope", of(serde_json::json!({ "scope": null })), 1, "error=\"insufficient_scope\""),
+        ("no gold", of(serde_json::json!({ "acr": "tin" })), 1, "error=\"insufficient_user_authentication\""),
+        ("of nobody", of(serde_json::json!({ "iss": "https://evil.example" })), 1, "one of https://login.shop.example (`login`)"),
+        ("no profile", of(serde_json::json!({ "jti": null })), 1, "NO  profile"),
+        ("a letter more", format!("{good}A"), 1, "\"reason\": \"token_signature\""),
+        ("two", format!("{good} {good}"), 1, "NO  place"),
+        ("no token", "opaque".to_owned(), 1, "REFUSED (token_malformed)"),
+    ] {
+        let (got, text) = check(&token, &["--output", if told.starts_with('"') { "json" } else { "text" }]);
+        assert!(got == code && text.contains(told), "{name}: {got} {text}");
+        let signature = token.rsplit('.').next().expect("a part");
+        assert!(signature.len() < 10 || !text.contains(&signature[..10]), "{name}: the signature is shown: {text}");
+    }
+    let dir = tempfile::tempdir().expect("directory");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("write");
+        path.to_str().expect("path").to_owned()
+    };
+    let yaml = std::fs::read_to_string(root().join(mesh).join("mesh.yaml")).expect("mesh");
+    let (before, after) = yaml.split_once("  jwks:\n").expect("keys");
+    let (keys, after) = after.split_once("  claims:\n").expect("claims");
+    let (_, jwk) = keys.split_once("- ").expect("a key");
+    let asked = "  introspection: { clientId: till, authentication: tls_client_auth, prefix: op_ }\n";
+    file("mesh.yaml", &format!("{before}{asked}  claims:\n{after}"));
+    let quoted = jwk.trim().replace("{ ", "{ \"").replace(" }", "\" }").replace(": ", "\": \"").replace(", ", "\", \"");
+    let jwks = file("jwks.json", &format!("{{ \"keys\": [ {quoted} ] }}"));
+    let elsewhere = dir.path().to_str().expect("path").to_owned();
+    let fetched = |token: &str, more: &[&str]| {
+        let fixed = ["token", "check", token, "--for", "shop/till", "--offline", &elsewhere, "--at", noon];
+        run(&[fixed.as_slice(), more].concat())
+    };
+    let (code, told) = fetched(&good, &[]);
+    assert!(
+        code == 3 && told.contains("UNKNOWN") && told.contains("give them with --keys FILE") && told.contains("subject  tina"),
+        "{told}"
+    );
+    let (code, told) = fetched(&good, &["--keys", &jwks]);
+    assert!(code == 0 && told.contains("(--keys)"), "{told}");
+    let (code, told) = fetched(&of(serde_json::json!({ "aud": "blog" })), &[]);
+    assert!(code == 1 && told.contains("its signature could not be checked"), "{told}");
+    let (code, told) = fetched("op_2YotnFZFEjr1zCsicMWpAA", &["--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&told).expect("json");
+    assert!(code == 3 && json["verdict"] == "unknown" && told.contains("as client `till` by tls_client_auth"), "{told}");
+    let (huge, empty, foreign) =
+        (file("huge", &"a".repeat(1024 * 1024 + 1)), file("empty", "\n"), file("foreign", "{\"keys\":[]}"));
+    for (token, more, part) in [
+        (format!("@{huge}"), &[][..], "more than 1048576 bytes"),
+        (format!("@{empty}"), &[], "there is no token"),
+        ("@/no/such".to_owned(), &[], "`/no/such`"),
+        (good.clone(), &["--keys", &foreign], "no usable key"),
+        (good.clone(), &["--certificate", &jwks], "no PEM certificate"),
+    ] {
+        let (code, told) = check(&token, more);
+        assert!(code == 2 && told.contains(part), "{code} {told}");
+    }
+    let (code, told) = run(&["token", "check", "x", "--for", "shop/till", "--offline", mesh, "--at", "noon"]);
+    assert!(code == 2 && told.contains("is neither `now`"), "{told}");
+    let (code, told) = run(&["token", "check", "x", "--for", "shop/tull", "--offline", mesh]);
+    assert!(code == 2 && told.contains("did you mean `shop/till`?"), "{told}");
+    let (code, told) = run(&["token", "check", "x", "--for", "shop/till", "--state", "/no/such/state"]);
+    assert!(code == 2 && told.contains("no control plane answers"), "{told}");
 }

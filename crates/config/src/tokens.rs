@@ -35,6 +35,10 @@ pub(crate) fn requirements(document: Document<'_>, spec: &IssuerSpec, errors: &m
     let Some(written) = &spec.require else { return Requirements { clock_skew, ..Requirements::default() } };
     let (require, place) = (&written.value, written.defined);
     let sender = sender(document, require, errors);
+    if let (Some(profile), Some(_)) = (&require.profile, &spec.jwt_svid) {
+        let message = "`profile` beside `jwtSvid`: a JWT-SVID says `JWT` or `JOSE`, and none is of RFC 9068; remove one of them";
+        errors.at(document, profile.defined, message);
+    }
     let dpop_nonce = require.dpop_nonce.as_ref().is_some_and(|wanted| wanted.value);
     if let (true, Some(wanted)) =
         (dpop_nonce && !matches!(sender, SenderConstraint::Dpop | SenderConstraint::Any), &require.dpop_nonce)

@@ -14,6 +14,7 @@ pub mod reason;
 pub mod roles;
 pub mod shadow;
 pub mod snapshot;
+mod status;
 pub mod time;
 pub mod token;
 

@@ -91,7 +91,8 @@ impl fmt::Display for ClaimPath {
 /// What an issuer's tokens must fulfil beyond signature, audience and time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
-    /// The profile of RFC 9068: `typ` is `at+jwt`, and `sub`, `client_id`, `iat` and `jti` are there (§2.2).
+    /// The profile of RFC 9068: `typ` is `at+jwt`, and `sub`, `client_id`, `iat` and `jti` are there (§2.2). It is one of JWTs: what an
+    /// issuer says of an opaque token is not held to it.
     pub at_jwt: bool,
     /// Scopes that a token must have, all of them (RFC 6749 §3.3).
     pub scopes: Vec<String>,

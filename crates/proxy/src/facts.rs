@@ -122,6 +122,11 @@ impl FactsRefusal {
 }
 
 impl Facts {
+    /// Whether the caller wants to read something, and nothing else.
+    pub fn is_read(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD) && self.upgrade.is_none()
+    }
+
     /// Reads the facts of a request of HTTP/1 or HTTP/2.
     ///
     /// # Errors

@@ -11,7 +11,6 @@ pub mod application_svid;
 pub mod authenticate;
 pub mod body;
 pub mod buffer;
-pub mod challenge;
 pub mod clock;
 pub mod connection;
 pub mod control_link;

@@ -1,7 +1,6 @@
-//! Refusals as answers. The only file that knows HTTP status codes.
+//! Refusals as answers.
 
 use crate::body::HeldRefusal;
-use crate::challenge::challenges;
 use crate::clock;
 use crate::connection::Connection;
 use crate::exchange::Downstream;
@@ -96,71 +95,9 @@ impl Refusal {
     }
 }
 
-/// The status of a refusal (RFC 9110 §15). Total, so that a new reason must be given one.
-pub const fn status(reason: Reason) -> StatusCode {
-    match reason {
-        Reason::RequestMalformed
-        | Reason::FramingAmbiguous
-        | Reason::HostInvalid
-        | Reason::PathInvalid
-        | Reason::BodyIncomplete
-        | Reason::BodyAmbiguous
-        | Reason::TokenTwice
-        | Reason::PlaintextRefused
-        | Reason::PortUnknown
-        | Reason::RedirectLoop
-        | Reason::HandshakeFailed
-        | Reason::CallerGone
-        | Reason::Flooding
-        | Reason::IdleTimeout => StatusCode::BAD_REQUEST,
-        Reason::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
-        Reason::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Reason::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
-        Reason::TokenMissing
-        | Reason::TokenMalformed
-        | Reason::TokenAlgorithm
-        | Reason::TokenIssuerUnknown
-        | Reason::TokenKeyUnknown
-        | Reason::TokenSignature
-        | Reason::TokenAudience
-        | Reason::TokenInactive
-        | Reason::TokenExpired
-        | Reason::TokenNotYetValid
-        | Reason::TokenClaim
-        | Reason::TokenRevoked
-        | Reason::TokenStepUp
-        | Reason::TokenSender
-        | Reason::DpopProof
-        | Reason::DpopNonce => StatusCode::UNAUTHORIZED,
-        Reason::TokenScope | Reason::DeniedByPolicy | Reason::NotPermitted | Reason::PolicyError | Reason::EgressRefused => {
-            StatusCode::FORBIDDEN
-        }
-        Reason::PeerCertificateMissing
-        | Reason::PeerUntrusted
-        | Reason::PeerRevoked
-        | Reason::PeerExpired
-        | Reason::PeerNotYetValid
-        | Reason::PeerProfile
-        | Reason::PeerUnexpected
-        | Reason::HandshakeTimeout
-        | Reason::UpstreamConnect
-        | Reason::UpstreamHandshake
-        | Reason::IdentityRefused
-        | Reason::UpstreamReset
-        | Reason::UpstreamMalformed
-        | Reason::ApplicationConnect
-        | Reason::ApplicationReset
-        | Reason::ApplicationMalformed => StatusCode::BAD_GATEWAY,
-        Reason::UpstreamTimeout | Reason::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Reason::IssuerUnavailable
-        | Reason::UpstreamNoEndpoint
-        | Reason::NotReady
-        | Reason::Draining
-        | Reason::Overloaded
-        | Reason::ConnectionAge => StatusCode::SERVICE_UNAVAILABLE,
-        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
+/// The status of a refusal.
+pub fn status(reason: Reason) -> StatusCode {
+    StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// What a caller is told beyond the reason: only of limits on size, where it must know which, and how far it went beyond.
@@ -243,7 +180,13 @@ pub async fn refuse(refusal: Refusal, form: Form, mut entry: Entry, down: &mut D
     let detail = refusal.to_string();
     let active = connection.shared.active();
     let resource = active.as_ref().and_then(|active| active.resource.as_ref());
-    let challenges = challenges(&refusal, active.as_ref().map(|active| &active.snapshot), resource);
+    let snapshot = active.as_ref().map(|active| &active.snapshot);
+    let challenges = match &refusal {
+        Refusal::Token(refusal) => token::challenges(Some(refusal), snapshot, resource),
+        // A token could be what is missing.
+        _ if reason == Reason::TokenMissing => token::challenges(None, snapshot, resource),
+        _ => Vec::new(),
+    };
     let mut more: Vec<(&str, String)> = challenges.into_iter().map(|value| ("www-authenticate", value)).collect();
     if let Refusal::Token(token::Refusal::ProofNonce { nonce }) = &refusal {
         more.push(("dpop-nonce", nonce.clone()));

@@ -77,7 +77,7 @@ async fn inbound(
     entry.place = Some(connection.shared.gate.enter(&active.snapshot.limits).await?);
 
     // Whoever asks is told which tokens are wanted.
-    if let Some(document) = active.resource.as_ref().and_then(|own| own.asked(facts)) {
+    if let Some(document) = active.resource.as_ref().filter(|_| facts.is_read()).and_then(|own| own.document_at(&facts.path)) {
         return Ok(Box::pin(reply::document(document, entry, down)).await);
     }
 

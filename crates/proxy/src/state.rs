@@ -1,6 +1,5 @@
 //! What all connections of the process share: three live cells, each replaced whole, and the things that count.
 
-use crate::challenge::Resource;
 use crate::clock;
 use crate::gate::Gate;
 use crate::introspect::Introspections;
@@ -30,7 +29,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
-use token::{KeySets, Proofs, Revocations, TokenCache};
+use token::{KeySets, Proofs, Resource, Revocations, TokenCache};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 

@@ -5,8 +5,8 @@ use crate::refusal::Refusal;
 use crate::require;
 use crate::verify::Rules;
 use model::authz::AttributeType;
-use model::snapshot::{KeySource, TokenIssuer};
-use model::{AttributeValue, ClaimPath, Limit, SpiffeId, Timestamp, User};
+use model::snapshot::{ClaimMapping, KeySource, TokenIssuer};
+use model::{AttributeValue, ClaimPath, Limit, Limits, SpiffeId, Timestamp, User};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::time::Duration;
@@ -63,8 +63,13 @@ pub(crate) struct Said {
 
 /// Judges a payload that its issuer vouched for: by whom and for whom, for now, and everything that `require` demands.
 pub(crate) fn judge(payload: &Object, issuer: &TokenIssuer, rules: &Rules<'_>, now: Timestamp) -> Result<Judged, Refusal> {
-    let skew = issuer.require.clock_skew.unwrap_or_else(|| rules.limits.duration(Limit::ClockSkewMs));
-    let expires_at = check(payload, issuer, skew, now)?;
+    let skew = skew(issuer, rules.limits);
+    audience(payload, issuer)?;
+    let expires_at = expires(payload, skew, now)?;
+    // A token from the future (`iat`) tells of a wrong clock, and its `exp` cannot be trusted more than that.
+    for claim in ["nbf", "iat"] {
+        begun(payload, claim, skew, now)?;
+    }
     let (certificate, key) = require::binding(payload)?;
     let user = user(payload, issuer)?;
     let logged_in_until = require::fulfilled(payload, &user, issuer, skew, now)?;
@@ -81,28 +86,29 @@ pub(crate) fn judge(payload: &Object, issuer: &TokenIssuer, rules: &Rules<'_>, n
     Ok(Judged { user, said, expires_at, holds_until })
 }
 
-/// Checks that the token is for us, and for now. Returns its `exp`.
-fn check(payload: &Object, issuer: &TokenIssuer, skew: Duration, now: Timestamp) -> Result<Timestamp, Refusal> {
-    audience(payload, issuer)?;
+/// The clock difference that is tolerated in an issuer's tokens.
+pub(crate) fn skew(issuer: &TokenIssuer, limits: &Limits) -> Duration {
+    issuer.require.clock_skew.unwrap_or_else(|| limits.duration(Limit::ClockSkewMs))
+}
+
+/// RFC 7519 §4.1.4: now must be before `exp`, which is returned.
+pub(crate) fn expires(payload: &Object, skew: Duration, now: Timestamp) -> Result<Timestamp, Refusal> {
     let expires_at = moment("exp", required(payload, "exp")?)?;
-    // RFC 7519 §4.1.4: now must be before `exp`.
     if now >= expires_at.plus(skew) {
         return Err(Refusal::Expired { ago: now.since(expires_at) });
-    }
-    // A token from the future (`iat`) tells of a wrong clock, and its `exp` cannot be trusted more than that.
-    for claim in ["nbf", "iat"] {
-        if let Some(value) = payload.get(claim) {
-            let at = moment(claim, value)?;
-            if now.plus(skew) < at {
-                return Err(Refusal::NotYetValid { claim, ahead: at.since(now) });
-            }
-        }
     }
     Ok(expires_at)
 }
 
+/// RFC 7519 §4.1.5, §4.1.6: `nbf` and `iat`, where they are said, must not be ahead.
+pub(crate) fn begun(payload: &Object, claim: &'static str, skew: Duration, now: Timestamp) -> Result<(), Refusal> {
+    let Some(value) = payload.get(claim) else { return Ok(()) };
+    let at = moment(claim, value)?;
+    if now.plus(skew) < at { Err(Refusal::NotYetValid { claim, ahead: at.since(now) }) } else { Ok(()) }
+}
+
 /// RFC 7519 §4.1.3: one text or a list of texts; one of them must be ours.
-fn audience(payload: &Object, issuer: &TokenIssuer) -> Result<(), Refusal> {
+pub(crate) fn audience(payload: &Object, issuer: &TokenIssuer) -> Result<(), Refusal> {
     let audience = required(payload, "aud")?;
     let given = match audience {
         Json::Text(one) => Some(vec![one.as_str()]),
@@ -117,39 +123,56 @@ fn audience(payload: &Object, issuer: &TokenIssuer) -> Result<(), Refusal> {
 
 /// The user that the claims describe.
 fn user(payload: &Object, issuer: &TokenIssuer) -> Result<User, Refusal> {
+    let subject = subject(payload)?;
+    let roles = roles(payload, issuer)?;
+    let scopes = scopes(payload)?;
+    let mut attributes = BTreeMap::new();
+    for (name, mapping) in &issuer.attributes {
+        if let Some(value) = attribute(payload, mapping)? {
+            attributes.insert(name.clone(), value);
+        }
+    }
+    Ok(User { issuer: issuer.name.clone(), subject, roles, scopes, attributes })
+}
+
+/// RFC 7519 §4.1.2. Whom the token is about.
+pub(crate) fn subject(payload: &Object) -> Result<String, Refusal> {
     let subject = required(payload, "sub")?.text().unwrap_or_default();
     // The subject becomes a header's value and a log field: a line break in it could forge either.
     if subject.is_empty() || subject.chars().any(char::is_control) {
         return Err(wrong("sub", "a text with at least one and no control character"));
     }
-    let roles = match &issuer.roles_claim {
-        Some(claim) => words(at(payload, claim), claim)?.unwrap_or_default(),
-        None => Vec::new(),
-    };
-    // RFC 8693 §4.2 says `scope`; `scp` is what several issuers write instead.
-    let scopes = match words(payload.get("scope"), &"scope")? {
-        Some(scopes) => scopes,
-        None => words(payload.get("scp"), &"scp")?.unwrap_or_default(),
-    };
-    let mut attributes = BTreeMap::new();
-    for (name, mapping) in &issuer.attributes {
-        if let Some(value) = at(payload, &mapping.claim) {
-            attributes.insert(name.clone(), attribute(&mapping.claim, mapping.kind, value)?);
-        }
-    }
-    Ok(User { issuer: issuer.name.clone(), subject: subject.to_owned(), roles, scopes, attributes })
+    Ok(subject.to_owned())
 }
 
-/// A claim's value as an attribute of exactly the declared type; nothing is converted.
-fn attribute(claim: &ClaimPath, kind: AttributeType, value: &Json) -> Result<AttributeValue, Refusal> {
-    let value = match (kind, value) {
+/// The roles that the claim lists which is mapped to them.
+pub(crate) fn roles(payload: &Object, issuer: &TokenIssuer) -> Result<Vec<String>, Refusal> {
+    match &issuer.roles_claim {
+        Some(claim) => Ok(words(at(payload, claim), claim)?.unwrap_or_default()),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What the token may be used for.
+pub(crate) fn scopes(payload: &Object) -> Result<Vec<String>, Refusal> {
+    // RFC 8693 §4.2 says `scope`; `scp` is what several issuers write instead.
+    match words(payload.get("scope"), &"scope")? {
+        Some(scopes) => Ok(scopes),
+        None => Ok(words(payload.get("scp"), &"scp")?.unwrap_or_default()),
+    }
+}
+
+/// A claim's value as an attribute of exactly the declared type; nothing is converted. `None` if the claim is not there.
+pub(crate) fn attribute(payload: &Object, mapping: &ClaimMapping) -> Result<Option<AttributeValue>, Refusal> {
+    let Some(value) = at(payload, &mapping.claim) else { return Ok(None) };
+    let value = match (mapping.kind, value) {
         (AttributeType::Long, Json::Integer(number)) => Some(AttributeValue::Long(*number)),
         (AttributeType::Boolean, Json::Boolean(flag)) => Some(AttributeValue::Boolean(*flag)),
         (AttributeType::String, Json::Text(text)) => Some(AttributeValue::String(text.clone())),
         (AttributeType::StringSet, list) => list.texts().map(|texts| AttributeValue::StringSet(distinct(texts))),
         _ => None,
     };
-    value.ok_or_else(|| wrong(claim, kind.as_str()))
+    value.map(Some).ok_or_else(|| wrong(&mapping.claim, mapping.kind.as_str()))
 }
 
 /// A claim that is a list of texts, or one text of words with spaces between (RFC 6749 §3.3). `None` if it is absent.

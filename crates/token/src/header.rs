@@ -48,9 +48,25 @@ fn object(part: &str, not_base64: &'static str, not_object: &'static str, twice:
 pub(crate) struct Header<'a> {
     pub(crate) algorithm: JwtAlgorithm,
     pub(crate) key_id: Option<&'a str>,
-    /// Its `typ` says that it is of the profile of RFC 9068.
-    pub(crate) is_at_jwt: bool,
+    pub(crate) typ: Type,
 }
+
+/// What a header's `typ` says (RFC 7515 §4.1.9). Tokens with another purpose say another type (RFC 8725 §3.11), such as `dpop+jwt` or
+/// `logout+jwt`: those are refused before their issuer is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Type {
+    /// Nothing.
+    Unsaid,
+    /// `JWT` (RFC 7519 §5.1).
+    Jwt,
+    /// `at+jwt`: of the profile of RFC 9068.
+    AtJwt,
+    /// `JOSE`, which a JWT-SVID may say (SPIFFE JWT-SVID §2.3).
+    Jose,
+}
+
+/// The rule of what an access token may say.
+pub(crate) const TYPE_RULE: &str = "its `typ` is neither JWT nor at+jwt";
 
 impl<'a> Header<'a> {
     pub(crate) fn read(object: &'a Object) -> Result<Self, Refusal> {
@@ -67,20 +83,17 @@ impl<'a> Header<'a> {
         if object.get("b64").is_some_and(|value| *value != Json::Boolean(true)) {
             return Err(malformed("its header has `b64` other than true"));
         }
-        let (is_access_token, is_at_jwt) = match object.get("typ") {
-            None => (true, false),
-            Some(Json::Text(word)) => (is_access_token(word), is_at_jwt(word)),
-            Some(_) => (false, false),
+        let typ = match object.get("typ") {
+            None => Type::Unsaid,
+            Some(Json::Text(word)) => typ(word).ok_or(malformed(TYPE_RULE))?,
+            Some(_) => return Err(malformed(TYPE_RULE)),
         };
-        if !is_access_token {
-            return Err(malformed("its `typ` is neither JWT nor at+jwt"));
-        }
         let key_id = match object.get("kid") {
             None => None,
             Some(Json::Text(kid)) => Some(kid.as_str()),
             Some(_) => return Err(malformed("its `kid` is not a text")),
         };
-        Ok(Self { algorithm, key_id, is_at_jwt })
+        Ok(Self { algorithm, key_id, typ })
     }
 }
 
@@ -90,12 +103,13 @@ pub(crate) fn algorithm(word: &str) -> Option<JwtAlgorithm> {
     JwtAlgorithm::ALL.into_iter().find(|each| each.as_str() == word)
 }
 
-/// RFC 7515 §4.1.9 lets `application/` be left out, and RFC 9068 §4 wants both forms read. Tokens with another purpose say
-/// another type (RFC 8725 §3.11), such as `dpop+jwt` or `logout+jwt`.
-fn is_access_token(typ: &str) -> bool {
-    is_at_jwt(typ) || ["JWT", "application/jwt"].iter().any(|each| typ.eq_ignore_ascii_case(each))
-}
-
-fn is_at_jwt(typ: &str) -> bool {
-    ["at+jwt", "application/at+jwt"].iter().any(|each| typ.eq_ignore_ascii_case(each))
+/// RFC 7515 §4.1.9 lets `application/` be left out, and RFC 9068 §4 wants both forms read.
+fn typ(word: &str) -> Option<Type> {
+    let is = |known: &[&str]| known.iter().any(|each| word.eq_ignore_ascii_case(each));
+    match word {
+        _ if is(&["at+jwt", "application/at+jwt"]) => Some(Type::AtJwt),
+        _ if is(&["JWT", "application/jwt"]) => Some(Type::Jwt),
+        _ if is(&["JOSE"]) => Some(Type::Jose),
+        _ => None,
+    }
 }

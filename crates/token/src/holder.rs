@@ -42,24 +42,9 @@ pub fn held<'p>(
     now: Timestamp,
 ) -> Result<Nonces, Refusal> {
     let said = claims.said();
-    match claims.sender() {
-        SenderConstraint::Certificate if said.certificate.is_none() => {
-            return Err(not_holder("the token is not bound to a certificate, as `require.sender` of its issuer demands"));
-        }
-        SenderConstraint::Dpop if said.key.is_none() => {
-            return Err(not_holder("the token is not bound to a key, as `require.sender` of its issuer demands"));
-        }
-        SenderConstraint::Any if said.certificate.is_none() && said.key.is_none() => {
-            return Err(not_holder(
-                "the token is bound to neither certificate nor key, as `require.sender` of its issuer demands",
-            ));
-        }
-        SenderConstraint::None | SenderConstraint::Certificate | SenderConstraint::Dpop | SenderConstraint::Any => {}
-    }
-    if let Some(certificate) = &said.certificate
-        && caller.certificate != Some(hexadecimal(certificate).as_str())
-    {
-        return Err(not_holder("the token is bound to another certificate than the caller's"));
+    is_bound(claims.sender(), said.certificate.is_some(), said.key.is_some())?;
+    if let Some(certificate) = &said.certificate {
+        is_certificate(certificate, caller.certificate)?;
     }
     match (&said.key, presented.scheme) {
         (None, Scheme::Bearer) => Ok(Nonces::default()),
@@ -79,11 +64,33 @@ pub fn held<'p>(
     }
 }
 
+/// Whether a token is bound in the way that its issuer's configuration demands.
+pub(crate) const fn is_bound(demanded: SenderConstraint, to_certificate: bool, to_key: bool) -> Result<(), Refusal> {
+    match demanded {
+        SenderConstraint::Certificate if !to_certificate => {
+            Err(not_holder("the token is not bound to a certificate, as `require.sender` of its issuer demands"))
+        }
+        SenderConstraint::Dpop if !to_key => {
+            Err(not_holder("the token is not bound to a key, as `require.sender` of its issuer demands"))
+        }
+        SenderConstraint::Any if !to_certificate && !to_key => {
+            Err(not_holder("the token is bound to neither certificate nor key, as `require.sender` of its issuer demands"))
+        }
+        SenderConstraint::None | SenderConstraint::Certificate | SenderConstraint::Dpop | SenderConstraint::Any => Ok(()),
+    }
+}
+
+/// Whether the caller's certificate, told by its SHA-256 in lower-case hexadecimal, is the one that a token is bound to (RFC 8705 §3).
+pub(crate) fn is_certificate(bound_to: &[u8; 32], caller: Option<&str>) -> Result<(), Refusal> {
+    let is_it = caller == Some(hexadecimal(bound_to).as_str());
+    if is_it { Ok(()) } else { Err(not_holder("the token is bound to another certificate than the caller's")) }
+}
+
 const fn not_holder(rule: &'static str) -> Refusal {
     Refusal::NotHolder { rule, by_proof: false }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
         // A String takes everything.
         let _written = write!(text, "{byte:02x}");

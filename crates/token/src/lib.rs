@@ -10,13 +10,16 @@
 //! - `introspection.rs` which issuer an opaque token is for and what its answer is worth, `assertion.rs` a client that shows its key
 //! - `require.rs` what an issuer's configuration demands beyond that, `revocation.rs` what the operator has revoked
 //! - `holder.rs` whether the token is the caller's own, `dpop.rs` the proof of that, `replay.rs` that it comes once
+//! - `challenge.rs` what a caller is told of the tokens that are wanted, `explain.rs` what a person is told of one
 //! - `cache.rs` remembers what was verified, `inactive.rs` what its issuer would not have
 //! - `json.rs` JSON in which no key stands twice
 
 mod assertion;
 mod cache;
+mod challenge;
 mod claims;
 mod dpop;
+mod explain;
 mod header;
 mod holder;
 mod inactive;
@@ -32,7 +35,9 @@ mod revocation;
 mod verify;
 
 pub use cache::{Generation, TokenCache};
+pub use challenge::{Resource, challenges};
 pub use dpop::Asked;
+pub use explain::{Explained, Known, Outcome, Step, Verdict, explain, spoken};
 pub use holder::{Caller, Nonces, held};
 pub use inactive::InactiveTokens;
 pub use jwks::KeySetError;

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// LIMIT: bytes of a header that tells the application of a claim.
 const TOLD_BYTES_MAX: usize = 4096;
 
-/// Checks profile, claims, scopes and login, in this order. Gives the moment from which on the login is too long ago.
+/// Checks claims, scopes and login, in this order. Gives the moment from which on the login is too long ago.
 pub(crate) fn fulfilled(
     payload: &Object,
     user: &User,
@@ -21,49 +21,68 @@ pub(crate) fn fulfilled(
     skew: Duration,
     now: Timestamp,
 ) -> Result<Option<Timestamp>, Refusal> {
-    let require = &issuer.require;
-    if require.at_jwt {
-        // RFC 9068 §2.2; `iss`, `exp`, `aud` and `sub` are demanded of every token.
-        moment("iat", required(payload, "iat")?)?;
-        for claim in ["client_id", "jti"] {
-            let is_text = required(payload, claim)?.text().is_some_and(|text| !text.is_empty());
-            if !is_text {
-                return Err(wrong(claim, "a text with at least one character"));
-            }
-        }
+    for (path, values) in &issuer.require.claims {
+        claim(payload, path, values, issuer)?;
     }
-    for (path, values) in &require.claims {
-        let value = at(payload, path).ok_or_else(|| Refusal::ClaimMissing { claim: path.to_string() })?;
-        if !has_one_of(value, values) {
-            return Err(Refusal::ClaimValue { claim: path.to_string(), issuer: issuer.name.clone() });
-        }
-    }
-    if let Some(missing) = require.scopes.iter().find(|scope| !user.scopes.contains(scope)) {
-        let required = require.scopes.join(" ");
-        return Err(Refusal::Scope { issuer: issuer.name.clone(), missing: missing.clone(), required });
-    }
+    scopes(&user.scopes, issuer)?;
+    acr(payload, issuer)?;
     login(payload, issuer, skew, now)
 }
 
-/// RFC 9470 §4: how and when the user logged in.
-fn login(payload: &Object, issuer: &TokenIssuer, skew: Duration, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
-    let require = &issuer.require;
-    let short = |what| Refusal::StepUp {
-        issuer: issuer.name.clone(),
-        what,
-        acr_values: require.acr.join(" "),
-        max_age: require.max_age.map(|age| age.as_secs()),
-    };
-    if !require.acr.is_empty() {
-        let acr = payload.get("acr").and_then(Json::text);
-        if !acr.is_some_and(|acr| require.acr.iter().any(|accepted| accepted == acr)) {
-            return Err(short("`acr`"));
+/// RFC 9068 §2.2; `iss`, `exp`, `aud` and `sub` are demanded of every token.
+pub(crate) fn profile(payload: &Object) -> Result<(), Refusal> {
+    moment("iat", required(payload, "iat")?)?;
+    for claim in ["client_id", "jti"] {
+        let is_text = required(payload, claim)?.text().is_some_and(|text| !text.is_empty());
+        if !is_text {
+            return Err(wrong(claim, "a text with at least one character"));
         }
     }
-    let Some(max_age) = require.max_age else { return Ok(None) };
+    Ok(())
+}
+
+/// Whether a claim is there with one of these values.
+pub(crate) fn claim(payload: &Object, path: &ClaimPath, values: &[String], issuer: &TokenIssuer) -> Result<(), Refusal> {
+    let value = at(payload, path).ok_or_else(|| Refusal::ClaimMissing { claim: path.to_string() })?;
+    let is_one = has_one_of(value, values);
+    if is_one { Ok(()) } else { Err(Refusal::ClaimValue { claim: path.to_string(), issuer: issuer.name.clone() }) }
+}
+
+/// Whether every scope that is demanded is there.
+pub(crate) fn scopes(scopes: &[String], issuer: &TokenIssuer) -> Result<(), Refusal> {
+    let wanted = &issuer.require.scopes;
+    let Some(missing) = wanted.iter().find(|scope| !scopes.contains(scope)) else { return Ok(()) };
+    Err(Refusal::Scope { issuer: issuer.name.clone(), missing: missing.clone(), required: wanted.join(" ") })
+}
+
+fn step_up(what: &'static str, issuer: &TokenIssuer) -> Refusal {
+    Refusal::StepUp {
+        issuer: issuer.name.clone(),
+        what,
+        acr_values: issuer.require.acr.join(" "),
+        max_age: issuer.require.max_age.map(|age| age.as_secs()),
+    }
+}
+
+/// RFC 9470 §4: how the user logged in.
+pub(crate) fn acr(payload: &Object, issuer: &TokenIssuer) -> Result<(), Refusal> {
+    let accepted = &issuer.require.acr;
+    let acr = payload.get("acr").and_then(Json::text);
+    let is_enough = accepted.is_empty() || acr.is_some_and(|acr| accepted.iter().any(|accepted| accepted == acr));
+    if is_enough { Ok(()) } else { Err(step_up("`acr`", issuer)) }
+}
+
+/// RFC 9470 §4: when the user logged in. Gives the moment from which on that is too long ago.
+pub(crate) fn login(
+    payload: &Object,
+    issuer: &TokenIssuer,
+    skew: Duration,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Refusal> {
+    let Some(max_age) = issuer.require.max_age else { return Ok(None) };
     let at = payload.get("auth_time").map(|at| moment("auth_time", at)).transpose()?;
     let until = at.map(|at| at.plus(max_age)).filter(|until| now < until.plus(skew));
-    until.map(Some).ok_or_else(|| short("`auth_time`"))
+    until.map(Some).ok_or_else(|| step_up("`auth_time`", issuer))
 }
 
 fn has_one_of(value: &Json, wanted: &[String]) -> bool {

@@ -1,11 +1,12 @@
 //! The order in which a token is checked, and the evidence that it was.
 
 use crate::claims::{self, Said};
-use crate::header::{Header, Parts};
-use crate::key_set::KeySets;
+use crate::header::{Header, Parts, TYPE_RULE, Type};
+use crate::key_set::{KeySet, KeySets, VerificationKey};
 use crate::refusal::Refusal;
+use crate::require;
 use aws_lc_rs::digest;
-use model::snapshot::TokenIssuer;
+use model::snapshot::{JwtAlgorithm, KeySource, TokenIssuer};
 use model::token::SenderConstraint;
 use model::{ClaimPath, Limit, Limits, Timestamp, User};
 use std::collections::BTreeMap;
@@ -109,32 +110,67 @@ impl fmt::Debug for VerifiedClaims {
 /// - [`Refusal`], the first in this function's order; [`Refusal::KeyUnknown`] and [`Refusal::IssuerUnavailable`] may be mended
 ///   by a fetch of that issuer's keys.
 pub fn verify(token: &str, rules: &Rules<'_>, now: Timestamp) -> Result<VerifiedClaims, Refusal> {
-    let Rules { issuers, keys, limits, .. } = *rules;
-    let limit = limits.size(Limit::TokenBytes);
-    if token.len() > limit {
-        return Err(Refusal::TooLong { bytes: token.len(), limit });
-    }
+    is_short_enough(token, rules.limits)?;
     let parts = Parts::split(token)?;
     let header = Header::read(&parts.header)?;
-    let issuer = claims::issuer(&parts.payload, issuers)?;
-    if !issuer.algorithms.contains(&header.algorithm) {
-        return Err(Refusal::AlgorithmNotAllowed { issuer: issuer.name.clone(), algorithm: header.algorithm });
-    }
-    if issuer.require.at_jwt && !header.is_at_jwt {
-        return Err(Refusal::Malformed { rule: "its `typ` is not at+jwt, which its issuer's profile demands" });
-    }
-    let unavailable = || Refusal::IssuerUnavailable { issuer: issuer.name.clone() };
-    // INVARIANT: an issuer's tokens are checked by its own key set only, whatever key ids the others use.
-    let key_set = keys.get(&issuer.name).ok_or_else(unavailable)?;
-    let believed_until = key_set.believed_until(limits);
-    if now > believed_until {
-        return Err(unavailable());
-    }
+    let issuer = claims::issuer(&parts.payload, rules.issuers)?;
+    is_type_allowed(header.typ, issuer)?;
+    is_algorithm_allowed(header.algorithm, issuer)?;
+    let (key_set, believed_until) = believed_keys(issuer, rules, now)?;
     let key = key_set.find(header.key_id, header.algorithm, &issuer.name)?;
-    key.check(parts.signed, &parts.signature).map_err(|_| Refusal::Signature { issuer: issuer.name.clone() })?;
+    is_signed(&parts, key, issuer)?;
     // Only from here on the payload is what the issuer said.
+    if issuer.require.at_jwt {
+        require::profile(&parts.payload)?;
+    }
     let judged = claims::judge(&parts.payload, issuer, rules, now)?;
     Ok(evidence(judged, issuer, believed_until, token))
+}
+
+/// Whether a token is within limit `tokenBytes`.
+pub(crate) fn is_short_enough(token: &str, limits: &Limits) -> Result<(), Refusal> {
+    let (bytes, limit) = (token.len(), limits.size(Limit::TokenBytes));
+    if bytes > limit { Err(Refusal::TooLong { bytes, limit }) } else { Ok(()) }
+}
+
+/// Whether an issuer's tokens may say this type.
+pub(crate) fn is_type_allowed(typ: Type, issuer: &TokenIssuer) -> Result<(), Refusal> {
+    let malformed = |rule| Err(Refusal::Malformed { rule });
+    match (typ, &issuer.keys) {
+        // SPIFFE JWT-SVID §2.3.
+        (Type::AtJwt, KeySource::JwtSvid(_)) => malformed("its `typ` is neither JWT nor JOSE, as a JWT-SVID's is"),
+        (Type::Jose, KeySource::JwtSvid(_)) => Ok(()),
+        (Type::Jose, _) => malformed(TYPE_RULE),
+        // RFC 9068 §4.
+        (Type::Unsaid | Type::Jwt, _) if issuer.require.at_jwt => {
+            malformed("its `typ` is not at+jwt, which its issuer's profile demands")
+        }
+        (Type::Unsaid | Type::Jwt | Type::AtJwt, _) => Ok(()),
+    }
+}
+
+/// Whether an issuer may use this algorithm.
+pub(crate) fn is_algorithm_allowed(algorithm: JwtAlgorithm, issuer: &TokenIssuer) -> Result<(), Refusal> {
+    let is_allowed = issuer.algorithms.contains(&algorithm);
+    if is_allowed { Ok(()) } else { Err(Refusal::AlgorithmNotAllowed { issuer: issuer.name.clone(), algorithm }) }
+}
+
+/// The issuer's keys, and until when they are believed.
+pub(crate) fn believed_keys<'r>(
+    issuer: &TokenIssuer,
+    rules: &Rules<'r>,
+    now: Timestamp,
+) -> Result<(&'r KeySet, Timestamp), Refusal> {
+    let unavailable = || Refusal::IssuerUnavailable { issuer: issuer.name.clone() };
+    // INVARIANT: an issuer's tokens are checked by its own key set only, whatever key ids the others use.
+    let key_set = rules.keys.get(&issuer.name).ok_or_else(unavailable)?;
+    let believed_until = key_set.believed_until(rules.limits);
+    if now > believed_until { Err(unavailable()) } else { Ok((key_set, believed_until)) }
+}
+
+/// Whether this key of the issuer signed what the token says.
+pub(crate) fn is_signed(parts: &Parts<'_>, key: &VerificationKey, issuer: &TokenIssuer) -> Result<(), Refusal> {
+    key.check(parts.signed, &parts.signature).map_err(|_| Refusal::Signature { issuer: issuer.name.clone() })
 }
 
 /// What was judged, as the evidence that it was; `believed_until`: when those who vouch for it are too old.

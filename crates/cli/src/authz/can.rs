@@ -1,8 +1,8 @@
 //! `rondel authz can`: may this call be made?
 
-use super::origin::Origin;
 use super::question::{self, Answer, word};
 use crate::operator::{self, Where};
+use crate::origin::Origin;
 use crate::output::{Output, bold, plain};
 use anyhow::{Context, bail};
 use config::cases::{Call, CallUser};

@@ -3,7 +3,6 @@
 mod can;
 mod check;
 mod junit;
-mod origin;
 mod question;
 mod records;
 mod schema;
@@ -11,6 +10,7 @@ mod shadow;
 mod test;
 
 use crate::operator::Where;
+use crate::or_two;
 use crate::output::Output;
 use clap::Subcommand;
 use model::{DecisionId, WorkloadName};
@@ -75,12 +75,4 @@ pub(crate) async fn run(verb: Authz, output: Output) -> anyhow::Result<ExitCode>
         Authz::Schema(schema) => Ok(or_two(schema::run(&schema, output).await)),
         Authz::Decisions { denied, limit, at } => records::decisions(denied, limit, &at, output).await,
     }
-}
-
-/// Where 1 is an answer, what could not be asked is 2.
-fn or_two(outcome: anyhow::Result<ExitCode>) -> ExitCode {
-    outcome.unwrap_or_else(|error| {
-        eprintln!("rondel: {}", model::told(error.as_ref()));
-        ExitCode::from(2)
-    })
 }

@@ -1,6 +1,6 @@
 //! A written call as the question that the called sidecar would ask, and the answer.
 
-use super::origin::Site;
+use crate::origin::Site;
 use config::cases::{Call, CallUser};
 use model::authz::{AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Source, User};
 use model::decision::{Explanation, Outcome};

@@ -1,7 +1,7 @@
 //! `rondel authz schema`: what policies can speak of, in Cedar's own syntax.
 
-use super::origin::Origin;
 use crate::operator::Where;
+use crate::origin::Origin;
 use crate::output::Output;
 use anyhow::bail;
 use model::ServiceName;

@@ -1,7 +1,7 @@
 //! `rondel authz test`: cases that the policies must decide as it is written.
 
-use super::origin::{Origin, Site};
 use super::question::{self, Answer};
+use crate::origin::{Origin, Site};
 use crate::output::{Output, bold, plain};
 use anyhow::{Context, bail};
 use config::cases::{Case, Expected};
@@ -48,7 +48,7 @@ struct Ran {
 /// Runs every case; exit code 0 if all passed, 1 if one failed.
 pub(super) async fn run(test: &Test, output: Output) -> anyhow::Result<ExitCode> {
     let cases = read(test)?;
-    let mut origin = Origin::Directory(Box::new(super::origin::mesh(&test.config)?));
+    let mut origin = Origin::Directory(Box::new(crate::origin::mesh(&test.config)?));
     let mut sites: BTreeMap<ServiceName, Site> = BTreeMap::new();
     let mut ran = Vec::with_capacity(cases.len());
     for case in &cases {

@@ -173,6 +173,21 @@ fn rfc7662_an_active_answer_is_the_user_and_is_believed_for_its_bound() {
 }
 
 #[test]
+fn rfc9068_1_the_profile_is_one_of_jwts_and_asks_nothing_of_an_opaque_token() {
+    let mut issuer = issuer("login", Some(""));
+    issuer.require.at_jwt = true;
+    issuer.require.scopes = vec!["pay".to_owned()];
+    let (keys, limits, told) = (crate::KeySets::default(), model::Limits::default(), BTreeMap::new());
+    let rules = Rules { issuers: std::slice::from_ref(&issuer), keys: &keys, limits: &limits, told: &told };
+    for (scope, is_good) in [("pay", true), ("read", false)] {
+        // Neither `iat` nor `jti` nor `client_id` (§2.2): an answer need not have them (RFC 7662 §2.2).
+        let answer = json!({ "active": true, "aud": "bank", "sub": "alice", "exp": SECONDS + 300, "scope": scope });
+        let read = introspected(answer.to_string().as_bytes(), "opaque", &issuer, &rules, NOW).expect("an answer");
+        assert_eq!(matches!(read, Introspected::Active(_)), is_good, "whatever else is demanded is: {read:?}");
+    }
+}
+
+#[test]
 fn rfc7662_whatever_is_not_active_for_us_and_now_is_refused() {
     for (name, changes, expected) in [
         ("not active", json!({ "active": false }), Reason::TokenInactive),

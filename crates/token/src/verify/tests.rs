@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::cache::{Generation, TokenCache};
+use crate::explain::{Known, Outcome, Step, Verdict, explain};
 use crate::key_set::KeySet;
+use crate::revocation::Revocations;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use model::authz::AttributeType;
@@ -10,7 +12,7 @@ use model::snapshot::{ClaimMapping, JwtAlgorithm, KeySource};
 use model::token::Requirements;
 use model::{AttributeValue, ClaimPath, Reason};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use testkit::issuer::{Hostile, Issuer};
 
@@ -20,6 +22,38 @@ const URL: &str = "https://login.example";
 
 mod demands;
 mod holders;
+
+/// What `verify` says, which must be what it is explained by: for every token of every test.
+fn verify(token: &str, rules: &Rules<'_>, now: Timestamp) -> Result<VerifiedClaims, Refusal> {
+    let verified = super::verify(token, rules, now);
+    let (sensitive, revoked) = (BTreeSet::new(), Revocations::default());
+    let known = Known { revoked: Some(&revoked), certificate: None, sensitive: &sensitive };
+    let explained = explain(token, rules, &known, now);
+    let first = explained.steps.iter().find_map(|step| match &step.outcome {
+        Outcome::Refused(refusal) => Some(refusal),
+        Outcome::Holds | Outcome::Unknown(_) => None,
+    });
+    match (&verified, &explained.verdict) {
+        (Ok(claims), Verdict::Good(good)) => {
+            assert!(first.is_none() && good.user() == claims.user(), "{:?}", explained.steps);
+            assert_eq!(explained.user.as_ref(), Some(&**claims.user()), "what the steps read is what is believed");
+        }
+        // Who may send it is looked at on each request.
+        (Ok(_), Verdict::Refused(Refusal::NotHolder { .. })) => {}
+        (Err(Refusal::IssuerUnavailable { issuer }), verdict) if rules.keys.get(issuer).is_none() => {
+            assert!(!matches!(verdict, Verdict::Good(_)), "{verdict:?}");
+        }
+        (Err(refusal), Verdict::Refused(told)) => {
+            assert_eq!(refusal, told, "{:?}", explained.steps);
+            assert_eq!(first, Some(refusal), "the first step that fails is why: {:?}", explained.steps);
+        }
+        (verified, verdict) => panic!("{verified:?} is explained by {verdict:?}: {:?}", explained.steps),
+    }
+    let signature = token.rsplit('.').next().unwrap_or_default();
+    let shows = |step: &Step| step.found.contains(signature) || step.wanted.contains(signature);
+    assert!(signature.len() < 16 || !explained.steps.iter().any(shows), "the signature is shown: {:?}", explained.steps);
+    verified
+}
 
 /// One configured issuer with its keys.
 struct Site {
@@ -704,7 +738,7 @@ fn the_hostile_der_signature_is_a_true_signature_in_the_wrong_form() {
 }
 
 #[test]
-fn a_jwt_svid_is_accepted_from_its_own_trust_domain_only_and_for_an_audience_of_ours() {
+fn spiffe_jwt_svid_2_3_and_3_a_jwt_svid_is_accepted_from_its_own_trust_domain_only_and_for_an_audience_of_ours() {
     let domain = model::TrustDomain::parse("partner.example").expect("domain");
     let partner = Issuer::generate(JwtAlgorithm::Es256, "authority-1");
     let mut configured = configured("partner", "spiffe://partner.example");
@@ -717,6 +751,23 @@ fn a_jwt_svid_is_accepted_from_its_own_trust_domain_only_and_for_an_audience_of_
     site.keys = site.keys.with("partner", Arc::new(set));
     site.issuers.push(configured);
     let billing = json!({ "sub": "spiffe://partner.example/billing", "iss": null });
+    for (typ, is_good) in [
+        (json!("JWT"), true),
+        (json!("JOSE"), true),
+        (Value::Null, false),
+        (json!("at+jwt"), false),
+        (json!("application/at+jwt"), false),
+        (json!("dpop+jwt"), false),
+        (json!("jose+json"), false),
+        (json!(["JOSE"]), false),
+    ] {
+        let header = json!({ "alg": "ES256", "kid": "authority-1", "typ": typ });
+        let outcome = site.verify(&partner.mint_with_header(&header, &claims(&billing)));
+        assert_eq!(outcome.is_ok(), is_good, "SPIFFE JWT-SVID §2.3: {typ}: {outcome:?}");
+        assert!(is_good || matches!(outcome, Err(Refusal::Malformed { .. })), "{typ}");
+    }
+    let untyped = partner.mint_with_header(&json!({ "alg": "ES256", "kid": "authority-1" }), &claims(&billing));
+    assert!(site.verify(&untyped).is_ok(), "SPIFFE JWT-SVID §2.3: the type is optional");
     let header = json!({ "alg": "ES256", "kid": "authority-1", "typ": "JWT" });
     let verify = |issuer: &Issuer, changes: &Value| site.verify(&issuer.mint_with_header(&header, &claims(changes)));
     let with = |name: &str, value: Value| {

@@ -1,7 +1,6 @@
 //! What an issuer's configuration demands beyond signature, audience and time, and what the operator has revoked.
 
 use super::*;
-use crate::revocation::Revocations;
 use model::token::RevokedTokens;
 
 fn path(text: &str) -> ClaimPath {

@@ -1,32 +1,14 @@
-//! `rondel token`: which tokens are revoked, and why one is good or bad.
+//! `rondel token revoke` and `revoked`: tokens that are refused although they have not expired.
 
 use crate::identity::{InForce, in_force};
 use crate::operator::{self, DEADLINE, Where};
 use crate::output::{Output, bold, short, table};
-use clap::Subcommand;
 use model::Timestamp;
 use model::token::RevokedTokens;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::Instant;
 use wire::operator::TokenRevocation;
-
-/// What to do about tokens.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Token {
-    /// Refuse tokens everywhere from now on, and end what they keep open
-    Revoke(Revoke),
-    /// Show which tokens are revoked
-    Revoked(Where),
-}
-
-/// Does it.
-pub(crate) async fn run(verb: Token, output: Output) -> anyhow::Result<ExitCode> {
-    match verb {
-        Token::Revoke(arguments) => revoke(&arguments, output).await,
-        Token::Revoked(at) => revoked(&at, output).await,
-    }
-}
 
 /// What to revoke.
 #[derive(Clone, Debug, clap::Args)]
@@ -72,7 +54,7 @@ enum End {
 }
 
 /// 0 once every connected sidecar refuses them, else 1.
-async fn revoke(arguments: &Revoke, output: Output) -> anyhow::Result<ExitCode> {
+pub(super) async fn revoke(arguments: &Revoke, output: Output) -> anyhow::Result<ExitCode> {
     let Which { jti, subject, client: client_id, issued_before } = arguments.which.clone();
     let until = match arguments.until {
         End::After(duration) => operator::now().plus(duration),
@@ -107,7 +89,7 @@ async fn revoke(arguments: &Revoke, output: Output) -> anyhow::Result<ExitCode> 
 }
 
 /// 0 always.
-async fn revoked(at: &Where, output: Output) -> anyhow::Result<ExitCode> {
+pub(super) async fn revoked(at: &Where, output: Output) -> anyhow::Result<ExitCode> {
     let revoked = at.connect().await?.token_revocations(DEADLINE).await?;
     match output {
         Output::Json => println!("{:#}", serde_json::Value::Array(revoked.iter().map(json).collect())),
@@ -176,34 +158,17 @@ fn until(text: &str) -> Result<End, String> {
 }
 
 /// `now`, seconds since 1970, or RFC 3339 §5.6 in UTC.
-fn moment(text: &str) -> Result<Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<Timestamp, String> {
     if text == "now" {
         return Ok(operator::now());
     }
     if let Ok(seconds) = text.parse() {
         return Ok(Timestamp::from_seconds(seconds));
     }
-    utc(text).ok_or_else(|| format!("`{text}` is neither `now`, seconds since 1970, nor a moment such as `2027-01-31T12:00:00Z`"))
-}
-
-fn utc(text: &str) -> Option<Timestamp> {
-    let (date, time) = text.strip_suffix(['Z', 'z'])?.split_once(['T', 't', ' '])?;
-    let numbers = |text: &str, by: char| text.split(by).map(|part| part.parse::<u64>().ok()).collect::<Option<Vec<u64>>>();
-    let time = time.split_once('.').map_or(time, |(whole, _)| whole);
-    let (&[year, month, day], &[hour, minute, second]) = (numbers(date, '-')?.as_slice(), numbers(time, ':')?.as_slice()) else {
-        return None;
-    };
-    let is_one = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    if !is_one || hour > 23 || minute > 59 || second > 60 {
-        return None;
-    }
-    // Days since 1970 in the calendar that begins in March, so that the leap day is the last of its year.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1;
-    let days = days.checked_sub(719_468)?;
-    let at = Timestamp::from_seconds(days * 86_400 + hour * 3600 + minute * 60 + second);
-    // A day that its month does not have is another day.
-    at.to_string().starts_with(date).then_some(at)
+    Timestamp::parse(text).map_err(|_| {
+        let text = printable(text);
+        format!("`{text}` is neither `now`, seconds since 1970, nor a moment such as `2027-01-31T12:00:00Z`")
+    })
 }
 
 #[cfg(test)]

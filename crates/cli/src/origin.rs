@@ -1,4 +1,4 @@
-//! Where policies are taken from: a directory, or the control plane in which they are in force.
+//! Where a mesh is read: a directory, or the control plane in which it is in force.
 
 use crate::operator::{DEADLINE, Where};
 use anyhow::{Context, bail};
@@ -10,7 +10,7 @@ use std::path::Path;
 use wire::operator::OperatorClient;
 
 /// The mesh that is asked about.
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// A directory of YAML, as the control plane would read it.
     Directory(Box<config::Mesh>),
     /// What the control plane has in force.
@@ -18,13 +18,13 @@ pub(super) enum Origin {
 }
 
 /// One workload with its policies, as its sidecar has them.
-pub(super) struct Site {
-    pub(super) snapshot: Snapshot,
-    pub(super) policies: Policies,
+pub(crate) struct Site {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) policies: Policies,
 }
 
 /// Reads a directory; every error is in the text.
-pub(super) fn mesh(dir: &Path) -> anyhow::Result<config::Mesh> {
+pub(crate) fn mesh(dir: &Path) -> anyhow::Result<config::Mesh> {
     let read = config::read(dir).map_err(|error| vec![error]);
     read.and_then(|sources| config::parse(&sources)).map_err(|errors| {
         let told: Vec<String> = errors.iter().map(|error| format!("\n  {error}")).collect();
@@ -34,7 +34,7 @@ pub(super) fn mesh(dir: &Path) -> anyhow::Result<config::Mesh> {
 
 impl Origin {
     /// The directory if there is one, else the control plane.
-    pub(super) async fn of(dir: Option<&Path>, at: &Where) -> anyhow::Result<Self> {
+    pub(crate) async fn of(dir: Option<&Path>, at: &Where) -> anyhow::Result<Self> {
         if let Some(dir) = dir {
             return Ok(Self::Directory(Box::new(mesh(dir)?)));
         }
@@ -45,7 +45,7 @@ impl Origin {
     }
 
     /// Every workload and its identity.
-    pub(super) fn workloads(&self) -> BTreeMap<WorkloadName, SpiffeId> {
+    pub(crate) fn workloads(&self) -> BTreeMap<WorkloadName, SpiffeId> {
         match self {
             Self::Directory(mesh) => mesh.workloads.iter().map(|each| (each.name.clone(), each.identity.clone())).collect(),
             Self::ControlPlane(_, workloads) => workloads.iter().cloned().collect(),
@@ -53,7 +53,7 @@ impl Origin {
     }
 
     /// The snapshot of a workload.
-    pub(super) async fn snapshot(&mut self, name: &WorkloadName) -> anyhow::Result<Snapshot> {
+    pub(crate) async fn snapshot(&mut self, name: &WorkloadName) -> anyhow::Result<Snapshot> {
         match self {
             Self::Directory(mesh) => {
                 mesh.snapshot(name, Revision(0), &config::Trust::default()).with_context(|| format!("no workload `{name}`"))
@@ -63,7 +63,7 @@ impl Origin {
     }
 
     /// Who calls: a workload's name, a whole SPIFFE ID, or `unauthenticated`.
-    pub(super) fn caller(&self, text: &str) -> anyhow::Result<Principal> {
+    pub(crate) fn caller(&self, text: &str) -> anyhow::Result<Principal> {
         if text == Principal::Unauthenticated.as_str() {
             return Ok(Principal::Unauthenticated);
         }
@@ -82,7 +82,7 @@ impl Origin {
     }
 
     /// The called service: as it is named, or the only one that the caller calls.
-    pub(super) async fn called(&mut self, on: Option<&str>, caller: &Principal) -> anyhow::Result<ServiceName> {
+    pub(crate) async fn called(&mut self, on: Option<&str>, caller: &Principal) -> anyhow::Result<ServiceName> {
         if let Some(name) = on {
             return Ok(ServiceName::parse(name)?);
         }
@@ -105,7 +105,7 @@ impl Origin {
     }
 
     /// A workload of a service, with its policies.
-    pub(super) async fn site(&mut self, service: &ServiceName) -> anyhow::Result<Site> {
+    pub(crate) async fn site(&mut self, service: &ServiceName) -> anyhow::Result<Site> {
         let workloads = self.workloads();
         let found = workloads.iter().find(|(_, id)| id.service().as_ref() == Some(service)).map(|(name, _)| name.clone());
         let name = found.with_context(|| {
@@ -124,7 +124,7 @@ impl Origin {
 
 impl Site {
     /// Whether a port of the workload may carry this.
-    pub(super) fn carries(&self, opaque: bool) -> bool {
+    pub(crate) fn carries(&self, opaque: bool) -> bool {
         let carries = |protocol: Protocol| match protocol {
             Protocol::Http => !opaque,
             Protocol::Tcp => opaque,

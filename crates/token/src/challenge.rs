@@ -1,9 +1,7 @@
 //! What a caller is told of the tokens that are wanted: challenges (RFC 6750 §3, RFC 9449 §7.1, RFC 9470 §3) and the metadata of the
 //! protected resource (RFC 9728).
 
-use crate::facts::Facts;
-use crate::reply::Refusal;
-use http::Method;
+use crate::refusal::Refusal;
 use model::Reason;
 use model::snapshot::{JwtAlgorithm, Snapshot, TokenIssuer};
 use model::token::SenderConstraint;
@@ -40,10 +38,9 @@ impl Resource {
         })
     }
 
-    /// The document, if this request asks for it.
-    pub fn asked(&self, facts: &Facts) -> Option<&str> {
-        let is_read = matches!(facts.method, Method::GET | Method::HEAD) && facts.upgrade.is_none();
-        (is_read && self.paths.contains(&facts.path)).then_some(self.document.as_str())
+    /// The document, if it is found at this path.
+    pub fn document_at(&self, path: &str) -> Option<&str> {
+        self.paths.iter().any(|own| own == path).then_some(self.document.as_str())
     }
 }
 
@@ -96,11 +93,13 @@ impl Challenge {
     }
 }
 
-/// The values of `WWW-Authenticate` for a refusal; none where a token would change nothing.
-pub fn challenges(refusal: &Refusal, snapshot: Option<&Snapshot>, resource: Option<&Resource>) -> Vec<String> {
+/// The values of `WWW-Authenticate` for a refusal; none where another token would change nothing.
+///
+/// - `refusal`: `None` where no token came, and one could help
+pub fn challenges(refusal: Option<&Refusal>, snapshot: Option<&Snapshot>, resource: Option<&Resource>) -> Vec<String> {
     let realm = snapshot.map_or_else(String::new, |snapshot| snapshot.identity.trust_domain().to_string());
     let issuers = snapshot.map_or(&[][..], |snapshot| &snapshot.issuers);
-    let reason = refusal.reason();
+    let reason = refusal.map_or(Reason::TokenMissing, Refusal::reason);
     let bearer = || Challenge::begin("Bearer", &realm);
     let dpop = || Challenge::begin("DPoP", &realm);
     let is_bearer_taken = issuers.is_empty() || issuers.iter().any(|issuer| issuer.require.sender != SenderConstraint::Dpop);
@@ -118,29 +117,29 @@ pub fn challenges(refusal: &Refusal, snapshot: Option<&Snapshot>, resource: Opti
     };
     let challenges = match refusal {
         // RFC 6750 §3.1: without an error where no token came.
-        _ if reason == Reason::TokenMissing => both(None),
-        Refusal::Token(token::Refusal::Twice { .. }) => vec![bearer().with_error("invalid_request", reason)],
-        Refusal::Token(token::Refusal::Scope { required, .. }) => {
+        None => both(None),
+        Some(Refusal::Twice { .. }) => vec![bearer().with_error("invalid_request", reason)],
+        Some(Refusal::Scope { required, .. }) => {
             vec![bearer().with_error("insufficient_scope", reason).with("scope", required)]
         }
-        Refusal::Token(token::Refusal::StepUp { acr_values, max_age, .. }) => {
+        Some(Refusal::StepUp { acr_values, max_age, .. }) => {
             let mut told = bearer().with_error("insufficient_user_authentication", reason);
             if !acr_values.is_empty() {
                 told = told.with("acr_values", acr_values);
             }
             vec![max_age.iter().fold(told, |told, age| told.with("max_age", &age.to_string()))]
         }
-        Refusal::Token(token::Refusal::Proof { .. }) => {
+        Some(Refusal::Proof { .. }) => {
             vec![dpop().with_error("invalid_dpop_proof", reason).with("algs", &algorithms)]
         }
-        Refusal::Token(token::Refusal::ProofNonce { .. }) => {
+        Some(Refusal::ProofNonce { .. }) => {
             vec![dpop().with_error("use_dpop_nonce", reason).with("algs", &algorithms)]
         }
-        Refusal::Token(token::Refusal::NotHolder { by_proof: true, .. }) => {
+        Some(Refusal::NotHolder { by_proof: true, .. }) => {
             vec![dpop().with_error("invalid_token", reason).with("algs", &algorithms)]
         }
-        Refusal::Token(_) if crate::reply::status(reason) == http::StatusCode::UNAUTHORIZED => both(Some("invalid_token")),
-        _ => Vec::new(),
+        Some(_) if reason.status() == 401 => both(Some("invalid_token")),
+        Some(_) => Vec::new(),
     };
     let address = resource.map(|resource| resource.address.as_str());
     let told = |challenge: Challenge| address.into_iter().fold(challenge, |told, at| told.with("resource_metadata", at)).0;
