@@ -99,6 +99,125 @@ fn the_worked_policies_are_shown_as_they_stand_in_their_files_and_pass_their_cas
     }
 }
 
+/// The pages on tokens, each with its text.
+fn token_pages() -> Vec<(String, String)> {
+    let mut pages = vec!["docs/tokens.md".to_owned()];
+    for entry in std::fs::read_dir(root().join("docs/tokens")).expect("folder").flatten() {
+        pages.push(format!("docs/tokens/{}", entry.file_name().to_string_lossy()));
+    }
+    assert!(pages.len() >= 6, "{pages:?}");
+    pages.into_iter().map(|page| (page.clone(), std::fs::read_to_string(root().join(&page)).expect("text"))).collect()
+}
+
+/// The blocks of a page in this language.
+fn blocks<'p>(page: &'p str, language: &str) -> Vec<&'p str> {
+    page.split(&format!("```{language}\n")).skip(1).map(|rest| rest.split_once("```\n").expect("it ends").0).collect()
+}
+
+/// What stands beside a block of the pages on tokens, unless the block has it itself.
+const TOKEN_BASE: [(&str, &str, &str); 4] = [
+    ("kind: MeshConfig", "mesh.yaml", BASE[0].1),
+    (
+        "name: web",
+        "web.yaml",
+        "apiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: { name: web, namespace: shop }\nspec: { admin: \"127.0.0.1:15001\" }\n",
+    ),
+    (
+        "name: till",
+        "till.yaml",
+        "apiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: { name: till, namespace: shop }\nspec:\n  admin: 127.0.0.1:15002\n  \
+         inbound: [ { listen: \"127.0.0.1:15102\", application: \"127.0.0.1:18102\", protocol: http } ]\n",
+    ),
+    (
+        "kind: TokenIssuer",
+        "login.yaml",
+        "apiVersion: rondel.dev/v1alpha1\nkind: TokenIssuer\nmetadata: { name: login }\n\
+         spec: { issuer: \"https://login.shop.example\", audiences: [shop] }\n",
+    ),
+];
+
+#[test]
+fn every_configuration_on_the_pages_on_tokens_is_taken_by_the_control_plane() {
+    let mut taken = 0;
+    for (page, text) in token_pages() {
+        for block in blocks(&text, "yaml") {
+            let dir = tempfile::tempdir().expect("directory");
+            for (_, name, text) in TOKEN_BASE.iter().filter(|(kind, ..)| !block.contains(kind)) {
+                std::fs::write(dir.path().join(name), text).expect("write");
+            }
+            std::fs::write(dir.path().join("block.yaml"), block).expect("write");
+            let path = dir.path().to_str().expect("path");
+            let (code, told) = run(&["check", path]);
+            assert_eq!(code, 0, "{page}:\n{block}\n{told}");
+            if block.contains("kind: AuthorizationPolicy") {
+                let (code, told) = run(&["authz", "check", path, "--deny", "warnings"]);
+                assert_eq!(code, 0, "{page}:\n{block}\n{told}");
+            }
+            taken += 1;
+        }
+    }
+    assert!(taken >= 14, "{taken} blocks");
+}
+
+#[test]
+fn what_the_pages_on_tokens_show_of_the_servers_is_what_they_are_run_with() {
+    let read = |file: &str| std::fs::read_to_string(root().join("tests/interop/issuers").join(file)).expect(file);
+    let (server, calls) = (read("oidc-provider.mjs"), read("keycloak.rs"));
+    let realm: serde_json::Value = serde_json::from_str(&read("shop-realm.json")).expect("a realm");
+    let called: String = calls.split_whitespace().collect();
+    let mut shown = 0;
+    for (page, text) in token_pages() {
+        for line in blocks(&text, "js").iter().flat_map(|block| block.lines()).map(str::trim) {
+            assert!(server.contains(line), "{page}: not in oidc-provider.mjs: {line}");
+            shown += 1;
+        }
+        for block in blocks(&text, "json") {
+            let wanted: serde_json::Value = serde_json::from_str(block).expect(block);
+            let text: String = block.split_whitespace().collect();
+            assert!(is_within(&wanted, &realm) || called.contains(&text), "{page}: neither in the realm nor sent to it: {block}");
+            shown += 1;
+        }
+    }
+    assert!(shown >= 20, "{shown} lines");
+}
+
+/// Whether a value stands somewhere in another: an object with these members and perhaps more.
+fn is_within(wanted: &serde_json::Value, all: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    fn is_part(wanted: &Value, of: &Value) -> bool {
+        match (wanted, of) {
+            (Value::Object(wanted), Value::Object(of)) => {
+                wanted.iter().all(|(name, value)| of.get(name).is_some_and(|found| is_part(value, found)))
+            }
+            (Value::Array(wanted), Value::Array(of)) => wanted.iter().all(|value| of.iter().any(|found| is_part(value, found))),
+            (wanted, of) => wanted == of,
+        }
+    }
+    let deeper = match all {
+        Value::Object(members) => members.values().any(|value| is_within(wanted, value)),
+        Value::Array(items) => items.iter().any(|value| is_within(wanted, value)),
+        _ => false,
+    };
+    is_part(wanted, all) || deeper
+}
+
+#[test]
+fn the_commands_on_the_pages_on_tokens_are_commands() {
+    let mut tried = 0;
+    for (page, text) in token_pages() {
+        for line in blocks(&text, "sh").iter().flat_map(|block| block.lines()) {
+            let mut arguments = words(&line.replace('"', "'"));
+            assert_eq!(arguments.remove(0), "rondel", "{page}: {line}");
+            arguments.extend(["--state", "/no/such/state"].map(str::to_owned));
+            let output = rondel(&arguments);
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(1) && told.contains("no control plane answers"), "{page}: {line}: {told}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 4, "{tried} commands");
+}
+
 /// A token of the issuer of `docs/examples/tokens/mesh`, whose key is that of RFC 8037 appendix A.
 fn minted(payload: &serde_json::Value) -> String {
     use aws_lc_rs::signature::Ed25519KeyPair;
@@ -369,4 +488,40 @@ fn whether_a_token_is_good_is_told_by_the_exit_code() {
     assert!(code == 2 && told.contains("did you mean `shop/till`?"), "{told}");
     let (code, told) = run(&["token", "check", "x", "--for", "shop/till", "--state", "/no/such/state"]);
     assert!(code == 2 && told.contains("no control plane answers"), "{told}");
+}
+
+#[test]
+fn a_token_can_come_by_the_standard_input_and_its_holder_by_a_certificate() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().expect("directory");
+    let pem = |name: &str, der: &[u8]| {
+        let path = dir.path().join(name);
+        let text = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
+        std::fs::write(&path, text).expect("write");
+        path.to_str().expect("path").to_owned()
+    };
+    let thumbprint = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"the holder's");
+    let bound = serde_json::json!({ "cnf": { "x5t#S256": URL_SAFE_NO_PAD.encode(thumbprint) } });
+    let token = format!("{}\n", minted(&claims(&bound)));
+    let piped = |text: &str, more: &[&str]| {
+        let fixed = ["token", "check", "-", "--for", "shop/till", "--offline", "docs/examples/tokens/mesh", "--at", "1796040001"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rondel"));
+        command.args(fixed).args(more).current_dir(root()).env("NO_COLOR", "1").env_remove("RONDEL_STATE");
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("rondel runs");
+        child.stdin.take().expect("its input").write_all(text.as_bytes()).expect("it reads");
+        let output = child.wait_with_output().expect("it ends");
+        let told = [output.stdout, output.stderr].concat();
+        (output.status.code().expect("an exit code"), String::from_utf8(told).expect("text"))
+    };
+    let (code, told) = piped(&token, &[]);
+    assert!(code == 0 && told.contains("its sender presents the certificate of SHA-256"), "{told}");
+    let (code, told) = piped(&token, &["--certificate", &pem("own.pem", b"the holder's")]);
+    assert!(code == 0 && !told.contains("its sender presents"), "{told}");
+    let (code, told) = piped(&token, &["--certificate", &pem("other.pem", b"another's")]);
+    assert!(code == 1 && told.contains("answer   401 token_sender") && told.contains("NO  certificate"), "{told}");
+    let (code, told) = piped("\n", &[]);
+    assert!(code == 2 && told.contains("there is no token"), "{told}");
 }
