@@ -27,13 +27,14 @@ const DIRECTION: [(&str, &[&str]); 15] = [
 ];
 
 /// Heavy libraries and the crates that may name them.
-const KEEPERS: [(&str, &[&str]); 9] = [
+const KEEPERS: [(&str, &[&str]); 10] = [
     ("rustls", &["identity", "testkit"]),
     ("tokio-rustls", &["identity", "testkit"]),
     ("rustls-webpki", &["identity"]),
     ("rcgen", &["identity", "testkit"]),
     ("x509-parser", &["identity"]),
     ("cedar-policy", &["policy"]),
+    ("maxminddb", &["proxy"]),
     ("prost", &["wire"]),
     ("serde-saphyr", &["config"]),
     ("redb", &["control"]),

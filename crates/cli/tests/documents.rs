@@ -374,6 +374,36 @@ fn a_case_fails_for_every_answer_but_the_expected_one_and_nonsense_never_passes(
 }
 
 #[test]
+fn where_a_database_knows_countries_a_case_says_what_it_knows_of_any_caller() {
+    let mesh = tempfile::tempdir().expect("directory");
+    let settings =
+        "apiVersion: rondel.dev/v1alpha1\nkind: MeshConfig\nmetadata: { name: m }\nspec:\n  trustDomain: shop.example\n";
+    let workloads = "---\napiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: { name: api, namespace: shop }\nspec:\n  \
+         admin: 127.0.0.1:9101\n  inbound: [{ listen: \"127.0.0.1:8001\", application: \"127.0.0.1:9001\" }]\n";
+    let policies = "---\napiVersion: rondel.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: { name: p, namespace: shop }\nspec:\n  \
+         policies: |\n    permit (principal == Workload::\"spiffe://shop.example/ns/shop/sa/api\", action, resource) when { \
+         context.source has country && context.source.country == \"DE\" };\n";
+    let (path, file) = (mesh.path().to_str().expect("path"), mesh.path().join("mesh.yaml"));
+    let asked = |country: &[&str]| {
+        let ask = ["authz", "can", "--offline", path, "--as", "shop/api", "--on", "shop/api"];
+        run(&[ask.as_slice(), country, &["GET", "/"]].concat())
+    };
+    for (line, from_germany, from_elsewhere, checked) in
+        [("  country: { database: /var/lib/GeoLite2-Country.mmdb }\n", 0, 1, "0 errors, 0 warnings\n"), ("", 2, 2, "RA107")]
+    {
+        std::fs::write(&file, format!("{settings}{line}{workloads}{policies}")).expect("write");
+        let (code, told) = asked(&["--country", "DE"]);
+        assert_eq!(code, from_germany, "{told}");
+        let (code, told) = asked(&["--country", "FR"]);
+        assert_eq!(code, from_elsewhere, "{told}");
+        let (code, told) = asked(&[]);
+        assert!(code == 1 && told.contains("the country of the call were known"), "{told}");
+        let (_, told) = run(&["authz", "check", path]);
+        assert!(told.contains(checked), "{told}");
+    }
+}
+
+#[test]
 fn what_may_be_done_is_told_by_the_exit_code() {
     let ask =
         |more: &[&str]| run(&[&["authz", "can", "--offline", "deploy/examples/bank/mesh", "--as", "bank/web"], more].concat());

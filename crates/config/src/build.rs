@@ -117,7 +117,11 @@ fn build(resources: &[Resource<'_>], sources: &[Source], errors: &mut Errors) ->
     issuers_agree(&mesh, resources, errors);
     keys::references(&mesh, resources, errors);
     let (document, spec) = spec;
-    mesh.settings.country = spec.country.as_ref().and_then(|country| resolve_country(&mesh, document, country, errors));
+    if let Some(country) = &spec.country {
+        mesh.settings.country = country_header(&mesh, document, country, errors);
+        let database = country.value.database.as_ref();
+        mesh.settings.country_database = database.and_then(|file| keys::absolute(document, file, errors));
+    }
     mesh.settings.forwarders = identities(&mesh, document, &spec.forwarders, errors);
     Some(mesh)
 }
@@ -220,6 +224,7 @@ fn settings_of<'a, 'b>(written: &'b Written<'a, MeshSpec>, errors: &mut Errors) 
         bundle_endpoint: certificates::bundle_endpoint(document, spec.bundle_endpoint.as_ref(), errors),
         connection_age_max: age,
         country: None,
+        country_database: None,
         roles: crate::roles::roles(document, &spec.roles, errors),
         forwarders: Vec::new(),
         egress,
@@ -287,11 +292,28 @@ fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(millis).map(Duration::from_millis)
 }
 
-fn resolve_country(mesh: &Mesh, document: Document<'_>, country: &yaml::Country, errors: &mut Errors) -> Option<CountryHeader> {
-    let header = country.header.value.to_ascii_lowercase();
+fn country_header(
+    mesh: &Mesh,
+    document: Document<'_>,
+    written: &Spanned<yaml::Country>,
+    errors: &mut Errors,
+) -> Option<CountryHeader> {
+    let country = &written.value;
+    let Some(named) = &country.header else {
+        if !country.trusted.is_empty() {
+            errors.at(document, written.defined, "`trusted` without `header`: the header in which they say the country");
+        } else if country.database.is_none() {
+            errors.at(document, written.defined, "`country` says nothing: write `header` with `trusted`, or `database`");
+        }
+        return None;
+    };
+    if country.trusted.is_empty() {
+        errors.at(document, named.defined, "`header` without `trusted`: the services whose word is taken");
+    }
+    let header = named.value.to_ascii_lowercase();
     let is_token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if header.is_empty() || !header.bytes().all(is_token) || header.starts_with("x-rondel-") {
-        errors.at(document, country.header.defined, format!("`{}` cannot be the header of the country", ids::printable(&header)));
+        errors.at(document, named.defined, format!("`{}` cannot be the header of the country", ids::printable(&header)));
     }
     let trusted = identities(mesh, document, &country.trusted, errors);
     Some(CountryHeader { header, trusted })

@@ -92,7 +92,8 @@ fn inline(
     Some(keys)
 }
 
-fn absolute(document: Document<'_>, file: &Spanned<String>, errors: &mut Errors) -> Option<String> {
+/// A path on the sidecars' machines.
+pub(crate) fn absolute(document: Document<'_>, file: &Spanned<String>, errors: &mut Errors) -> Option<String> {
     if file.value.starts_with('/') && file.value.bytes().all(|byte| byte >= b' ') {
         return Some(file.value.clone());
     }

@@ -45,8 +45,10 @@ pub struct Settings {
     pub bundle_endpoint: Option<BundleEndpoint>,
     /// Age at which a connection between sidecars ends: 1 s to the life of an SVID, half of that by default.
     pub connection_age_max: Duration,
-    /// Where a call's country is read from.
+    /// Who is believed about a call's country.
     pub country: Option<CountryHeader>,
+    /// The database that is asked for it otherwise: an absolute path on each sidecar's machine.
+    pub country_database: Option<String>,
     /// Which roles of users are within which.
     pub roles: Roles,
     /// Whose `x-forwarded-for` is believed.
@@ -234,6 +236,7 @@ impl Mesh {
             shadow: self.shadow_of(workload),
             sensitive: self.sensitive_of(workload),
             country: self.settings.country.clone(),
+            country_database: self.settings.country_database.clone(),
             forwarders: self.settings.forwarders.clone(),
             captured: workload.captured,
             egress: self.settings.egress,

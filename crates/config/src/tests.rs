@@ -326,6 +326,31 @@ fn every_mistake_is_told_with_its_place_and_what_to_write() {
         ),
         (
             "trustDomain: shop.example",
+            "trustDomain: shop.example\n  country: {}",
+            "a.yaml:6:",
+            "`country` says nothing: write `header` with `trusted`, or `database`",
+        ),
+        (
+            "trustDomain: shop.example",
+            "trustDomain: shop.example\n  country: { trusted: [shop/server] }",
+            "a.yaml:6:",
+            "`trusted` without `header`",
+        ),
+        (
+            "trustDomain: shop.example",
+            "trustDomain: shop.example\n  country: { header: x-c }",
+            "a.yaml:6:",
+            "`header` without `trusted`",
+        ),
+        (
+            "trustDomain: shop.example",
+            "trustDomain: shop.example\n  country: { database: country.mmdb }",
+            "a.yaml:6:",
+            "`country.mmdb` is not an absolute path: the file lies on the sidecar's machine",
+        ),
+        ("trustDomain: shop.example", "trustDomain: shop.example\n  country: { databse: /country.mmdb }", "a.yaml:6:", "databse"),
+        (
+            "trustDomain: shop.example",
             "trustDomain: shop.example\n  roles:\n    head: [teler]\n    teller: []",
             "a.yaml:7:12",
             "within `teler`, which is not declared; add `teler: []` if it is a role; did you mean `teller`?",

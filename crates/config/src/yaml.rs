@@ -69,7 +69,7 @@ pub(crate) struct MeshSpec {
     #[serde(default)]
     pub(crate) federation: Vec<FederationSpec>,
     pub(crate) bundle_endpoint: Option<BundleEndpointSpec>,
-    pub(crate) country: Option<Country>,
+    pub(crate) country: Option<Spanned<Country>>,
     #[serde(default)]
     pub(crate) roles: BTreeMap<String, Spanned<Vec<Spanned<String>>>>,
     #[serde(default)]
@@ -124,8 +124,10 @@ pub(crate) struct BundleEndpointSpec {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Country {
-    pub(crate) header: Spanned<String>,
+    pub(crate) header: Option<Spanned<String>>,
+    #[serde(default)]
     pub(crate) trusted: Vec<Spanned<String>>,
+    pub(crate) database: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

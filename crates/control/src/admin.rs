@@ -101,7 +101,8 @@ fn metrics(seen: &Seen) -> String {
         (
             "troubles",
             "What an operator must look at; `rondel status` tells each",
-            troubles(&seen.ca, &seen.federation, &seen.bundle_endpoint, clock::now()).len() as u64,
+            (troubles(&seen.ca, &seen.federation, &seen.bundle_endpoint, clock::now()).len() + seen.rollout.troubles().len())
+                as u64,
         ),
         (
             "config_errors",

@@ -2,6 +2,7 @@
 
 use crate::desired::Desired;
 use crate::rotation::Witness;
+use crate::troubles::Trouble;
 use model::issuers::IssuerReport;
 use model::{Revision, Timestamp, WorkloadName};
 use parking_lot::Mutex;
@@ -25,6 +26,8 @@ pub(crate) struct Seen {
     pub(crate) key_exchange: Option<&'static str>,
     /// What it told of its issuers, and when; as long as the stream is up.
     pub(crate) issuers: Option<(Timestamp, Arc<Vec<IssuerReport>>)>,
+    /// What it told that an operator must look at; as long as the stream is up.
+    troubles: Vec<model::issuers::Trouble>,
 }
 
 impl Seen {
@@ -73,6 +76,7 @@ impl Rollout {
         seen.proven = opened.authority;
         seen.key_exchange = Some(opened.key_exchange);
         seen.issuers = None;
+        seen.troubles.clear();
         session
     }
 
@@ -91,6 +95,7 @@ impl Rollout {
             seen.proven = None;
             seen.key_exchange = None;
             seen.issuers = None;
+            seen.troubles.clear();
         }
     }
 
@@ -121,6 +126,24 @@ impl Rollout {
         if let Some(seen) = self.inner.lock().seen.get_mut(workload).filter(|seen| seen.session == Some(session)) {
             seen.issuers = Some((now, Arc::new(issuers)));
         }
+    }
+
+    /// A sidecar tells of everything that an operator must look at there.
+    pub(crate) fn troubled(&self, workload: &WorkloadName, session: u64, troubles: Vec<model::issuers::Trouble>) {
+        if let Some(seen) = self.inner.lock().seen.get_mut(workload).filter(|seen| seen.session == Some(session)) {
+            seen.troubles = troubles;
+        }
+    }
+
+    /// What the connected sidecars told of.
+    pub(crate) fn troubles(&self) -> Vec<Trouble> {
+        let inner = self.inner.lock();
+        let each = inner.seen.iter().flat_map(|(workload, seen)| seen.troubles.iter().map(move |trouble| (workload, trouble)));
+        let told = |(workload, trouble): (&WorkloadName, &model::issuers::Trouble)| Trouble {
+            message: format!("{workload}: {}", trouble.text),
+            since: Some(trouble.at),
+        };
+        each.map(told).collect()
     }
 
     /// An SVID was issued to it.
@@ -225,6 +248,28 @@ mod tests {
         rollout.forget_others(&BTreeSet::from([&names[0]]), now);
         let left: Vec<String> = rollout.witnesses().into_iter().map(|witness| witness.workload).collect();
         assert_eq!(left, ["a/away", "a/configured", "a/connected"]);
+    }
+
+    #[test]
+    fn the_troubles_of_a_sidecar_are_told_by_its_name_for_as_long_as_it_is_there() {
+        let rollout = Rollout::default();
+        let name = WorkloadName::parse("a/b").expect("name");
+        let trouble = |text: &str| vec![model::issuers::Trouble { at: Timestamp::from_seconds(5), text: text.into() }];
+        let first = rollout.connected(&name, Revision(0), opened("0a"));
+        rollout.troubled(&name, first, trouble("a file is gone"));
+        let told = Trouble { message: "a/b: a file is gone".to_owned(), since: Some(Timestamp::from_seconds(5)) };
+        assert_eq!(rollout.troubles(), [told]);
+        let second = rollout.connected(&name, Revision(0), opened("0a"));
+        assert_eq!(rollout.troubles(), [], "the next stream begins without");
+        rollout.troubled(&name, first, trouble("late"));
+        assert_eq!(rollout.troubles(), [], "what it tells late is not the later one's");
+        rollout.troubled(&name, second, trouble("again"));
+        assert_eq!(rollout.troubles().len(), 1);
+        rollout.troubled(&name, second, Vec::new());
+        assert_eq!(rollout.troubles(), []);
+        rollout.troubled(&name, second, trouble("again"));
+        rollout.disconnected(&name, second);
+        assert_eq!(rollout.troubles(), []);
     }
 
     #[test]

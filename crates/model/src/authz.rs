@@ -1,5 +1,6 @@
 //! What an authorization policy is asked about: plain facts, already verified by whoever collected them.
 
+use crate::country::Country;
 use crate::ids::{ServiceName, SpiffeId};
 use crate::time::Timestamp;
 use std::borrow::Cow;
@@ -115,8 +116,8 @@ impl serde::Serialize for Principal {
 pub struct Source {
     /// The address of the connection's other end.
     pub address: IpAddr,
-    /// ISO 3166-1 alpha-2, from the trusted header of a trusted caller; absent if nobody trustworthy said it.
-    pub country: Option<String>,
+    /// The country.
+    pub country: Country,
 }
 
 /// One request header that the policies read, and what came of it.
@@ -230,8 +231,8 @@ pub struct Question<'a> {
     pub body_note: Option<&'a str>,
     /// The address of the connection's other end.
     pub address: IpAddr,
-    /// ISO 3166-1 alpha-2, from the trusted header of a trusted caller; absent if nobody trustworthy said it.
-    pub country: Option<&'a str>,
+    /// The country: from the trusted header of a trusted caller, or from the database.
+    pub country: Country,
     /// The moment of the decision.
     pub now: Timestamp,
 }
@@ -254,7 +255,7 @@ impl Question<'_> {
             headers: self.headers.iter().cloned().map(Header::into_owned).collect(),
             body: self.body.cloned(),
             body_note: self.body_note.map(str::to_owned),
-            source: Source { address: self.address, country: self.country.map(str::to_owned) },
+            source: Source { address: self.address, country: self.country },
             now: self.now,
         }
     }
@@ -301,7 +302,7 @@ impl AuthzRequest {
             body: self.body.as_ref(),
             body_note: self.body_note.as_deref(),
             address: self.source.address,
-            country: self.source.country.as_deref(),
+            country: self.source.country,
             now: self.now,
         }
     }

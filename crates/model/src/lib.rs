@@ -5,6 +5,7 @@
 //! is deliberately not here but in the crate that makes the check.
 
 pub mod authz;
+pub mod country;
 pub mod decision;
 pub mod ids;
 pub mod introspection;
@@ -19,6 +20,7 @@ pub mod time;
 pub mod token;
 
 pub use authz::{AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Question, Source, User};
+pub use country::{Country, CountryCode};
 pub use decision::{Decision, DecisionRecord, Effect};
 pub use ids::{DecisionId, PolicyId, Revision, ServiceName, SpiffeId, TrustDomain, WorkloadName};
 pub use limits::{Limit, Limits};

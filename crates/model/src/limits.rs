@@ -45,6 +45,8 @@ pub enum Limit {
     DecisionQueue,
     /// Bytes of one message on the configuration stream.
     ConfigMessageBytes,
+    /// Bytes of a database of countries.
+    CountryDatabaseBytes,
     /// Bytes of a key set document.
     JwksBytes,
     /// Milliseconds for one fetch of discovery or a key set.
@@ -73,7 +75,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit, in the order of the documentation.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::RequestHeadBytes,
         Self::RequestHeaders,
         Self::PolicyBodyBytes,
@@ -94,6 +96,7 @@ impl Limit {
         Self::DrainMs,
         Self::DecisionQueue,
         Self::ConfigMessageBytes,
+        Self::CountryDatabaseBytes,
         Self::JwksBytes,
         Self::JwksFetchMs,
         Self::JwksRefetchFloorMs,
@@ -229,6 +232,13 @@ impl Limit {
             Self::ConfigMessageBytes => {
                 ("configMessageBytes", 4_194_304, 65_536, 67_108_864, "bytes of one message on the configuration stream")
             }
+            Self::CountryDatabaseBytes => (
+                "countryDatabaseBytes",
+                134_217_728,
+                1024,
+                1_073_741_824,
+                "bytes of a database of countries, which a sidecar holds in memory while a policy reads the country",
+            ),
             Self::JwksBytes => ("jwksBytes", 262_144, 1024, 4_194_304, "bytes of a discovery or key set document"),
             Self::JwksFetchMs => ("jwksFetchMs", 5000, 100, 60_000, "milliseconds for one fetch of discovery or a key set"),
             Self::JwksRefetchFloorMs => (

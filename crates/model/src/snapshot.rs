@@ -40,8 +40,11 @@ pub struct Snapshot {
     pub shadow: Vec<AuthorizationPolicy>,
     /// What is shown in no explanation, record or log.
     pub sensitive: Sensitive,
-    /// Where a call's country is read from.
+    /// Who is believed about a call's country.
     pub country: Option<CountryHeader>,
+    /// The file, an absolute path on the sidecar's machine, that is asked for the country where nobody who is believed says it: a
+    /// database in MaxMind's format.
+    pub country_database: Option<String>,
     /// The workloads whose `x-forwarded-for` and `x-forwarded-proto` are believed. From others they are replaced.
     pub forwarders: Vec<SpiffeId>,
     /// Whether the sidecar stands in the workload's own network namespace and its traffic is redirected to it: then nothing

@@ -86,7 +86,7 @@ fn main() {
         body: Some(&body),
         body_note: None,
         address: std::net::Ipv4Addr::LOCALHOST.into(),
-        country: None,
+        country: model::Country::Unknown,
         now: Timestamp::from_seconds(1_795_514_400),
     };
     let id = DecisionId::from_random([7; 16]);

@@ -2,6 +2,7 @@
 
 use crate::compile::{ActionSlice, Policies};
 use crate::compiled::evaluate::View;
+use crate::country;
 use crate::facts::{self, Facts, Setting};
 use crate::headers;
 use crate::slice::{ByPrincipal, Group, Sets};
@@ -42,7 +43,8 @@ pub struct Denied {
 /// A matching forbid denies with `denied_by_policy`; else any policy that failed denies with `policy_error` (the
 /// reference authorizer would skip it, and so let a failing forbid pass); else a matching permit allows; else
 /// `not_permitted`. A header that policies of the action read and that can be read in two ways ([`model::HeaderRead::flaw`]) denies
-/// with `policy_error`, whatever else holds; so does a body that is there and cannot be read, where a policy comes to look at it.
+/// with `policy_error`, whatever else holds; so does a country that could not be looked up ([`model::Country::Unavailable`]), where one of
+/// them reads it, and a body that is there and cannot be read, where a policy comes to look at it.
 /// Cost: some tens of nanoseconds for each policy that admits the action, the principal, and the path or role that it asks for. Allocates
 /// only if several policies apply, or none.
 ///
@@ -112,6 +114,9 @@ fn conclude(policies: &Policies, action: &ActionSlice, question: &Question<'_>, 
     if !flaws.is_empty() {
         let errors = flaws.into_iter().map(|(_, error)| error).collect();
         return Conclusion::denied(Reason::PolicyError, Arc::default(), errors);
+    }
+    if let Some(flaw) = country::flaw(question).filter(|_| action.slice.reads_country) {
+        return Conclusion::denied(Reason::PolicyError, Arc::default(), vec![flaw.to_owned()]);
     }
     let user = question.user.filter(|_| action.slice.reads_user);
     if let Some(misfit) = user.and_then(|user| facts::misfit(user, &policies.attributes)) {

@@ -207,8 +207,8 @@ fn source_record(question: &Question<'_>, wants: Wants) -> Result<Value, String>
         // An IPv4 caller on a dual-stack socket must match IPv4 ranges.
         fields.push(("address".to_owned(), Value::new_ip(question.address.to_canonical().to_string())));
     }
-    if let Some(country) = question.country.filter(|_| wants.country) {
-        fields.push(("country".to_owned(), text(country)));
+    if let Some(country) = question.country.known().filter(|_| wants.country) {
+        fields.push(("country".to_owned(), text(country.as_str())));
     }
     record(fields)
 }

@@ -135,7 +135,7 @@ pub(crate) fn transfer() -> AuthzRequest {
         headers: vec![Header { name: "x-tenant".into(), read: read_of(&[b"acme"]) }],
         body: Some(BTreeMap::from([("amount".to_owned(), AttributeValue::Long(500))])),
         body_note: None,
-        source: Source { address: "10.1.2.3".parse().expect("address"), country: Some("CH".into()) },
+        source: Source { address: "10.1.2.3".parse().expect("address"), country: model::CountryCode::parse("CH").into() },
         now: Timestamp::from_seconds(1_795_514_400),
     }
 }

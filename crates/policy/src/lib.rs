@@ -10,6 +10,7 @@ mod compile;
 mod compiled;
 mod conceal;
 mod conjuncts;
+mod country;
 mod decide;
 mod explain;
 mod facts;

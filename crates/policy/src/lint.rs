@@ -26,8 +26,10 @@ pub struct Provided<'a> {
     pub issuers: &'a [TokenIssuer],
     /// How roles nest.
     pub roles: &'a Roles,
-    /// Where the country is read from.
+    /// Who is believed about the country.
     pub country: Option<&'a CountryHeader>,
+    /// Whether a database is asked for it.
+    pub country_database: bool,
     /// Whether an inbound port may carry opaque connections.
     pub opaque: bool,
     /// Whether an inbound port may carry HTTP.
@@ -204,7 +206,7 @@ impl<'a> Facts<'a> {
     /// Facts that no call brings, or that anybody can bring.
     fn absent(&self, provided: &Provided<'_>, text: &str, say: &mut Say<'_>) {
         let reads = &self.rule.reads;
-        if provided.country.is_none() && reads.name(&["context", "source", "country"]) {
+        if provided.country.is_none() && !provided.country_database && reads.name(&["context", "source", "country"]) {
             let at = find_behind(text, "source", "country").unwrap_or(0);
             say("RA107", at, "the country of a call is never known: the `MeshConfig` says no `country`".to_owned());
         }
@@ -322,6 +324,7 @@ mod tests {
             issuers: &issuers,
             roles: &roles,
             country: Some(&CountryHeader { header: "x-country".into(), trusted: Vec::new() }),
+            country_database: false,
             opaque: false,
             http: true,
             permissive: false,

@@ -2,6 +2,7 @@
 
 use crate::PolicyError;
 use crate::compile::{Policies, Rule, Take, compile_taking};
+use crate::country;
 use crate::decide::{Denied, decide};
 use crate::explain::explain;
 use crate::headers;
@@ -81,6 +82,16 @@ impl Shadow {
         self.all.header_names(action)
     }
 
+    /// As [`Policies::reads_country`], for the live policies and those in shadow mode.
+    pub fn reads_country(&self, action: &str) -> bool {
+        self.all.reads_country(action)
+    }
+
+    /// As [`Policies::reads_any_country`], for the live policies and those in shadow mode.
+    pub fn reads_any_country(&self) -> bool {
+        self.all.reads_any_country()
+    }
+
     /// The policies in shadow mode that could look at the body of a request with this action.
     pub fn body_readers(&self, action: &str) -> Vec<PolicyId> {
         let group = group_of(action);
@@ -124,13 +135,15 @@ impl Shadow {
     }
 
     /// The policies in shadow mode that could not be evaluated: those that an error names, and those that read a header which can be
-    /// read in two ways.
+    /// read in two ways, or a country that could not be looked up.
     fn failing(&self, question: &Question<'_>, denied: &Denied) -> Vec<PolicyId> {
         let flaws = headers::flaws(question, self.header_names(question.action));
+        let is_unlocated = country::flaw(question).is_some();
         let is_named = |rule: &&Rule| {
             let name = format!("`{}`", rule.id);
             denied.errors.iter().any(|error| error.contains(&name))
                 || flaws.iter().any(|(header, _)| headers::are_read(&rule.reads, header))
+                || is_unlocated && country::is_read(&rule.reads)
         };
         self.rules().filter(is_named).map(|rule| rule.id.clone()).collect()
     }

@@ -3,6 +3,7 @@
 use crate::compile::Rule;
 use crate::compiled::index::Index;
 use crate::conjuncts::conjuncts;
+use crate::country;
 use crate::headers::{self, HeaderNames};
 use crate::reads::Reads;
 use crate::unreadable::{to_policy, with_unreadable_body};
@@ -113,6 +114,8 @@ pub(crate) struct Slice {
     pub(crate) interpreted: Vec<Group>,
     /// Whether some policy reads the user.
     pub(crate) reads_user: bool,
+    /// Whether some policy reads the country.
+    pub(crate) reads_country: bool,
     /// The headers that some policy reads, in their order.
     pub(crate) headers: Vec<String>,
     /// The body fields that some policy reads.
@@ -152,9 +155,10 @@ impl Slice {
         let interpreted: Vec<(usize, &Rule)> = chosen.iter().filter(|(_, rule)| rule.program.is_none()).copied().collect();
         let interpreted = groups(&interpreted, names)?;
         let reads_user = chosen.iter().any(|(_, rule)| rule.reads.touch(&USER));
+        let reads_country = chosen.iter().any(|(_, rule)| country::is_read(&rule.reads));
         let is_read = |name: &&String| chosen.iter().any(|(_, rule)| headers::are_read(&rule.reads, name));
         let headers = names.iter().filter(is_read).cloned().collect();
-        Ok(Self { index, interpreted, reads_user, headers, body_fields })
+        Ok(Self { index, interpreted, reads_user, reads_country, headers, body_fields })
     }
 }
 

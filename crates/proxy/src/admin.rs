@@ -15,7 +15,6 @@ use model::DecisionId;
 use model::snapshot::Snapshot;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -119,10 +118,7 @@ async fn decisions(id: &str, shared: &Shared) -> Response<Full<Bytes>> {
 /// 200 with what is degraded, or 503 with what is missing.
 fn ready(shared: &Shared) -> Response<Full<Bytes>> {
     let missing = shared.missing();
-    let connected = shared.control_connected.load(Ordering::Relaxed);
-    let degraded: &[&str] =
-        if connected { &[] } else { &["control plane: not connected; working on the last good configuration"] };
-    let body = serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "degraded": degraded });
+    let body = serde_json::json!({ "ready": missing.is_empty(), "missing": missing, "degraded": shared.degraded() });
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     text(status, "application/json", format!("{body}\n"))
 }

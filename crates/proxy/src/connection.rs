@@ -3,6 +3,7 @@
 use crate::accept::{LAST_WORDS_DEADLINE, refuse_connection};
 use crate::buffer::Buffer;
 use crate::clock;
+use crate::country::Located;
 use crate::ending::{Asked, Ending};
 use crate::exchange::{Downstream, Exchange};
 use crate::framing::{FramingRefusal, Rules};
@@ -55,6 +56,8 @@ pub struct Connection {
     /// What is under way on it is to look at the configuration. A connection of HTTP/1 does so whenever it is woken.
     is_to_wake: AtomicBool,
     registered: usize,
+    /// The country of the other end's address.
+    pub(crate) located: Located,
     identity_line: OnceLock<String>,
     activity: Activity,
 }
@@ -118,6 +121,7 @@ impl Connection {
             waker,
             is_to_wake,
             registered,
+            located: Located::default(),
             identity_line,
             activity,
         })

@@ -88,7 +88,7 @@ pub fn boot(applier: &mut Applier, shared: &Arc<Shared>, anchor: &Anchor) {
         Ok(None) => {}
         Ok(Some(snapshot)) => {
             let revision = snapshot.revision;
-            match sync::compile(&snapshot).and_then(|policies| applier.apply(snapshot, policies)) {
+            match sync::compile(&snapshot, None).and_then(|policies| applier.apply(snapshot, policies)) {
                 Ok(()) => tracing::info!(%revision, "began with the last good configuration"),
                 Err(failure) => {
                     tracing::warn!(%revision, %failure, "the last good configuration cannot be applied; waiting for the control plane")

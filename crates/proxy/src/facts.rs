@@ -7,8 +7,8 @@ mod headers;
 mod host;
 mod path;
 
+pub(crate) use headers::{FORWARDED_FOR, elements, is_spelt};
 pub use headers::{Hop, forward_headers, forward_trailers, forwarded_for, is_readable, only_value, read_headers};
-pub(crate) use headers::{elements, is_spelt};
 pub(crate) use path::normalise;
 
 use crate::framing::upgrade_offers;

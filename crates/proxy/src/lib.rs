@@ -14,6 +14,7 @@ pub mod buffer;
 pub mod clock;
 pub mod connection;
 pub mod control_link;
+pub mod country;
 pub mod detect;
 pub mod disk;
 mod ending;

@@ -6,6 +6,7 @@
 use crate::authenticate::{self, Authenticated};
 use crate::body;
 use crate::connection::Connection;
+use crate::country::Origin;
 use crate::exchange::{Downstream, Exchange, Upload};
 use crate::facts::{self, Facts, Hop};
 use crate::reply::{self, Refusal};
@@ -14,6 +15,7 @@ use crate::shadow::{Pending, Trial};
 use crate::standing::{Admitted, Standing};
 use crate::state::Active;
 use crate::telemetry::access_log::{Direction, Entry};
+use crate::tunnel::LetIn;
 use crate::upgrade::{self, Asked, Switched};
 use crate::upstream;
 use identity::handshake::VerifiedPeer;
@@ -102,13 +104,13 @@ async fn inbound(
         body,
         body_note,
         address: connection.remote.ip(),
-        country: country(&active, connection, request),
+        country: Origin::of_request(&active, connection, request).country(&active, connection, facts.method.as_str()),
         now: entry.at(),
     };
-    let asked_again = facts.upgrade.is_some().then(|| question.to_request());
+    let asked_again = facts.upgrade.is_some().then(|| LetIn::of(&question, Origin::of_request(&active, connection, request)));
     let trial = Trial::of(&active, facts, request, &mut upload);
     let (permit, shadow) = decide(&question, trial, request, &active, connection, entry)?;
-    let admitted = Admitted::of(generation, question.country).with(carried, authenticated.as_ref());
+    let admitted = Admitted::of(generation).with(carried, authenticated.as_ref());
     body::go_ahead(down, request).await;
 
     // On to the application, with the caller's identity as we verified it and none that the caller claimed.
@@ -230,14 +232,6 @@ fn decide(
             Err(refusal)
         }
     }
-}
-
-/// The call's country: one value of the configured header, believed only from the configured callers.
-fn country<'a>(active: &'a Active, connection: &Connection, head: &'a Head) -> Option<&'a str> {
-    let CountryHeader { header, trusted } = active.snapshot.country.as_ref()?;
-    let peer = connection.peer()?;
-    let value = trusted.contains(peer.id()).then(|| facts::only_value(&head.fields, header))??;
-    (value.len() == 2 && value.bytes().all(|b| b.is_ascii_uppercase())).then_some(value)
 }
 
 /// Makes the head ready for the next hop: the normalised path, no hop-by-hop headers, no identity that the caller claimed.

@@ -258,6 +258,7 @@ mod tests {
             shadow: Vec::new(),
             sensitive: model::snapshot::Sensitive::default(),
             country: None,
+            country_database: None,
             forwarders: Vec::new(),
             captured: false,
             egress: Egress::Refuse,

@@ -5,6 +5,7 @@ use crate::authenticate::Authenticated;
 use crate::body;
 use crate::clock;
 use crate::connection::Connection;
+use crate::country::Origin;
 use crate::facts::{self, Facts};
 use crate::reply::Refusal;
 use crate::telemetry::access_log::Entry;
@@ -28,16 +29,14 @@ pub struct Admitted {
     pub generation: u64,
     /// What the policies read of its body.
     pub body: Option<BodyFacts>,
-    /// Its country.
-    pub country: Option<[u8; 2]>,
     /// What its token says.
     pub claims: Option<VerifiedClaims>,
 }
 
 impl Admitted {
     /// `generation`: from before the configuration was taken.
-    pub fn of(generation: u64, country: Option<&str>) -> Self {
-        Self { generation, body: None, country: country.and_then(|country| country.as_bytes().try_into().ok()), claims: None }
+    pub const fn of(generation: u64) -> Self {
+        Self { generation, body: None, claims: None }
     }
 
     /// With what was read of its body, and its token.
@@ -141,7 +140,7 @@ impl<'a> Standing<'a> {
             body,
             body_note,
             address: connection.remote.ip(),
-            country: admitted.country.as_ref().and_then(|country| std::str::from_utf8(country).ok()),
+            country: Origin::of_forwarded(&active, connection, request).country(&active, connection, action),
             now: clock::now(),
         };
         let Err(denied) = policy::decide(&active.policies, &question, id, revision) else { return Ok(()) };

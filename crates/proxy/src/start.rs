@@ -9,7 +9,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::{Decisions, Explainer};
 use crate::telemetry::metrics::Metrics;
 use crate::workers::Workers;
-use crate::{admin, disk, fetch, probe, proof, rotate, workload_api, workload_client};
+use crate::{admin, country, disk, fetch, probe, proof, rotate, workload_api, workload_client};
 use anyhow::{Context, bail};
 use model::Limit;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -65,6 +65,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if let Some(listener) = workload_api {
         tasks.spawn(workload_api::run(listener, Arc::clone(&shared), anchor.clone()));
     }
+    tasks.spawn(country::run(Arc::clone(&shared)));
     tasks.spawn(fetch::run(Arc::clone(&shared), wanted_keys));
     tasks.spawn(sync::report(Arc::clone(&shared), anchor.clone(), told, explainer));
     tasks.spawn(sync::run(applier, anchor));

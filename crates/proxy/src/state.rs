@@ -1,6 +1,7 @@
 //! What all connections of the process share: three live cells, each replaced whole, and the things that count.
 
 use crate::clock;
+use crate::country::{self, CountryFile};
 use crate::gate::Gate;
 use crate::introspect::Introspections;
 use crate::issuers::Issuers;
@@ -55,12 +56,19 @@ pub struct Active {
     pub revoked_tokens: Revocations,
     /// The metadata of its protected resource.
     pub resource: Option<Resource>,
+    /// The database of countries, if there is one and a policy reads the country.
+    pub country_file: Option<Arc<CountryFile>>,
 }
 
 impl Active {
     /// The headers to read of a request with this action: those that some policy reads, also in shadow mode.
     pub fn header_names(&self, action: &str) -> &[String] {
         self.shadow.as_ref().map_or_else(|| self.policies.header_names(action), |shadow| shadow.header_names(action))
+    }
+
+    /// Whether some policy of this action reads the country, also in shadow mode.
+    pub fn reads_country(&self, action: &str) -> bool {
+        self.shadow.as_ref().map_or_else(|| self.policies.reads_country(action), |shadow| shadow.reads_country(action))
     }
 
     /// The inbound port at this address.
@@ -246,7 +254,7 @@ impl Shared {
 
     /// A configuration that is to be put in force, with everything that is made of it once.
     pub fn prepared(&self, snapshot: Snapshot, compiled: Compiled) -> Active {
-        let Compiled { policies, shadow, shadow_refused } = compiled;
+        let Compiled { policies, shadow, shadow_refused, country_file } = compiled;
         Active {
             policies,
             shadow,
@@ -255,6 +263,7 @@ impl Shared {
             generation: self.made.fetch_add(1, Ordering::Relaxed),
             revoked_tokens: Revocations::of(&snapshot.revoked_tokens),
             resource: Resource::of(&snapshot),
+            country_file,
             snapshot,
         }
     }
@@ -266,6 +275,7 @@ impl Shared {
         self.metrics.policies_interpreted.set(count(active.policies.interpreted().count()));
         self.metrics.config_revision.set(i64::try_from(active.snapshot.revision.0).unwrap_or(i64::MAX));
         self.config.send_replace(Some(active));
+        country::note(self);
         self.recent.let_go();
         self.changed_ms.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::AcqRel);
@@ -350,6 +360,24 @@ impl Shared {
         let _told = draining.wait_for(|draining| *draining).await.is_ok();
     }
 
+    /// Whether a policy reads the country, and there is no database that was ever read.
+    fn lacks_countries(&self) -> bool {
+        let Some(active) = self.active() else { return false };
+        let lacks = active.country_file.as_ref().is_some_and(|file| file.built_at().is_none());
+        lacks && active.policies.reads_any_country()
+    }
+
+    /// What is not as it should be, and no reason not to be called.
+    pub fn degraded(&self) -> Vec<String> {
+        let mut degraded = Vec::new();
+        if !self.control_connected.load(Ordering::Relaxed) {
+            degraded.push("control plane: not connected; working on the last good configuration".to_owned());
+        }
+        let failure = self.active().and_then(|active| active.country_file.as_ref()?.failure());
+        degraded.extend(failure.map(|failure| format!("country: {}", failure.text)));
+        degraded
+    }
+
     /// What is missing before this sidecar may be called ready. Empty means ready.
     pub fn missing(&self) -> Vec<&'static str> {
         let mut missing = Vec::new();
@@ -377,6 +405,9 @@ impl Shared {
             );
         } else if self.settings.capture && !self.capture_proven.load(Ordering::Acquire) {
             missing.push("capture: the application's traffic is not redirected here; run `rondel-proxy capture apply`");
+        }
+        if self.lacks_countries() {
+            missing.push("country: a policy reads it, and its database cannot be read; the log and `rondel status` say why");
         }
         if *self.draining.borrow() {
             missing.push("draining: SIGTERM received");

@@ -3,12 +3,13 @@
 use crate::anchor::Anchor;
 use crate::clock;
 use crate::control_link;
+use crate::country::{self, CountryFile};
 use crate::disk::{self, DiskFailure};
 use crate::issuers;
 use crate::listener::{BindFailure, Listeners};
 use crate::rehearsal;
 use crate::shadow;
-use crate::state::Shared;
+use crate::state::{Active, Shared};
 use crate::telemetry::decisions::{Explainer, Told};
 use crate::workers::Workers;
 use identity::Credentials;
@@ -187,14 +188,16 @@ pub struct Compiled {
     pub shadow: Option<Shadow>,
     /// Why those in shadow mode are not tried.
     pub shadow_refused: Option<String>,
+    /// The database of countries, if a policy reads the country. That it cannot be read is told and denies the calls it is needed for.
+    pub country_file: Option<Arc<CountryFile>>,
 }
 
-/// Compiles a snapshot's policies. Costs up to seconds for the largest texts: not for an async task. What is wrong with those in shadow
+/// Compiles a snapshot's policies, and reads the database of countries if they need it; `before`: what is in force. Costs up to seconds for the largest texts: not for an async task. What is wrong with those in shadow
 /// mode is told, and no reason not to put the others in force.
 ///
 /// # Errors
 /// - [`ApplyFailure::Policies`] with every error's place.
-pub fn compile(snapshot: &Snapshot) -> Result<Compiled, ApplyFailure> {
+pub fn compile(snapshot: &Snapshot, before: Option<&Active>) -> Result<Compiled, ApplyFailure> {
     let listed = |errors: Vec<PolicyError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     let policies = policy::compile(&snapshot.policies, &snapshot.issuers, &snapshot.roles)
         .map_err(|errors| ApplyFailure::Policies(listed(errors)))?
@@ -205,7 +208,11 @@ pub fn compile(snapshot: &Snapshot) -> Result<Compiled, ApplyFailure> {
     }
     let shadow_refused = shadow.as_ref().err().cloned();
     let shadow = shadow.ok().flatten().map(|shadow| shadow.concealing(snapshot.sensitive.clone()));
-    Ok(Compiled { policies, shadow, shadow_refused })
+    let reads_country = policies.reads_any_country() || shadow.as_ref().is_some_and(Shadow::reads_any_country);
+    let before = before.and_then(|active| active.country_file.as_ref());
+    let country_file = snapshot.country_database.as_ref().filter(|_| reads_country);
+    let country_file = country_file.map(|path| CountryFile::open(path, &snapshot.limits, before));
+    Ok(Compiled { policies, shadow, shadow_refused, country_file })
 }
 
 /// Keeps the configuration stream open for as long as the process lives.
@@ -283,7 +290,8 @@ async fn session(applier: &mut Applier, anchor: &Anchor) -> String {
         tokio::select! {
             ended = follow(applier, anchor, stream) => return ended,
             () = rotated(&mut identities, serial.as_deref()) => {}
-            () = issuers::tell(&shared, answers) => {}
+            () = issuers::tell(&shared, answers.clone()) => {}
+            () = country::tell(&shared, answers) => {}
         }
     }
 }
@@ -341,7 +349,7 @@ async fn follow(applier: &mut Applier, anchor: &Anchor, (sender, receiver): &mut
 /// Checks, applies and keeps one snapshot. That it cannot be kept on disk is logged, not refused: it is in force.
 async fn put_in_force(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) -> Result<(), ApplyFailure> {
     disk::check(&candidate.snapshot, &candidate.signature, anchor)?;
-    let (snapshot, policies) = compiled(candidate.snapshot.clone()).await?;
+    let (snapshot, policies) = compiled(candidate.snapshot.clone(), &applier.shared).await?;
     applier.apply(snapshot, policies)?;
     if let Err(failure) = disk::save(&applier.shared.settings.state, &candidate.snapshot, &candidate.signature) {
         tracing::warn!(%failure, "the configuration in force could not be kept on disk");
@@ -368,7 +376,7 @@ async fn believe(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) 
     if snapshot == active.snapshot {
         return Ok(());
     }
-    let (snapshot, policies) = compiled(snapshot).await?;
+    let (snapshot, policies) = compiled(snapshot, &applier.shared).await?;
     applier.apply(snapshot, policies)?;
     if let Err(failure) = anchor.learn(&candidate.snapshot.bundles) {
         tracing::warn!(%failure, "the trust bundle in force could not be kept on disk");
@@ -376,8 +384,10 @@ async fn believe(applier: &mut Applier, candidate: &Candidate, anchor: &Anchor) 
     Ok(())
 }
 
-async fn compiled(snapshot: Snapshot) -> Result<(Snapshot, Compiled), ApplyFailure> {
-    let compiled = tokio::task::spawn_blocking(move || compile(&snapshot).map(|policies| (snapshot, policies))).await;
+async fn compiled(snapshot: Snapshot, shared: &Shared) -> Result<(Snapshot, Compiled), ApplyFailure> {
+    let before = shared.active();
+    let compiled =
+        tokio::task::spawn_blocking(move || compile(&snapshot, before.as_deref()).map(|policies| (snapshot, policies))).await;
     compiled.map_err(|_| ApplyFailure::Policies("the compilation ended by itself".to_owned()))?
 }
 

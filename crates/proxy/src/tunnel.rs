@@ -1,6 +1,7 @@
 //! Opaque TCP: decided once as a connection, decided again when the policies change, copied in between.
 
 use crate::connection::Connection;
+use crate::country::Origin;
 use crate::prefixed::Prefixed;
 use crate::reply::Refusal;
 use crate::revocable::Revocable;
@@ -25,13 +26,25 @@ use tokio::time::Instant;
 /// Bytes that one direction of a tunnel holds.
 const COPY_BYTES: usize = 16 * 1024;
 
+/// The action of an opaque connection.
+const CONNECT: &str = "connect";
+
 /// What let an inbound connection or upgrade in: it must go on being true.
 #[derive(Debug)]
 pub struct LetIn {
     /// What the policies were asked.
     pub question: AuthzRequest,
+    /// Where it comes from.
+    pub origin: Origin,
     /// What the token says, if there was one.
     pub claims: Option<VerifiedClaims>,
+}
+
+impl LetIn {
+    /// A request without a token, for as long as nobody says that it has one.
+    pub fn of(question: &Question<'_>, origin: Origin) -> Box<Self> {
+        Box::new(Self { question: question.to_request(), origin, claims: None })
+    }
 }
 
 /// A connection to a peer's sidecar.
@@ -68,7 +81,7 @@ fn admitted<'a>(connection: &Connection, active: &'a Arc<Active>) -> Option<(Ent
     entry.upstream = Some(listener.application.into());
     let question = question(connection, active)?;
     let _permit: Permit = decide(&question.as_question(), connection, active, &mut entry)?;
-    Some((entry, Some(LetIn { question, claims: None }), listener))
+    Some((entry, Some(LetIn { question, origin: Origin::of_connection(connection), claims: None }), listener))
 }
 
 /// Connects to the application and waits until it speaks, if the policies let this caller connect; otherwise waits for ever.
@@ -167,17 +180,18 @@ fn fail(mut entry: Entry, failed: Failed) {
 
 /// What the policies are asked of an opaque connection.
 fn question(connection: &Connection, active: &Active) -> Option<AuthzRequest> {
+    let country = Origin::of_connection(connection).country(active, connection, CONNECT);
     Some(AuthzRequest {
         principal: connection.principal()?,
         user: None,
-        action: "connect".to_owned(),
+        action: CONNECT.to_owned(),
         resource: active.snapshot.service.clone(),
         path: "/".to_owned(),
         host: String::new(),
         headers: Vec::new(),
         body: None,
         body_note: None,
-        source: Source { address: connection.remote.ip(), country: None },
+        source: Source { address: connection.remote.ip(), country },
         now: crate::clock::now(),
     })
 }
@@ -320,7 +334,7 @@ async fn ending(
 /// Waits until a changed configuration no longer permits what let this connection in (design §9.9).
 async fn denied_by_change(connection: &Connection, decided: &Active, let_in: Option<LetIn>) -> Reason {
     let mut configs = connection.shared.config.subscribe();
-    let Some(LetIn { question, claims }) = let_in else { return pending().await };
+    let Some(LetIn { question, origin, claims }) = let_in else { return pending().await };
     if configs.borrow().as_ref().is_some_and(|now| now.snapshot.revision != decided.snapshot.revision) {
         // It changed between the decision and now.
         configs.mark_changed();
@@ -338,7 +352,8 @@ async fn denied_by_change(connection: &Connection, decided: &Active, let_in: Opt
             return Reason::TokenRevoked;
         }
         let mut entry = begin(connection, &active, Direction::Inbound);
-        let again = Question { now: crate::clock::now(), ..question.as_question() };
+        let country = origin.country(&active, connection, &question.action);
+        let again = Question { now: crate::clock::now(), country, ..question.as_question() };
         let permitted = decide(&again, connection, &active, &mut entry).is_some();
         entry.ended();
         if !permitted {

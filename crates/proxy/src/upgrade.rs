@@ -16,7 +16,7 @@ use crate::telemetry::access_log::{Direction, Entry};
 use crate::tunnel::{self, LetIn};
 use crate::upstream::pool::OpenPlace;
 use message::Head;
-use model::{AuthzRequest, Reason};
+use model::Reason;
 use std::future::poll_fn;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub struct Asked {
     upgrade: Upgrade,
     /// What let the request in, to be asked again while the new protocol is spoken.
-    question: Option<AuthzRequest>,
+    let_in: Option<Box<LetIn>>,
 }
 
 /// What the other side granted.
@@ -49,13 +49,13 @@ pub struct Switched {
 
 impl Asked {
     /// Writes into the head what asks the next hop for the same. Call it when the head was made ready for the next hop.
-    pub fn prepare(upgrade: Option<Upgrade>, head: &mut Head, question: Option<AuthzRequest>) -> Option<Box<Self>> {
+    pub fn prepare(upgrade: Option<Upgrade>, head: &mut Head, let_in: Option<Box<LetIn>>) -> Option<Box<Self>> {
         let upgrade = upgrade?;
         if let Upgrade::Line(protocol) = &upgrade {
             head.fields.push(b"connection", b"upgrade");
             head.fields.push(b"upgrade", protocol);
         }
-        Some(Box::new(Self { upgrade, question }))
+        Some(Box::new(Self { upgrade, let_in }))
     }
 
     /// Whether this answer grants the switch.
@@ -84,8 +84,9 @@ pub async fn grant(
     connection: &Arc<Connection>,
 ) -> Option<Switched> {
     let Received { sent, asked, active, admitted, .. } = received;
-    let question = asked.and_then(|asked| asked.question);
-    let let_in = question.map(|question| LetIn { question, claims: admitted.and_then(|admitted| admitted.claims) });
+    let let_in = asked.and_then(|asked| asked.let_in);
+    let claims = admitted.and_then(|admitted| admitted.claims);
+    let let_in = let_in.map(|let_in| LetIn { claims, ..*let_in });
     match (down, sent.upstream) {
         (Downstream::Http1(server), Upstream::Http1(client)) => {
             head.fields.push(b"connection", b"upgrade");

@@ -5,7 +5,7 @@ use crate::issuers;
 use crate::proto;
 use crate::rehearsal::{self, Order, Report};
 use crate::subscription::{Answer, Update};
-use model::issuers::IssuerReport;
+use model::issuers::{IssuerReport, Trouble};
 use model::shadow::ShadowReport;
 use model::snapshot::TrustBundle;
 use model::{DecisionRecord, Revision, Timestamp, WorkloadName};
@@ -266,6 +266,15 @@ impl Answers {
     /// - [`CallFailure::Ended`] if the stream is gone.
     pub async fn issuers(&self, issuers: &[IssuerReport]) -> Result<(), CallFailure> {
         let message = proto::config_request::Message::Issuers(issuers::to_wire(issuers));
+        self.0.send(proto::ConfigRequest { message: Some(message) }).await.map_err(|_| CallFailure::Ended)
+    }
+
+    /// Tells what an operator must look at at this sidecar: all of it.
+    ///
+    /// # Errors
+    /// - [`CallFailure::Ended`] if the stream is gone.
+    pub async fn troubles(&self, troubles: &[Trouble]) -> Result<(), CallFailure> {
+        let message = proto::config_request::Message::Troubles(issuers::troubles_to_wire(troubles));
         self.0.send(proto::ConfigRequest { message: Some(message) }).await.map_err(|_| CallFailure::Ended)
     }
 

@@ -108,6 +108,7 @@ pub(crate) fn snapshot() -> Snapshot {
         shadow: vec![policy("b", "forbid")],
         sensitive: sensitive(["pin", "salary", "x-account"].map(|name| vec![name.to_owned()])),
         country: Some(CountryHeader { header: "x-country".into(), trusted: vec![id("edge")] }),
+        country_database: Some("/var/lib/country.mmdb".into()),
         forwarders: vec![id("edge")],
         captured: false,
         egress: Egress::Refuse,
@@ -327,6 +328,8 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
         .prop_map(|(listen, application, protocol, permissive)| Inbound { listen, application, protocol, permissive });
     let trusted = vec(label().prop_map(|account| id(&account)), 0..3);
     let country = ("[a-z]([a-z-]{0,8}[a-z])?", trusted).prop_map(|(header, trusted)| CountryHeader { header, trusted });
+    let database = proptest::option::of(text().prop_map(|text| format!("/{text}")));
+    let country = (proptest::option::of(country), database);
     let shadow = policies().prop_map(|mut shadow| {
         shadow.sort_by(|one, other| one.name.cmp(&other.name));
         shadow
@@ -334,7 +337,7 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
     let parts = (bundles(), vec(inbound, 0..3), upstreams(captured), issuers(), policies(), shadow);
     let egress = prop_oneof![Just(Egress::Allow), Just(Egress::Refuse)];
     let forwarders = vec(label().prop_map(|account| id(&account)), 0..3);
-    let rest = (proptest::option::of(country), 1_u64.., limits(), label(), egress, forwarders);
+    let rest = (country, 1_u64.., limits(), label(), egress, forwarders);
     let revoked = btree_map("[0-9a-f]{1,40}", any::<u64>(), 0..3).prop_map(|revoked| {
         let svid = |(serial, until)| RevokedSvid { serial, until: Timestamp::from_millis(until) };
         revoked.into_iter().map(svid).collect()
@@ -350,7 +353,7 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
     whole.prop_map(
         move |(
             (bundles, inbound, upstreams, issuers, policies, shadow),
-            (country, age_ms, limits, name, egress, forwarders),
+            ((country, country_database), age_ms, limits, name, egress, forwarders),
             revoked,
             post_quantum_required,
             roles,
@@ -372,6 +375,7 @@ fn snapshot_of(captured: bool) -> impl Strategy<Value = Snapshot> {
             shadow,
             sensitive,
             country,
+            country_database,
             connection_age_max: Duration::from_millis(age_ms),
             limits,
             revoked,

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// LIMIT: issuers of one sidecar's report; further ones are not told.
 const ISSUERS_MAX: usize = 256;
+/// LIMIT: troubles of one sidecar; further ones are not told.
+const TROUBLES_MAX: usize = 16;
 /// LIMIT: bytes of one text of a report.
 const TEXT_BYTES_MAX: usize = 4096;
 
@@ -26,6 +28,29 @@ pub struct WorkloadIssuers {
 
 pub(crate) fn to_wire(issuers: &[IssuerReport]) -> proto::IssuersReport {
     proto::IssuersReport { issuers: issuers.iter().take(ISSUERS_MAX).map(report_to_wire).collect() }
+}
+
+pub(crate) fn troubles_to_wire(troubles: &[Trouble]) -> proto::TroublesReport {
+    let fits = |(at, letter): &(usize, char)| at + letter.len_utf8() <= TEXT_BYTES_MAX;
+    let one = |trouble: &Trouble| proto::Failure {
+        at_ms: trouble.at.millis(),
+        text: trouble.text.char_indices().take_while(fits).map(|(_, letter)| letter).collect(),
+    };
+    proto::TroublesReport { troubles: troubles.iter().take(TROUBLES_MAX).map(one).collect() }
+}
+
+/// The troubles of one sidecar.
+///
+/// # Errors
+/// - [`ConvertError`] naming what is too long or too many.
+pub fn troubles_from_wire(wire: proto::TroublesReport) -> Result<Vec<Trouble>, ConvertError> {
+    if wire.troubles.len() > TROUBLES_MAX {
+        return Err(ConvertError::new("troubles", format!("{} entries, {TROUBLES_MAX} at most", wire.troubles.len())));
+    }
+    let one = |failure: proto::Failure| {
+        Ok(Trouble { at: Timestamp::from_millis(failure.at_ms), text: text("troubles.text", failure.text)? })
+    };
+    wire.troubles.into_iter().map(one).collect()
 }
 
 /// A report as the operator's answer holds it.
@@ -173,6 +198,22 @@ mod tests {
     fn a_report_arrives_as_it_was_told() {
         for sent in [vec![], vec![report()], vec![report(), IssuerReport { name: "other".into(), ..IssuerReport::default() }]] {
             assert_eq!(from_wire(to_wire(&sent)), Ok(sent));
+        }
+    }
+
+    #[test]
+    fn troubles_arrive_as_they_were_told_and_none_that_is_too_large() {
+        let one = |text: &str| Trouble { at: Timestamp::from_millis(7), text: text.into() };
+        for sent in [vec![], vec![one("a file is gone"), one("")]] {
+            assert_eq!(troubles_from_wire(troubles_to_wire(&sent)), Ok(sent));
+        }
+        let many = troubles_to_wire(&vec![one(&"\u{e4}".repeat(TEXT_BYTES_MAX)); TROUBLES_MAX + 1]);
+        assert!(many.troubles.len() == TROUBLES_MAX && many.troubles.iter().all(|each| each.text.len() <= TEXT_BYTES_MAX));
+        assert!(troubles_from_wire(many).is_ok());
+        let (long, short) = ("x".repeat(TEXT_BYTES_MAX + 1), String::new());
+        for (text, count) in [(long, 1), (short, TROUBLES_MAX + 1)] {
+            let failure = proto::Failure { at_ms: 0, text };
+            assert!(troubles_from_wire(proto::TroublesReport { troubles: vec![failure; count] }).is_err());
         }
     }
 

@@ -20,7 +20,7 @@ fn answer(subscription: &mut Subscription, publication: &mut Publication, update
         Said::Ack(ack) => publication.ack(&ack.nonce).map(|_| true).expect("under way"),
         Said::Nack(nack) => publication.nack(&nack.nonce, &nack.reason).map(|_| false).expect("under way"),
         Said::Hello(_) => panic!("hello"),
-        Said::Rehearsed(_) | Said::Issuers(_) => panic!("a report"),
+        Said::Rehearsed(_) | Said::Issuers(_) | Said::Troubles(_) => panic!("a report"),
     }
 }
 

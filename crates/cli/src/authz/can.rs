@@ -49,7 +49,7 @@ pub(crate) struct Can {
     /// The body, or `@FILE`, or `@-` for what comes at the standard input; JSON unless a header says otherwise
     #[arg(long)]
     body: Option<String>,
-    /// The country of the call, if the caller is believed about it
+    /// The country of the call, if the caller is believed about it or a database is asked
     #[arg(long)]
     country: Option<String>,
     /// The address from which the call comes

@@ -162,6 +162,7 @@ fn lints(mesh: &Mesh) -> Vec<Lint> {
             issuers: &issuers,
             roles: &mesh.settings.roles,
             country: mesh.settings.country.as_ref(),
+            country_database: mesh.settings.country_database.is_some(),
             opaque: inbound.iter().any(|each| each.protocol != Protocol::Http),
             http: inbound.iter().any(|each| each.protocol != Protocol::Tcp),
             permissive: inbound.iter().any(|each| each.permissive),

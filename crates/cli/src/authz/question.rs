@@ -5,7 +5,7 @@ use config::cases::{Call, CallUser};
 use model::authz::{AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Source, User};
 use model::decision::{Explanation, Outcome};
 use model::snapshot::TokenIssuer;
-use model::{DecisionId, Effect, Limit, PolicyId, Reason, Timestamp};
+use model::{Country, CountryCode, DecisionId, Effect, Limit, PolicyId, Reason, Timestamp};
 use policy::BodyFacts;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -99,7 +99,8 @@ pub(super) fn ask(site: &Site, principal: Principal, call: &Call, now: Timestamp
 fn check(site: &Site, principal: &Principal, call: &Call) -> Result<(), String> {
     let snapshot = &site.snapshot;
     let opaque = call.method == CONNECT;
-    if opaque && (call.user.is_some() || call.body.is_some() || !call.headers.is_empty() || call.country.is_some()) {
+    let says_country = call.country.is_some() && snapshot.country_database.is_none();
+    if opaque && (call.user.is_some() || call.body.is_some() || !call.headers.is_empty() || says_country) {
         return Err("an opaque connection (`connect`) has no user, headers, body or country".to_owned());
     }
     if !site.carries(opaque) {
@@ -237,34 +238,36 @@ fn alike(one: &str, other: &str) -> bool {
     one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
 }
 
-/// The country: from the trusted header of a trusted caller.
-fn country(site: &Site, principal: &Principal, call: &Call) -> Result<Option<String>, String> {
-    let is_code = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_uppercase());
-    let Some(header) = &site.snapshot.country else {
+/// The country: that of the call as it is written down, where somebody can know it; else from the trusted header of a trusted caller.
+fn country(site: &Site, principal: &Principal, call: &Call) -> Result<Country, String> {
+    let has_database = site.snapshot.country_database.is_some();
+    let header = site.snapshot.country.as_ref();
+    if header.is_none() && !has_database {
         return match &call.country {
             Some(_) => Err("the mesh's `MeshConfig` says no `country`: no call has one".to_owned()),
-            None => Ok(None),
+            None => Ok(Country::Unknown),
         };
-    };
-    let trusted = principal.workload().is_some_and(|id| header.trusted.contains(id));
+    }
+    let trusting = header.filter(|header| principal.workload().is_some_and(|id| header.trusted.contains(id)));
     match &call.country {
-        Some(_) if !trusted => {
-            let who = header.trusted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Some(_) if trusting.is_none() && !has_database => {
+            let who = header.iter().flat_map(|header| &header.trusted).map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Err(format!("`{principal}` is not believed about the country; believed are: {who}"))
         }
-        Some(code) if !is_code(code) => {
-            Err(format!("`{}` is not a country: two upper-case letters (ISO 3166-1)", model::ids::printable(code)))
-        }
-        Some(code) => Ok(Some(code.clone())),
-        None if !trusted => Ok(None),
-        None => {
-            let mut found = lines(call, &header.header);
-            let value = match (found.next(), found.next()) {
-                (Some(line), None) => std::str::from_utf8(line.trim_ascii()).ok().filter(|text| is_code(text)),
-                _ => None,
-            };
-            Ok(value.map(str::to_owned))
-        }
+        Some(code) => CountryCode::parse(code)
+            .map(Country::Known)
+            .ok_or_else(|| format!("`{}` is not a country: two upper-case letters (ISO 3166-1)", model::ids::printable(code))),
+        // What the database would say of the address, nobody asks here.
+        None => Ok(trusting.and_then(|header| claimed(call, &header.header)).into()),
+    }
+}
+
+/// What the one line of the country's header says.
+fn claimed(call: &Call, header: &str) -> Option<CountryCode> {
+    let mut found = lines(call, header);
+    match (found.next(), found.next()) {
+        (Some(line), None) => CountryCode::parse(std::str::from_utf8(line.trim_ascii()).ok()?),
+        _ => None,
     }
 }
 

@@ -196,6 +196,15 @@ impl Plane {
                 self.rollout.told(workload, session, report, clock::now());
                 Ok(())
             }
+            Some(Message::Troubles(report)) => {
+                let troubles = wire::issuers::troubles_from_wire(report);
+                let troubles = troubles.map_err(|error| Status::invalid_argument(error.to_string()))?;
+                for trouble in &troubles {
+                    tracing::warn!(%workload, trouble = trouble.text, "a sidecar is in trouble");
+                }
+                self.rollout.troubled(workload, session, troubles);
+                Ok(())
+            }
             Some(Message::Hello(_)) | None => Err(Status::invalid_argument("expected `ack` or `nack`")),
         }
     }

@@ -71,6 +71,7 @@ impl proto::operator_server::Operator for Plane {
             workloads: desired.mesh.workloads.iter().map(|workload| self.workload_status(workload)).collect(),
             troubles: troubles(&self.ca, &self.federation, &self.bundle_endpoint, clock::now())
                 .into_iter()
+                .chain(self.rollout.troubles())
                 .map(trouble)
                 .collect(),
         }))

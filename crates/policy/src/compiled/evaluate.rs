@@ -253,7 +253,7 @@ impl<'a> View<'a> {
             Fact::Header(name) if self.is_request() => question.header(name).and_then(HeaderRead::value).map(Value::Text),
             Fact::Field(name) => self.body()?.and_then(|body| body.get(&**name)).map(value_of),
             Fact::Address => Some(Value::Address(Range::only(question.address))),
-            Fact::Country => question.country.map(Value::Text),
+            Fact::Country => question.country.known().map(|country| Value::Text(country.as_str())),
             Fact::Now => Some(Value::Datetime(i64::try_from(question.now.millis()).map_err(|_| Failure::Overflow)?)),
             Fact::Header(_) | Fact::Frame | Fact::Headers | Fact::Body => None,
         })

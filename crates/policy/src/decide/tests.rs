@@ -3,6 +3,7 @@ use crate::fixture::*;
 use model::AuthzRequest;
 use model::Principal;
 use model::authz::{AttributeType, AttributeValue, HeaderRead};
+use model::country::{Country, CountryCode};
 use model::ids::SpiffeId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,9 +25,9 @@ fn the_bank_s_rules_decide_transfers() {
         ("over the limit", changed(|r| amount(r, 1001)), "not_permitted"),
         ("nothing", changed(|r| amount(r, 0)), "not_permitted"),
         ("negative", changed(|r| amount(r, -5)), "not_permitted"),
-        ("from abroad", changed(|r| r.source.country = Some("DE".into())), "not_permitted"),
-        ("from nowhere", changed(|r| r.source.country = None), "not_permitted"),
-        ("country by case", changed(|r| r.source.country = Some("ch".into())), "not_permitted"),
+        ("from abroad", changed(|r| r.source.country = CountryCode::parse("DE").into()), "not_permitted"),
+        ("from nowhere", changed(|r| r.source.country = Country::Unknown), "not_permitted"),
+        ("from where nobody could look up", changed(|r| r.source.country = Country::Unavailable), "policy_error"),
         ("no body", changed(|r| r.body = None), "not_permitted"),
         (
             "a body of another type",
@@ -201,6 +202,36 @@ fn every_fact_can_be_read() {
         let text = format!("permit (principal, action, resource) when {{ {condition} }};");
         let expected = if expected { "allow policy0" } else { "not_permitted" };
         assert_eq!(verdict(&policies(&text), &request), expected, "{condition}");
+    }
+}
+
+#[test]
+fn a_country_that_could_not_be_looked_up_denies_every_call_whose_policies_read_it() {
+    let known = CountryCode::parse("DE").into();
+    for (condition, reads) in [
+        ("context.source has country && context.source.country == \"KP\"", true),
+        ("context.source has country", true),
+        ("context has source.country", true),
+        ("!(context.source has country)", true),
+        ("context.source == context.source", true),
+        ("(if context has user then context.source else context.source) has country", true),
+        ("context.source.address.isLoopback()", false),
+        ("context.request.path == \"/nowhere\"", false),
+    ] {
+        let text = format!(
+            "permit (principal, action, resource); forbid (principal, action in Action::\"write\", resource) when {{ {condition} }};"
+        );
+        let all = policies(&text);
+        for (action, country) in
+            [("POST", Country::Unavailable), ("GET", Country::Unavailable), ("GET", Country::Unknown), ("GET", known)]
+        {
+            let request = changed(|r| (r.action, r.source.country) = (action.into(), country));
+            let denies = reads && action == "POST";
+            let expected = if denies { "policy_error" } else { "allow policy0" };
+            assert_eq!(verdict(&all, &request), expected, "{condition}: {action} {country:?}");
+            assert_eq!(all.reads_country(action), denies, "{condition}: {action}");
+        }
+        assert_eq!(all.reads_any_country(), reads, "{condition}");
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) use condition::Anatomy;
 use crate::compile::{Policies, Rule};
 use crate::compiled::evaluate::View;
 use crate::conceal::REDACTED;
+use crate::country::{self, COUNTRY};
 use crate::facts::{self, Facts, Setting};
 use crate::headers::{self, HEADERS};
 use crate::reads::Path;
@@ -144,11 +145,13 @@ impl<'a> Views<'a> {
         }
     }
 
-    /// What is wrong with a header that the policy reads, if it speaks of this action.
+    /// What is wrong with a header or the country that the policy reads, if it speaks of this action.
     fn flaw(&self, rule: &Rule) -> Option<&str> {
         let action = &self.request.action;
         let admits = || crate::slice::admits(&rule.body.action, action, crate::vocabulary::group_of(action));
-        let (_, flaw) = self.flaws.iter().find(|(name, _)| headers::are_read(&rule.reads, name))?;
+        let header = self.flaws.iter().find(|(name, _)| headers::are_read(&rule.reads, name)).map(|(_, flaw)| flaw.as_str());
+        let country = || country::flaw(&self.question).filter(|_| country::is_read(&rule.reads));
+        let flaw = header.or_else(country)?;
         admits().then_some(flaw)
     }
 
@@ -254,6 +257,9 @@ impl<'a> Views<'a> {
 
     /// Why there is no value at `path`.
     fn missing(&self, path: &Path) -> &str {
+        if let Some(flaw) = country::flaw(&self.question).filter(|_| path == COUNTRY.as_slice()) {
+            return flaw;
+        }
         let header = path.strip_prefix(HEADERS.map(str::to_owned).as_slice()).and_then(<[String]>::first);
         let flaw = header.and_then(|header| self.flaws.iter().find(|(name, _)| name == header));
         flaw.map_or("absent", |(_, flaw)| flaw)

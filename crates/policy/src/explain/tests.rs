@@ -4,6 +4,7 @@ use model::authz::{AttributeType::Long, AttributeValue, User};
 use std::sync::Arc;
 
 use model::authz::AttributeType;
+use model::country::{Country, CountryCode};
 
 const AMOUNT: [(&str, AttributeType); 1] = [("amount", Long)];
 
@@ -61,11 +62,11 @@ fn the_nearest_miss_is_told_in_words() {
             format!("{transfer} the call carried a user's token, the user had the role teller and 4 more conditions held"),
         ),
         (
-            changed(|r| r.source.country = Some("DE".into())),
+            changed(|r| r.source.country = CountryCode::parse("DE").into()),
             format!("{transfer} context.source.country == context.user.country (\"DE\" == \"CH\")"),
         ),
         (
-            changed(|r| r.source.country = None),
+            changed(|r| r.source.country = Country::Unknown),
             format!("{transfer} the country of the call were known and 1 more condition held"),
         ),
         (
@@ -360,4 +361,15 @@ fn a_field_with_an_odd_name_is_explained_too() {
     let policies = compiled(&[resource("p", text, &[("the amount", Long)])]).expect("sound");
     let request = changed(|r| r.body = Some(BTreeMap::from([("the amount".to_owned(), AttributeValue::Long(5))])));
     assert_eq!(explained(&policies, &request).policies[0].failed, ["context.request.body[\"the amount\"] > 7: 5 > 7 is false"]);
+}
+
+#[test]
+fn a_country_that_could_not_be_looked_up_is_told_where_a_policy_reads_it() {
+    let request = changed(|r| r.source.country = Country::Unavailable);
+    let explained = explained(&policies(crate::fixture::PAYMENTS), &request);
+    let reading: Vec<_> = explained.policies.iter().filter(|policy| policy.outcome == Outcome::Errored).collect();
+    assert!(!reading.is_empty(), "{explained:#?}");
+    assert!(reading.iter().all(|policy| policy.failed[0].contains("database of countries cannot be read")), "{reading:#?}");
+    let country = explained.attributes.iter().find(|(path, _)| path == "context.source.country").expect("read");
+    assert!(country.1.contains("could not be looked up"), "{country:?}");
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::fixture::*;
 use crate::{compile, decide};
 use model::AuthzRequest;
+use model::Country;
 use model::Roles;
 use model::authz::HeaderRead;
 use model::ids::{DecisionId, Revision};
@@ -35,7 +36,9 @@ fn a_policy_in_shadow_mode_says_what_would_change_and_whose_doing_it_is() {
     let read = r#"@id("read") permit (principal, action in Action::"read", resource);"#;
     let overflow = r#"@id("sum") forbid (principal, action, resource) when { context.request has body && context.request.body.amount + 9223372036854775807 > 0 };"#;
     let tenant = r#"@id("tenant") forbid (principal, action, resource) when { context.request.headers has "x-tenant" && context.request.headers["x-tenant"] == "other" };"#;
+    let abroad = r#"@id("abroad") forbid (principal, action, resource) when { context.source has country && context.source.country == "DE" };"#;
     let get = || changed(|request| request.action = "GET".into());
+    let nowhere = || changed(|request| request.source.country = Country::Unavailable);
     for (name, tried, request, expected) in [
         ("a forbid that applies", lower, transfer(), "allow, would_deny s/lower"),
         ("a forbid that does not", lower, changed(|request| amount(request, 499)), "allow"),
@@ -45,6 +48,8 @@ fn a_policy_in_shadow_mode_says_what_would_change_and_whose_doing_it_is() {
         ("an error", overflow, transfer(), "allow, would_fail s/sum"),
         ("an error where the answer is a denial", overflow, get(), "deny"),
         ("a header of two lines", tenant, with_header("x-tenant", HeaderRead::Twice), "allow, would_fail s/tenant"),
+        ("a country that could not be looked up", abroad, nowhere(), "allow, would_fail s/abroad"),
+        ("a country that could not be looked up, and nobody reads", tenant, nowhere(), "allow"),
         ("a header of one", tenant, transfer(), "allow"),
     ] {
         assert_eq!(said(LIVE, tried, &request), expected, "{name}");

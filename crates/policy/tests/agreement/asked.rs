@@ -29,7 +29,7 @@ pub(crate) fn request(dice: &mut Dice<'_>, mesh: &Written) -> AuthzRequest {
                 .pick(&["10.1.2.3", "10.0.0.0", "192.0.2.1", "::ffff:10.0.0.1", "2001:db8::1", "::1", "127.0.0.1", "224.0.0.1"])
                 .parse()
                 .expect("an address"),
-            country: dice.pick(&[&Some("CH"), &Some("DE"), &None]).map(str::to_owned),
+            country: dice.pick(&[&Some("CH"), &Some("DE"), &None]).and_then(model::CountryCode::parse).into(),
         },
         now: Timestamp::from_millis(*dice.pick(&[&1_795_514_400_000, &0, &1_795_478_400_000, &253_402_300_799_999])),
     }

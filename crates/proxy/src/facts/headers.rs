@@ -97,7 +97,7 @@ pub fn forwarded_for(fields: &mut Fields, remote: IpAddr, is_forwarder: bool) {
 const ADDRESS_BYTES_MAX: usize = 45;
 
 /// The header that lists the hops of a call.
-const FORWARDED_FOR: &str = "x-forwarded-for";
+pub(crate) const FORWARDED_FOR: &str = "x-forwarded-for";
 /// Headers by which a caller says where a call came from (RFC 7239, and what came before it).
 const ORIGINS: [&str; 3] = [FORWARDED_FOR, "forwarded", "x-real-ip"];
 

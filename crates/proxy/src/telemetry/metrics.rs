@@ -109,6 +109,10 @@ pub struct Metrics {
     pub shadow_tried: Counter,
     /// Calls that could not be: a policy in shadow mode reads a body that was not there to be read.
     pub shadow_untried: Counter,
+    /// 1 while the file of the database of countries cannot be read.
+    pub country_database_failed: Gauge,
+    /// Seconds since the epoch at which the database of countries in use was made; 0 without one.
+    pub country_database_built_at_seconds: Gauge,
     /// 1 while the policies in shadow mode of the configuration in force cannot be tried.
     pub shadow_refused: Gauge,
     shadow_would: Family<ShadowLabels, Counter>,
@@ -154,6 +158,8 @@ impl Default for Metrics {
             decisions_dropped: Counter::default(),
             shadow_tried: Counter::default(),
             shadow_untried: Counter::default(),
+            country_database_failed: Gauge::default(),
+            country_database_built_at_seconds: Gauge::default(),
             shadow_refused: Gauge::default(),
             shadow_would: Family::default(),
             shadow_policies: Mutex::default(),
@@ -164,6 +170,7 @@ impl Default for Metrics {
             introspection_failures: Family::default(),
         };
         metrics.register();
+        metrics.register_country();
         metrics.register_shadow();
         metrics
     }
@@ -236,6 +243,20 @@ impl Metrics {
         registry.register("introspections", "Questions to an issuer about opaque tokens", self.introspections.clone());
         let failures = self.introspection_failures.clone();
         registry.register("introspection_failures", "Questions about opaque tokens that had no answer", failures);
+    }
+
+    fn register_country(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "country_database_failed",
+            "1 while the file of the database of countries cannot be read",
+            self.country_database_failed.clone(),
+        );
+        registry.register(
+            "country_database_built_at_seconds",
+            "When the database of countries in use was made, seconds since the epoch; 0 without one",
+            self.country_database_built_at_seconds.clone(),
+        );
     }
 
     fn register_shadow(&mut self) {

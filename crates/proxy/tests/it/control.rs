@@ -53,6 +53,8 @@ pub(crate) struct Control {
     first: Mutex<Option<proto::ConfigUpdate>>,
     answers: AsyncMutex<mpsc::Receiver<proto::ConfigRequest>>,
     heard: mpsc::Sender<proto::ConfigRequest>,
+    troubles: AsyncMutex<mpsc::Receiver<Vec<String>>>,
+    troubled: mpsc::Sender<Vec<String>>,
     pub(crate) records: Mutex<Vec<DecisionRecord>>,
     pub(crate) shadows: Mutex<Vec<ShadowReport>>,
 }
@@ -85,6 +87,7 @@ impl Control {
         let credentials = Arc::new(Credentials::build(&key, own.chain, bundles, now).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (heard, answers) = mpsc::channel(64);
+        let (troubled, troubles) = mpsc::channel(64);
         let control = Arc::new(Self {
             address: listener.local_addr().unwrap(),
             hostile,
@@ -100,6 +103,8 @@ impl Control {
             first: Mutex::new(None),
             answers: AsyncMutex::new(answers),
             heard,
+            troubles: AsyncMutex::new(troubles),
+            troubled,
             records: Mutex::default(),
             shadows: Mutex::default(),
         });
@@ -141,6 +146,12 @@ impl Control {
         let _nobody = self.updates.send(update);
     }
 
+    /// The next troubles that the sidecar tells of.
+    pub(crate) async fn trouble(&self) -> Vec<String> {
+        let mut troubles = self.troubles.lock().await;
+        tokio::time::timeout(Duration::from_secs(20), troubles.recv()).await.expect("told in time").unwrap()
+    }
+
     /// The next ack or nack: `Ok(nonce)` or `Err(reason)`.
     pub(crate) async fn answer(&self) -> Result<String, String> {
         loop {
@@ -149,7 +160,8 @@ impl Control {
             match next.message.unwrap() {
                 proto::config_request::Message::Hello(_)
                 | proto::config_request::Message::Rehearsed(_)
-                | proto::config_request::Message::Issuers(_) => {}
+                | proto::config_request::Message::Issuers(_)
+                | proto::config_request::Message::Troubles(_) => {}
                 proto::config_request::Message::Ack(ack) => return Ok(ack.nonce),
                 proto::config_request::Message::Nack(nack) => return Err(nack.reason),
             }
@@ -233,10 +245,14 @@ impl proto::config_server::Config for Served {
     async fn stream(&self, request: Request<Streaming<proto::ConfigRequest>>) -> Result<Response<Updates>, Status> {
         let later = BroadcastStream::new(self.0.updates.subscribe()).filter_map(Result::ok);
         let first = self.0.first.lock().clone();
-        let heard = self.0.heard.clone();
+        let (heard, troubled) = (self.0.heard.clone(), self.0.troubled.clone());
         let mut answers = request.into_inner();
         tokio::spawn(async move {
             while let Ok(Some(answer)) = answers.message().await {
+                if let Some(proto::config_request::Message::Troubles(report)) = &answer.message {
+                    let texts = report.troubles.iter().map(|trouble| trouble.text.clone());
+                    let _full = troubled.try_send(texts.collect());
+                }
                 let _full = heard.send(answer).await;
             }
         });

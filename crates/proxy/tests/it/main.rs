@@ -6,6 +6,7 @@ mod applied;
 mod attacks;
 mod claims;
 mod control;
+mod country;
 mod edits;
 mod ends;
 mod explained;

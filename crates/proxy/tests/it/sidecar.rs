@@ -115,6 +115,7 @@ impl Sidecar {
             shadow: Vec::new(),
             sensitive: model::snapshot::Sensitive::default(),
             country: None,
+            country_database: None,
             forwarders: Vec::new(),
             captured: false,
             egress: Egress::Allow,

@@ -92,6 +92,6 @@ pub(super) fn introspection_from_wire(wire: &proto::Introspection) -> Result<Int
     })
 }
 
-fn absolute(path: &str, file: &str) -> Result<String> {
+pub(super) fn absolute(path: &str, file: &str) -> Result<String> {
     if file.starts_with('/') { Ok(file.to_owned()) } else { Err(ConvertError::new(path, "not an absolute path")) }
 }

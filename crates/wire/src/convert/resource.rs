@@ -207,6 +207,7 @@ fn workload_to_wire(snapshot: &Snapshot) -> proto::Workload {
             header: country.header.clone(),
             trusted: country.trusted.iter().map(ToString::to_string).collect(),
         }),
+        country_database: snapshot.country_database.clone().unwrap_or_default(),
         limits: limits
             .map(|limit| proto::LimitValue { name: limit.name().to_owned(), value: snapshot.limits.of(limit) })
             .collect(),
@@ -257,6 +258,10 @@ fn workload_from_wire(wire: &proto::Workload) -> Result<Snapshot> {
         shadow: Vec::new(),
         sensitive: Sensitive::default(),
         country: country.transpose()?,
+        country_database: match wire.country_database.as_str() {
+            "" => None,
+            path => Some(issuer_keys::absolute("country_database", path)?),
+        },
         forwarders: forwarders.collect::<Result<_>>()?,
         captured: wire.captured,
         egress: if wire.egress_refused { Egress::Refuse } else { Egress::Allow },

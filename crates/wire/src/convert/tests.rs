@@ -93,6 +93,7 @@ fn a_workload_with_any_field_missing_unknown_or_too_large_is_refused_with_its_pa
             ("country.header", "lower case", |part| part.country.as_mut().expect("country").header.clear()),
             ("country.header", "lower case", |part| part.country.as_mut().expect("country").header = "X-Country".into()),
             ("country.header", "lower case", |part| part.country.as_mut().expect("country").header = "x country".into()),
+            ("country_database", "absolute", |part| part.country_database = "country.mmdb".into()),
             ("country.trusted[0]", "SPIFFE", |part| part.country.as_mut().expect("country").trusted[0] = "shop/edge".into()),
             ("limits[0]", "no limit of this name", |part| part.limits[0].name = "other".into()),
             ("limits[0]", "outside 100 to 60000", |part| part.limits[0].value = 99),
@@ -312,6 +313,7 @@ fn a_snapshot_without_anything_optional_is_read() {
         shadow: Vec::new(),
         sensitive: model::snapshot::Sensitive::default(),
         country: None,
+        country_database: None,
         limits: model::Limits::default(),
         ..snapshot()
     };

@@ -139,7 +139,10 @@ fn some_request() -> impl Strategy<Value = AuthzRequest> {
         path: path.to_owned(),
         headers: vec![headers.0, headers.1],
         body,
-        source: model::Source { address: address.parse().expect("address"), country: country.map(str::to_owned) },
+        source: model::Source {
+            address: address.parse().expect("address"),
+            country: country.and_then(model::CountryCode::parse).into(),
+        },
         ..transfer()
     })
 }
@@ -239,7 +242,7 @@ fn context(resource: &AuthorizationPolicy, request: &AuthzRequest) -> Value {
     if request.user.is_some() {
         context["user"] = json!({ "__entity": { "type": "User", "id": "bank-login#alice" } });
     }
-    if let Some(country) = &request.source.country {
+    if let Some(country) = request.source.country.known() {
         context["source"]["country"] = json!(country);
     }
     if let Some(body) = &request.body {
