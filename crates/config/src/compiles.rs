@@ -4,6 +4,7 @@ use crate::build::Errors;
 use crate::error::ConfigError;
 use crate::mesh::{Mesh, Workload};
 use model::snapshot::{AuthorizationPolicy, TokenIssuer};
+use model::token::TokenUse;
 use policy::{Known, PolicyError};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -26,13 +27,18 @@ struct Set {
     live: Vec<AuthorizationPolicy>,
     shadow: Vec<AuthorizationPolicy>,
     issuers: Vec<TokenIssuer>,
+    token: TokenUse,
     name: [u64; 2],
 }
 
 /// Every service's policies compile together, as its sidecars will compile them. What is tried is told of like what is enforced: here
 /// alone somebody is there to mend it.
 pub(crate) fn policies_compile(mesh: &Mesh, checked: &mut Checked, errors: &mut Errors) {
-    let kind = |workload: &'_ Workload| (workload.service.clone(), workload.issuers.clone());
+    let kind = |workload: &'_ Workload| {
+        // Instances of a service may use tokens in different ways.
+        let TokenUse { header, claims, .. } = workload.token.clone();
+        (workload.service.clone(), workload.issuers.clone(), header, claims)
+    };
     let services: BTreeMap<_, &Workload> = mesh.workloads.iter().map(|workload| (kind(workload), workload)).collect();
     let sets: Vec<Set> = services.into_values().map(|workload| checked.set(mesh, workload)).collect();
     let (known, new): (Vec<_>, Vec<_>) = sets.iter().partition(|set| checked.sound.contains(&set.name));
@@ -84,7 +90,7 @@ fn side_by_side(mesh: &Mesh, sets: &[&Set]) -> Vec<Result<(), Vec<PolicyError>>>
 
 impl Set {
     fn compiles(&self, mesh: &Mesh, known: &Known) -> Result<(), Vec<PolicyError>> {
-        policy::check(&self.live, &self.shadow, &self.issuers, &mesh.settings.roles, known)
+        policy::check(&self.live, &self.shadow, &self.issuers, &mesh.settings.roles, &self.token, known)
     }
 }
 
@@ -107,10 +113,10 @@ impl Checked {
             let mut hasher = key.build_hasher();
             [&live, &shadow].into_iter().for_each(|policies| hash(policies, &mut hasher));
             // Whatever else compiling sees, whole.
-            format!("{issuers:?} {:?}", mesh.settings.roles).hash(&mut hasher);
+            format!("{issuers:?} {:?} {:?}", mesh.settings.roles, workload.token).hash(&mut hasher);
             hasher.finish()
         });
-        Set { live, shadow, issuers, name }
+        Set { live, shadow, issuers, token: workload.token.clone(), name }
     }
 }
 

@@ -149,6 +149,33 @@ fn what_is_sensitive_is_said_beside_its_type() {
     }
 }
 
+#[test]
+fn no_policy_reads_the_header_by_which_the_application_is_told_of_a_claim() {
+    let reads = "permit (principal, action, resource) when { context.request.headers has \"x-user\" };";
+    let sources = |token: &str| {
+        let mut sources = good();
+        sources[0].text = sources[0].text.replace("  admin: 127.0.0.1:15002\n", &format!("  admin: 127.0.0.1:15002\n{token}"));
+        sources[1].text = sources[1].text.replace("permit (principal, action, resource);", reads);
+        sources
+    };
+    let mut checked = Checked::default();
+    parse_again(&sources(""), &mut checked).expect("nobody is told anything");
+    for (token, told) in [
+        ("  token: { headers: { X-User: sub } }\n", "read `context.user.subject`"),
+        ("  token: { header: x-user }\n", "carries the token, which is a secret"),
+    ] {
+        // The policies are the same as before: what is known of them does not hold here.
+        let errors = parse_again(&sources(token), &mut checked).expect_err(told);
+        let [error] = errors.as_slice() else { panic!("{errors:#?}") };
+        let text = error.to_string();
+        assert!(
+            text.starts_with("b.yaml:") && text.contains("`shop/") && text.contains("`x-user`") && text.contains(told),
+            "{text}"
+        );
+        assert_eq!(error.code, "RA005");
+    }
+}
+
 /// A mesh of so many services with so many policies each, and as many more that select all of them.
 fn large(services: usize, policies: usize) -> Vec<Source> {
     let rule = |name: &str, number: usize| {

@@ -5,6 +5,8 @@ use crate::reads::Reads;
 use model::HeaderRead;
 use model::authz::Question;
 use model::ids::printable;
+use model::snapshot::TokenIssuer;
+use model::token::TokenUse;
 use std::collections::BTreeSet;
 
 /// The path of the headers in a policy.
@@ -64,6 +66,42 @@ fn unreadable(name: &str) -> Option<&'static str> {
         name if name.starts_with("proxy-") => HOP,
         _ => return None,
     })
+}
+
+/// Why policies cannot read a header of a workload that uses tokens so, with what to write instead: it is the token, or the sidecar sets
+/// it for the application, and a policy would see what the caller wrote under that name.
+pub(crate) fn of_token(name: &str, token: &TokenUse, issuers: &[TokenIssuer]) -> Option<String> {
+    let shown = printable(name);
+    if is_alike(name, &token.header) {
+        return Some(format!("the header `{shown}` carries the token, which is a secret: write conditions on `context.user`"));
+    }
+    let (header, claim) = token.claims.iter().find(|(header, _)| is_alike(name, header))?;
+    let instead = match claim.to_string().as_str() {
+        "sub" => "`context.user.subject`".to_owned(),
+        "iss" => "`context.user.issuer`, the `TokenIssuer`'s name".to_owned(),
+        "scope" | "scp" => "`context.user.scopes`".to_owned(),
+        _ if issuers.iter().any(|issuer| issuer.roles_claim.as_ref() == Some(claim)) => {
+            "`context.user in Role::\"…\"`".to_owned()
+        }
+        _ => {
+            let mut mapped = issuers.iter().flat_map(|issuer| &issuer.attributes);
+            let known = mapped.find(|(_, mapping)| mapping.claim == *claim);
+            known.map_or_else(
+                || "`context.user`, in an attribute to which the `TokenIssuer` maps it (`claims.attributes`)".to_owned(),
+                |(attribute, _)| format!("`context.user.{attribute}`"),
+            )
+        }
+    };
+    Some(format!(
+        "a policy that reads the header `{shown}` would see what the caller writes: `{header}` tells the application of the claim \
+         `{claim}` when the policies have decided; read {instead}"
+    ))
+}
+
+/// Whether some application takes one name for the other.
+fn is_alike(one: &str, other: &str) -> bool {
+    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
 }
 
 /// Which of the headers that policies read cannot be decided by, with the reason in words.
