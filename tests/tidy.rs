@@ -298,7 +298,7 @@ fn limits_page() -> String {
 }
 
 /// File, constant, and what it bounds.
-const FIXED: [(&str, &str, &str); 11] = [
+const FIXED: [(&str, &str, &str); 14] = [
     (
         "crates/proxy/src/accept.rs",
         "HELLO_GRACE",
@@ -322,6 +322,13 @@ const FIXED: [(&str, &str, &str); 11] = [
         "SILENT_TICKS",
         "seconds of silence of an HTTP/2 connection with open streams before it is asked, and again before it is given up",
     ),
+    (
+        "crates/proxy/src/kept.rs",
+        "IDLE_CONNECTIONS_MAX",
+        "connections to one introspection endpoint that wait for the next question",
+    ),
+    ("crates/proxy/src/kept.rs", "IDLE", "how long one of them waits"),
+    ("crates/proxy/src/kept.rs", "AGE_MAX", "the age at which one of them is not kept any more"),
 ];
 
 fn reasons_page() -> String {

@@ -8,3 +8,4 @@ mod identity;
 mod mesh;
 mod partition;
 mod promises;
+mod tokens;

@@ -1,8 +1,10 @@
 //! Asks issuers about opaque tokens (RFC 7662): what is asked and what the answer is worth is `token::introspection`'s rule, here are
 //! the sockets. One question per token at a time, whoever waits for it; what is good is remembered beside other tokens, what is not apart.
+//! Connections are kept for the next question by `kept.rs`.
 
 use crate::clock;
 use crate::issuers;
+use crate::kept::KeptConnections;
 use crate::outside::{self, FetchFailure};
 use crate::state::{Active, Shared};
 use crate::telemetry::metrics::IssuerLabels;
@@ -31,6 +33,7 @@ pub struct Introspections {
     under_way: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
     inactive: InactiveTokens,
     endpoints: tokio::sync::Mutex<HashMap<String, Discovered>>,
+    kept: KeptConnections,
 }
 
 /// Where an issuer's metadata say that it is asked.
@@ -189,8 +192,8 @@ async fn exchanged(
         None => discovered(issuer, is_mutual_tls, limits, shared).await?,
     };
     issuers::asked(shared, &issuer.name, &url);
-    let ask = token::introspection::ask(text, issuer, introspection, &credential, clock::now())?;
-    let answer = outside::post(&url, &ask, credentials.as_deref(), limits).await?;
+    let ask = || token::introspection::ask(text, issuer, introspection, &credential, clock::now());
+    let answer = outside::post(&url, ask, credentials.as_deref(), &shared.introspections.kept, limits).await?;
     let (told, keys) = (&active.snapshot.token.claims, KeySets::default());
     let rules = Rules { issuers: &active.snapshot.issuers, keys: &keys, limits, told };
     Ok(token::introspection::introspected(&answer, text, issuer, &rules, clock::now())?)

@@ -28,6 +28,7 @@ pub mod http2;
 pub mod introspect;
 pub mod io;
 pub mod issuers;
+pub mod kept;
 pub mod listener;
 pub mod mux;
 pub mod outside;

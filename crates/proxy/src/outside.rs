@@ -1,9 +1,9 @@
 //! One request of the sidecar's own to an issuer: bounded in time and size, without redirects, to an address that may be called.
 
+use crate::kept::{Broken, KeptConnections, Open, Route};
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use identity::Credentials;
 use model::{Limit, Limits};
 use std::net::SocketAddr;
@@ -81,25 +81,59 @@ pub enum FetchFailure {
 pub async fn get(url: &str, limits: &Limits) -> Result<Bytes, FetchFailure> {
     let uri = parsed(url)?;
     let bytes_max = limits.size(Limit::JwksBytes);
-    within(Limit::JwksFetchMs, url, limits, sent(url, request(&uri, url)?, bytes_max, None, limits)).await
+    let request = request(&uri, url)?;
+    let fetch = async {
+        let mut open = connected(url, None, limits).await?;
+        open.ask(request, bytes_max).await.map_err(|broken| told(url, broken))
+    };
+    within(Limit::JwksFetchMs, url, limits, fetch).await
 }
 
-/// One POST of a form, as [`get`]. Its caller bounds it in time.
+/// One POST of a form, as [`get`], on a kept connection if there is one, which is kept afterwards. Its caller bounds it in time.
 ///
+/// A kept connection may have been closed by the other end in the very moment: the question, which changes nothing, is then asked once
+/// more on a new one.
+///
+/// - `ask`: makes what is sent, anew for each time that it is: an assertion is good once
 /// - `credentials`: shown by mutual TLS
 ///
 /// # Errors
 /// - [`FetchFailure`].
-pub async fn post(url: &str, ask: &Ask, credentials: Option<&Credentials>, limits: &Limits) -> Result<Bytes, FetchFailure> {
+pub async fn post(
+    url: &str,
+    ask: impl Fn() -> Result<Ask, IntrospectionError>,
+    credentials: Option<&Credentials>,
+    kept: &KeptConnections,
+    limits: &Limits,
+) -> Result<Bytes, FetchFailure> {
     let uri = parsed(url)?;
-    let mut request = Request::post(path(&uri)).header("host", authority(&uri)).header("accept", "application/json");
+    let shown = credentials.and_then(|credentials| credentials.svid().chain().first()).map(token::digest_of);
+    let route = Route { origin: format!("{}://{}", uri.scheme_str().unwrap_or_default(), authority(&uri)), shown };
+    let bytes_max = token::introspection::ANSWER_BYTES_MAX;
+    if let Some(mut open) = kept.take(&route) {
+        match open.ask(form(&uri, url, &ask()?)?, bytes_max).await {
+            Ok(answer) => {
+                kept.keep(route, open);
+                return Ok(answer);
+            }
+            Err(Broken::Unanswered(_)) => {}
+            Err(broken) => return Err(told(url, broken)),
+        }
+    }
+    let mut open = connected(url, credentials, limits).await?;
+    let answer = open.ask(form(&uri, url, &ask()?)?, bytes_max).await.map_err(|broken| told(url, broken))?;
+    kept.keep(route, open);
+    Ok(answer)
+}
+
+fn form(uri: &Uri, url: &str, ask: &Ask) -> Result<Request<Full<Bytes>>, FetchFailure> {
+    let mut request = Request::post(path(uri)).header("host", authority(uri)).header("accept", "application/json");
     request = request.header("content-type", "application/x-www-form-urlencoded");
     if let Some(authorization) = &ask.authorization {
         request = request.header("authorization", authorization.as_str());
     }
     let request = request.body(Full::new(Bytes::copy_from_slice(ask.body.as_bytes())));
-    let request = request.map_err(|error| broken(url, &error))?;
-    sent(url, request, token::introspection::ANSWER_BYTES_MAX, credentials, limits).await
+    request.map_err(|error| broken(url, &error))
 }
 
 /// A GET for whoever has a connection already.
@@ -111,7 +145,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let uri: Uri = url.parse().map_err(|error| broken(url, &error))?;
-    exchange(stream, request(&uri, url)?, url, limits.size(Limit::JwksBytes)).await
+    let mut open = Open::over(stream).await.map_err(|error| broken(url, &error))?;
+    open.ask(request(&uri, url)?, limits.size(Limit::JwksBytes)).await.map_err(|broken| told(url, broken))
 }
 
 /// Bounds a fetch by a limit.
@@ -165,13 +200,17 @@ fn broken(url: &str, error: &dyn std::fmt::Display) -> FetchFailure {
     FetchFailure::Exchange { url: url.to_owned(), detail: error.to_string() }
 }
 
-async fn sent(
-    url: &str,
-    request: Request<Full<Bytes>>,
-    bytes_max: usize,
-    credentials: Option<&Credentials>,
-    limits: &Limits,
-) -> Result<Bytes, FetchFailure> {
+fn told(url: &str, broken: Broken) -> FetchFailure {
+    let detail = match broken {
+        Broken::Status(status) => return FetchFailure::Status { url: url.to_owned(), status },
+        Broken::Unanswered(error) => error.to_string(),
+        Broken::Answer(error) => error.to_string(),
+    };
+    FetchFailure::Exchange { url: url.to_owned(), detail }
+}
+
+/// A new connection to where an address leads.
+async fn connected(url: &str, credentials: Option<&Credentials>, limits: &Limits) -> Result<Open, FetchFailure> {
     let uri = parsed(url)?;
     let bad_address = |detail: &str| FetchFailure::Address { url: url.to_owned(), detail: detail.to_owned() };
     let host = uri.host().ok_or_else(|| bad_address("it has no host"))?.trim_matches(['[', ']']).to_owned();
@@ -182,47 +221,20 @@ async fn sent(
     let address = address.ok_or_else(|| FetchFailure::NoAddress { host: host.clone() })?;
     let stream = TcpStream::connect(address).await.map_err(|error| broken(url, &error))?;
     if !is_tls {
-        return exchange(stream, request, url, bytes_max).await;
+        return Open::over(stream).await.map_err(|error| broken(url, &error));
     }
     let deadline = limits.duration(Limit::ConnectMs);
     let stream = match credentials {
         Some(credentials) => identity::web::connect_as(stream, &host, credentials, deadline).await,
         None => identity::web::connect(stream, &host, deadline).await,
     };
-    exchange(stream.map_err(|error| broken(url, &error))?, request, url, bytes_max).await
+    Open::over(stream.map_err(|error| broken(url, &error))?).await.map_err(|error| broken(url, &error))
 }
 
 /// A name may lead anywhere: what it resolves to is held to the same rule as a literal address. Plaintext stays on loopback.
 fn may_fetch_from(address: &SocketAddr, is_tls: bool) -> bool {
     let ip = address.ip().to_canonical();
     jwks::fetchable_address(ip) && (is_tls || ip.is_loopback())
-}
-
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>, url: &str, bytes_max: usize) -> Result<Bytes, FetchFailure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let failed = |error: &dyn std::fmt::Display| broken(url, error);
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    let driver = AbortOnDrop(tokio::spawn(async move {
-        let _ended = connection.await;
-    }));
-    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
-    if response.status() != StatusCode::OK {
-        return Err(FetchFailure::Status { url: url.to_owned(), status: response.status() });
-    }
-    let body = Limited::new(response.into_body(), bytes_max).collect().await;
-    drop(driver);
-    Ok(body.map_err(|error| failed(&error))?.to_bytes())
-}
-
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 #[cfg(test)]

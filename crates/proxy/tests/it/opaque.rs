@@ -6,9 +6,13 @@ use model::introspection::{ClientAuthentication, Introspection};
 use model::snapshot::TokenIssuer;
 use model::{Limit, Reason};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use testkit::issuer::{Behaviour, IssuerServer};
 use testkit::pki;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 fn asking(server: &IssuerServer, authentication: ClientAuthentication) -> TokenIssuer {
@@ -177,4 +181,99 @@ async fn issuer_of_jwts() -> (testkit::issuer::Issuer, IssuerServer) {
 
 fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+/// What a server of introspection does with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// It keeps it.
+    Keeps,
+    /// It closes it without a word once it has answered.
+    Closes,
+    /// It takes the next question on it, and closes it without an answer.
+    Swallows,
+    /// It says that it closes it, and does.
+    SaysClose,
+}
+
+/// How many connections came, and how many questions.
+#[derive(Debug, Default)]
+struct Counted {
+    connections: AtomicU32,
+    questions: AtomicU32,
+    assertions: Mutex<Vec<String>>,
+}
+
+/// A server that says yes to every token, in its manner.
+async fn introspecting(manner: Manner, answer: Value) -> (String, Arc<Counted>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/introspect", listener.local_addr().unwrap());
+    let counted = Arc::new(Counted::default());
+    let counts = Arc::clone(&counted);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            counts.connections.fetch_add(1, Ordering::AcqRel);
+            tokio::spawn(answering(stream, manner, answer.to_string(), Arc::clone(&counts)));
+        }
+    });
+    (url, counted)
+}
+
+async fn answering(mut stream: TcpStream, manner: Manner, answer: String, counts: Arc<Counted>) {
+    for number in 0.. {
+        let (mut text, mut bytes) = (String::new(), [0; 4096]);
+        let wanted = loop {
+            let head = text.split_once("\r\n\r\n").map(|(head, body)| (head.to_ascii_lowercase(), body.len()));
+            if let Some((head, got)) = head {
+                let length = head.split_once("content-length: ").and_then(|(_, rest)| rest.split("\r\n").next()?.parse().ok());
+                if got >= length.unwrap_or(0) {
+                    break text.clone();
+                }
+            }
+            match stream.read(&mut bytes).await {
+                Ok(count) if count > 0 => text.push_str(&String::from_utf8_lossy(&bytes[..count])),
+                _ => return,
+            }
+        };
+        counts.questions.fetch_add(1, Ordering::AcqRel);
+        if let Some((_, assertion)) = wanted.split_once("client_assertion=") {
+            counts.assertions.lock().unwrap().push(assertion.to_owned());
+        }
+        if manner == Manner::Swallows && number > 0 {
+            return;
+        }
+        let close = if manner == Manner::SaysClose { "connection: close\r\n" } else { "" };
+        let head = format!("HTTP/1.1 200 OK\r\n{close}content-length: {}\r\n\r\n", answer.len());
+        if stream.write_all((head + &answer).as_bytes()).await.is_err() || matches!(manner, Manner::Closes | Manner::SaysClose) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_to_the_issuer_is_kept_and_one_that_it_closed_costs_nobody_an_answer() {
+    let (_issuer, server) = issuer().await;
+    for (manner, connections, questions) in
+        [(Manner::Keeps, 1, 10), (Manner::Closes, 10, 10), (Manner::SaysClose, 10, 10), (Manner::Swallows, 10, 19)]
+    {
+        let (url, counted) = introspecting(manner, active(&server)).await;
+        let dir = tempfile::tempdir().unwrap();
+        let key_file = testkit::web::write(dir.path()).key.display().to_string();
+        let mut asked = asking(&server, ClientAuthentication::PrivateKeyJwt { key_file, key_id: None });
+        asked.introspection.as_mut().unwrap().endpoint = Some(url);
+        let sidecar =
+            Sidecar::start(application().await, Setup { policy: POLICY, issuers: vec![asked], ..Setup::default() }).await;
+        for number in 0..10 {
+            let answer = with_token(&sidecar, &format!("opaque-{number}")).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{manner:?} {number}: {answer}{}", sidecar.log());
+        }
+        let (got_connections, got_questions) =
+            (counted.connections.load(Ordering::Acquire), counted.questions.load(Ordering::Acquire));
+        assert_eq!((got_connections, got_questions), (connections, questions), "{manner:?}");
+        let mut assertions = counted.assertions.lock().unwrap().clone();
+        let all = assertions.len();
+        assertions.sort();
+        assertions.dedup();
+        assert_eq!((assertions.len(), all), (all, usize::try_from(questions).unwrap()), "{manner:?}: an assertion is good once");
+    }
 }
