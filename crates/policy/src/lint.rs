@@ -3,6 +3,7 @@
 use crate::compile::{Policies, Rule};
 use crate::conjuncts::conjuncts;
 use crate::reads::{Path, path_of};
+use crate::shadow::Shadow;
 use crate::slice::{BODY, USER, admits};
 use crate::text::{Places, find_behind};
 use crate::vocabulary::ACTIONS;
@@ -55,10 +56,13 @@ pub struct Lint {
     pub message: String,
 }
 
-/// Looks at sound policies of one workload. `sources`: what they were compiled from. Cost: quadratic in the policies; for people, not
+/// Looks at sound policies of one workload, and at those in shadow mode as if they were in force. `sources`: what all of them were compiled
+/// from. What is live is not held against what is only tried. Cost: quadratic in the policies; for people, not
 /// for the request path.
-pub fn lint(policies: &Policies, sources: &[AuthorizationPolicy], provided: &Provided<'_>) -> Vec<Lint> {
-    let facts: Vec<Facts<'_>> = policies.rules.iter().map(Facts::of).collect();
+pub fn lint(policies: &Policies, shadow: Option<&Shadow>, sources: &[AuthorizationPolicy], provided: &Provided<'_>) -> Vec<Lint> {
+    let all = shadow.map_or(policies, |shadow| &shadow.all);
+    let is_tried = |rule: &Rule| shadow.is_some_and(|shadow| shadow.tried.contains(&rule.id));
+    let facts: Vec<Facts<'_>> = all.rules.iter().map(|rule| Facts::of(rule, is_tried(rule))).collect();
     let mut found = Vec::new();
     for source in sources {
         let places = Places::of(&source.text);
@@ -76,8 +80,7 @@ pub fn lint(policies: &Policies, sources: &[AuthorizationPolicy], provided: &Pro
             each.absent(provided, text, &mut say);
             each.among(&facts, &mut say);
         }
-        // A policy in shadow mode may be what reads it.
-        if !source.body.is_empty() && !source.text.contains("@mode") && !own.iter().any(|each| each.rule.reads_body()) {
+        if !source.body.is_empty() && !own.iter().any(|each| each.rule.reads_body()) {
             let fields = source.body.keys().map(String::as_str).collect::<Vec<_>>().join("`, `");
             let message =
                 format!("the body's `{fields}` is declared, and no policy of `{}` reads it: remove `body`", source.name);
@@ -92,6 +95,8 @@ pub fn lint(policies: &Policies, sources: &[AuthorizationPolicy], provided: &Pro
 /// One policy with what is asked of it more than once.
 struct Facts<'a> {
     rule: &'a Rule,
+    /// It is in shadow mode.
+    is_tried: bool,
     /// As text, each of which must hold.
     conjuncts: BTreeSet<String>,
     /// The values that a path is compared with: `==`, `>` and `<` with a literal.
@@ -101,7 +106,7 @@ struct Facts<'a> {
 type Say<'a> = dyn FnMut(&'static str, usize, String) + 'a;
 
 impl<'a> Facts<'a> {
-    fn of(rule: &'a Rule) -> Self {
+    fn of(rule: &'a Rule, is_tried: bool) -> Self {
         let parts = conjuncts(rule.body.clauses());
         let bounds = parts.iter().filter_map(|part| match part.as_ref() {
             Expr::BinaryOp { op, left, right } => match (path_of(left), right.as_ref()) {
@@ -110,7 +115,7 @@ impl<'a> Facts<'a> {
             },
             _ => None,
         });
-        Self { rule, bounds: bounds.collect(), conjuncts: parts.iter().map(ToString::to_string).collect() }
+        Self { rule, is_tried, bounds: bounds.collect(), conjuncts: parts.iter().map(ToString::to_string).collect() }
     }
 
     fn is_permit(&self) -> bool {
@@ -226,8 +231,9 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// What other policies make of it.
+    /// What other policies make of it: of one that is tried, all; of one that is live, the live ones.
     fn among(&self, all: &[Facts<'_>], say: &mut Say<'_>) {
+        let all: Vec<&Facts<'_>> = all.iter().filter(|other| self.is_tried || !other.is_tried).collect();
         let body = format!("context.request has {}", BODY[2]);
         if self.is_permit() {
             let reads = &self.rule.reads;
@@ -247,8 +253,8 @@ impl<'a> Facts<'a> {
                 say("RA112", 0, format!("it adds nothing: whatever it allows is allowed by `{id}` ({position})"));
             }
         } else if self.conjuncts.contains(&body) {
-            let meets = |permit: &&Facts<'_>| ACTIONS.into_iter().any(|action| self.admits(action) && permit.admits(action));
-            let open = |permit: &&Facts<'_>| permit.is_permit() && !permit.conjuncts.contains(&body);
+            let meets = |permit: &&&Facts<'_>| ACTIONS.into_iter().any(|action| self.admits(action) && permit.admits(action));
+            let open = |permit: &&&Facts<'_>| permit.is_permit() && !permit.conjuncts.contains(&body);
             if let Some(permit) = all.iter().filter(open).find(meets) {
                 let id = &permit.rule.id;
                 let message =
@@ -310,10 +316,18 @@ mod tests {
     use model::authz::AttributeType;
 
     fn codes(text: &str, body: &[(&str, AttributeType)]) -> Vec<&'static str> {
-        let sources = [resource("p", text, body)];
+        codes_beside(text, "", body)
+    }
+
+    /// `tried`: a resource in shadow mode.
+    fn codes_beside(text: &str, tried: &str, body: &[(&str, AttributeType)]) -> Vec<&'static str> {
+        let sources = [resource("p", text, if tried.is_empty() { body } else { &[] })];
+        let beside: Vec<_> = (!tried.is_empty()).then(|| resource("s", tried, body)).into_iter().collect();
         let policies = compiled(&sources).unwrap_or_else(|errors| panic!("{text}: {errors:#?}"));
         let id = |account: &str| SpiffeId::parse(&format!("spiffe://bank.example/ns/bank/sa/{account}")).expect("id");
         let (issuers, roles, workloads) = ([bank_issuer()], bank_roles(), BTreeSet::from([id("web"), id("payments")]));
+        let shadow = Shadow::compile(&sources, &beside, &issuers, &roles);
+        let shadow = shadow.unwrap_or_else(|errors| panic!("{tried}: {errors:#?}"));
         let provided = Provided {
             service: &ServiceName::parse("bank/payments").expect("name"),
             domains: &[
@@ -329,7 +343,8 @@ mod tests {
             http: true,
             permissive: false,
         };
-        lint(&policies, &sources, &provided).into_iter().map(|lint| lint.code).collect()
+        let both = [sources.as_slice(), &beside].concat();
+        lint(&policies, shadow.as_ref(), &both, &provided).into_iter().map(|lint| lint.code).collect()
     }
 
     #[test]
@@ -363,6 +378,36 @@ mod tests {
             // The plaintext caller is told of for its own sake.
             assert_eq!(found, if text.contains("unauthenticated") { vec!["RA111"] } else { vec![] }, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_in_shadow_mode_is_looked_at_as_if_it_were_in_force_and_nothing_live_for_its_sake() {
+        const WEB: &str = "principal == Workload::\"spiffe://bank.example/ns/bank/sa/web\"";
+        let live = format!("@id(\"live\") permit ({WEB}, action, resource);");
+        let amount = [("amount", AttributeType::Long)];
+        for (tried, body, expected) in [
+            (format!("@id(\"t\") permit ({WEB}, action == Action::\"GET\", resource);"), &[][..], &["RA112"][..]),
+            ("@id(\"t\") permit (principal, action, resource);".to_owned(), &[], &["RA103"]),
+            ("@id(\"t\") forbid (principal, action, resource);".to_owned(), &[], &[]),
+            (format!("@id(\"t\") forbid ({WEB}, action, resource); @id(\"u\") permit ({WEB}, action == Action::\"PUT\", resource);"), &[], &["RA102", "RA112"]),
+            ("@id(\"t\") forbid (principal == Workload::\"unauthenticated\", action, resource);".to_owned(), &[], &["RA111"]),
+            ("@id(\"t\") forbid (principal, action == Action::\"connect\", resource);".to_owned(), &[], &["RA101"]),
+            (
+                "@id(\"t\") forbid (principal, action, resource) when { context.request has body && context.request.body.amount > 9 };"
+                    .to_owned(),
+                &amount,
+                &["RA113"],
+            ),
+        ] {
+            assert_eq!(codes_beside(&live, &tried, body), expected, "{tried}");
+            // The same said of single policies of a resource that is live.
+            let annotated = tried.replace("@id", "@mode(\"shadow\") @id");
+            assert_eq!(codes(&format!("{live} {annotated}"), body), expected, "{annotated}");
+        }
+        // A body that nobody reads, and one that only what is tried reads.
+        let reads = "@mode(\"shadow\") forbid (principal, action, resource) when { context.request has body && context.request.body.amount > 9 };";
+        assert_eq!(codes(&live, &amount), ["RA109"]);
+        assert!(!codes(&format!("{live} {reads}"), &amount).contains(&"RA109"));
     }
 
     #[test]

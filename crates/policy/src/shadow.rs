@@ -19,9 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The live policies of one workload together with those in shadow mode, compiled as if all of them decided. Immutable.
 #[derive(Debug)]
 pub struct Shadow {
-    all: Policies,
+    pub(crate) all: Policies,
     /// Those in shadow mode.
-    tried: BTreeSet<PolicyId>,
+    pub(crate) tried: BTreeSet<PolicyId>,
 }
 
 /// One policy in shadow mode.

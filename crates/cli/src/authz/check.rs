@@ -3,7 +3,7 @@
 use crate::output::{Output, plain};
 use config::Mesh;
 use model::snapshot::Protocol;
-use policy::{Lint, Provided};
+use policy::{Lint, Provided, Shadow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -153,21 +153,24 @@ fn lints(mesh: &Mesh) -> Vec<Lint> {
     for ((service, _), site) in &sites {
         let instances = mesh.workloads.iter().filter(|workload| workload.service == **service);
         let inbound: Vec<_> = instances.flat_map(|workload| &workload.inbound).collect();
-        let (policies, issuers) = (mesh.policies_of(site), mesh.issuers_of(site));
-        let Ok(compiled) = policy::compile(&policies, &issuers, &mesh.settings.roles) else { continue };
+        let (policies, tried, issuers) = (mesh.policies_of(site), mesh.shadow_of(site), mesh.issuers_of(site));
+        let roles = &mesh.settings.roles;
+        let Ok(compiled) = policy::compile(&policies, &issuers, roles) else { continue };
+        let Ok(shadow) = Shadow::compile(&policies, &tried, &issuers, roles) else { continue };
         let provided = Provided {
             service,
             domains: &domains,
             workloads: &workloads,
             issuers: &issuers,
-            roles: &mesh.settings.roles,
+            roles,
             country: mesh.settings.country.as_ref(),
             country_database: mesh.settings.country_database.is_some(),
             opaque: inbound.iter().any(|each| each.protocol != Protocol::Http),
             http: inbound.iter().any(|each| each.protocol != Protocol::Tcp),
             permissive: inbound.iter().any(|each| each.permissive),
         };
-        for lint in policy::lint(&compiled, &policies, &provided) {
+        let both = [policies.as_slice(), tried.as_slice()].concat();
+        for lint in policy::lint(&compiled, shadow.as_ref(), &both, &provided) {
             let key = (lint.file.clone(), lint.line, lint.column, lint.code);
             seen.entry(key).or_insert_with(|| (0, lint)).0 += 1;
         }
