@@ -358,6 +358,27 @@ def steady(pair, seconds):
     return bench_load(pair, "steady", f"{SERVER}:18080", f"--seconds={seconds}", *pair.header_arguments(), timeout=seconds + 60)
 
 
+def steady_in_a_flood(pair, seconds):
+    """The same while an attacker with an SVID of the mesh sends ten thousand bad tokens a second, each another one, to the server's sidecar."""
+    token = next((header.split(" ")[2] for header in pair.headers if header.startswith("authorization: Bearer ")), None)
+    if not token or not pair.pids:
+        raise Absent("it checks no token")
+    address, certificate, key, group = pair.peer
+    entering = ["nsenter", f"--net=/run/netns/{pair.names['client']}", *([f"--setgid={group}"] if group else [])]
+    command = [LOAD, "flood", address, "--certificate", certificate, "--key", key, "--token", token, f"--seconds={seconds + 2}"]
+    flood = subprocess.Popen([*entering, "taskset", "-c", LOAD_CORE, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(1)
+        figures = steady(pair, seconds)
+        said, complaint = flood.communicate(timeout=60)
+    finally:
+        flood.kill()
+        flood.wait()
+    if flood.returncode:
+        raise RuntimeError(f"the flood: {complaint[-300:]}")
+    return figures | {"flood": json.loads(said)}
+
+
 def fresh(pair, seconds):
     return wrk(pair, "/", 16, seconds, "Connection: close")
 
@@ -392,7 +413,7 @@ def handshake_hybrid(pair, seconds):
 
 
 #: Each with its seconds.
-LOADS = {"closed": (closed_loop, 8), "series": (in_series, 5), "steady": (steady, 5), "fresh": (fresh, 5), "big": (big, 5), "grpc": (grpc, 6),
+LOADS = {"closed": (closed_loop, 8), "series": (in_series, 5), "steady": (steady, 5), "flood": (steady_in_a_flood, 5), "fresh": (fresh, 5), "big": (big, 5), "grpc": (grpc, 6),
          "handshake": (handshake, 3), "handshake-hybrid": (handshake_hybrid, 3)}
 
 

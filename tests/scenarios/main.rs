@@ -8,4 +8,5 @@ mod identity;
 mod mesh;
 mod partition;
 mod promises;
+mod revocation;
 mod tokens;

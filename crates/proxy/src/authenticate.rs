@@ -77,7 +77,7 @@ async fn verified(
 ) -> Result<VerifiedClaims, Refusal> {
     // INVARIANT: the configuration's part is that of the configuration that judges, and the keys' part was read before the keys were:
     // a request that waits while either changes remembers nothing that holds for the new one.
-    let mut generation = Generation { config: active.generation, keys: shared.keys_generation.load(Ordering::Acquire) };
+    let generation = Generation { config: active.generation, keys: shared.keys_generation.load(Ordering::Acquire) };
     if let Some(claims) = shared.tokens.find(&presented.text, generation, now) {
         return Ok(claims);
     }
@@ -92,21 +92,34 @@ async fn verified(
         shared.tokens.remember(&claims, generation);
         return Ok(claims);
     }
+    let (claims, generation) = Box::pin(checked(presented, generation, active, shared, now)).await?;
+    shared.tokens.remember(&claims, generation);
+    Ok(claims)
+}
+
+/// Checks a token that nobody checked before, when it is its turn, and once more with the keys that it asked for.
+async fn checked(
+    presented: &Presented<'_>,
+    mut generation: Generation,
+    active: &Active,
+    shared: &Shared,
+    now: Timestamp,
+) -> Result<(VerifiedClaims, Generation), Refusal> {
+    let turn = shared.turns.take().await;
     let mut judged = verify(presented, active, shared, now);
+    turn.give_on().await;
     // A fetch that was under way may bring what the issuer said before it began to sign with this key; then one more is asked for.
     for _ in 0..2 {
         let Err(Refusal::KeyUnknown { issuer } | Refusal::IssuerUnavailable { issuer }) = &judged else { break };
         // Keys may also have come between the look and the question: then no fetch is due, and they are there.
-        let is_fetched = Box::pin(fetched(issuer, active, shared)).await;
+        let is_fetched = fetched(issuer, active, shared).await;
         if !is_fetched && shared.keys_generation.load(Ordering::Acquire) == generation.keys {
             break;
         }
         generation.keys = shared.keys_generation.load(Ordering::Acquire);
         judged = verify(presented, active, shared, now);
     }
-    let claims = judged?;
-    shared.tokens.remember(&claims, generation);
-    Ok(claims)
+    Ok((judged?, generation))
 }
 
 fn verify(presented: &Presented<'_>, active: &Active, shared: &Shared, now: Timestamp) -> Result<VerifiedClaims, Refusal> {

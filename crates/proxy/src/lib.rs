@@ -52,6 +52,7 @@ pub mod sync;
 pub mod telemetry;
 pub mod tools;
 pub mod tunnel;
+pub mod turns;
 pub mod upgrade;
 pub mod upstream;
 pub mod workers;

@@ -16,6 +16,7 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::decisions::Decisions;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::recent::Recent;
+use crate::turns::Turns;
 use futures_util::FutureExt;
 use identity::X509Svid;
 use identity::credentials::Credentials;
@@ -136,6 +137,8 @@ pub struct Shared {
     pub keys_generation: AtomicU64,
     /// Verified tokens.
     pub tokens: TokenCache,
+    /// Turns at checking tokens that are not among them.
+    pub turns: Turns,
     /// DPoP proofs that came.
     pub proofs: Proofs,
     /// Connections to peers, to be cut off when an SVID is revoked.
@@ -209,6 +212,7 @@ impl Shared {
             made: AtomicU64::new(0),
             keys_generation: AtomicU64::new(0),
             tokens: TokenCache::new(TOKENS_REMEMBERED),
+            turns: Turns::default(),
             proofs: Proofs::default(),
             opened: Opened::default(),
             rehearsal: RwLock::new(None),

@@ -11,6 +11,7 @@ mod edits;
 mod ends;
 mod explained;
 mod faults;
+mod flood;
 mod headers;
 mod holding;
 mod hostile;

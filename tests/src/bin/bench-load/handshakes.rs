@@ -1,10 +1,8 @@
 //! Full handshakes in series: connect, shake hands with a client certificate, say goodbye, see the other end go.
 
 use crate::Latencies;
-use anyhow::{Context, bail};
-use identity::PrivateKey;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use crate::identity::presenting;
+use anyhow::bail;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -36,14 +34,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<serde_json::Value> {
-    identity::install_provider();
-    let chain: Vec<Vec<u8>> = CertificateDer::pem_file_iter(&arguments.certificate)?
-        .map(|certificate| Ok(certificate.context("the certificate's file")?.to_vec()))
-        .collect::<anyhow::Result<_>>()?;
-    let key = PrivatePkcs8KeyDer::from_pem_file(&arguments.key).context("the key's file")?;
-    let key = PrivateKey::from_pkcs8_der(key.secret_pkcs8_der()).context("the key")?;
     let client = if arguments.hybrid { LawlessClient::new() } else { LawlessClient::classical() };
-    let client = client.presenting(&chain, &key).alpn(&["http/1.1"]).without_resumption();
+    let client = presenting(client, &arguments.certificate, &arguments.key)?.without_resumption();
 
     let (mut latencies, mut errors, mut group) = (Latencies::default(), 0, String::new());
     let start = Instant::now();

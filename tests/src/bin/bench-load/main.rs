@@ -1,8 +1,9 @@
 //! `bench-load`: what `make bench` needs and the tools of a distribution do not do.
 //!
 //! Requests that are due at their own times, whatever the answers take ([`steady`]); full handshakes with a chosen key exchange
-//! ([`handshakes`]); an identity that the mesh itself issued ([`identity`]); and a core that is kept from falling asleep.
+//! ([`handshakes`]); bad tokens ([`flood`]); an identity that the mesh itself issued ([`identity`]); and a core that is kept from falling asleep.
 
+mod flood;
 mod handshakes;
 mod identity;
 mod steady;
@@ -24,6 +25,8 @@ enum Load {
     Steady(steady::Arguments),
     /// Makes full TLS 1.3 handshakes with a client certificate, one after the other
     Handshakes(handshakes::Arguments),
+    /// Sends bad tokens, each another one, over mutual TLS
+    Flood(flood::Arguments),
     /// Gets an SVID for a join token, as a sidecar does, and writes it down
     Identity(identity::Arguments),
     /// Keeps the core that it is bound to from sleeping; start it at idle priority
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().load {
         Load::Steady(arguments) => steady::run(&arguments).map(Some),
         Load::Handshakes(arguments) => on_one_thread(handshakes::run(arguments)).map(Some),
+        Load::Flood(arguments) => on_one_thread(flood::run(arguments)).map(Some),
         Load::Identity(arguments) => on_one_thread(identity::run(arguments)).map(|()| None),
         Load::Awake => loop {
             // A pause leaves the other half of a shared core alone.
