@@ -40,3 +40,45 @@ impl Turn<'_> {
         drop(self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn what_else_is_ready_goes_on_between_any_two_checks() {
+        let (turns, seen) = (Arc::new(Turns::default()), Arc::new(Mutex::new(Vec::new())));
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..5 {
+            let (turns, seen) = (Arc::clone(&turns), Arc::clone(&seen));
+            tasks.spawn(async move {
+                let turn = turns.take().await;
+                seen.lock().push("check");
+                turn.give_on().await;
+            });
+        }
+        // A call with a known token, again and again: it never waits for a turn.
+        let calls = Arc::clone(&seen);
+        tasks.spawn(async move {
+            for _ in 0..20 {
+                calls.lock().push("call");
+                tokio::task::yield_now().await;
+            }
+        });
+        tasks.join_all().await;
+        let seen = seen.lock();
+        assert_eq!(seen.iter().filter(|each| **each == "check").count(), 5);
+        assert!(!seen.windows(2).any(|pair| pair == ["check", "check"]), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_away_while_it_waits_or_checks_gives_its_turn_on() {
+        let turns = Turns::default();
+        let first = turns.take().await;
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(10), turns.take()).await.is_err());
+        drop(first);
+        drop(turns.take().await);
+    }
+}

@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
 
 /// Makes tokens of which no two are alike.
 struct Tokens {
-    header: serde_json::Value,
+    header: serde_json::Map<String, serde_json::Value>,
     head: String,
     payload: String,
     signature: usize,
@@ -88,8 +88,9 @@ impl Tokens {
             }
             8 => {
                 let mut header = self.header.clone();
-                header["kid"] = URL_SAFE_NO_PAD.encode(self.random(12)).into();
-                format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode(header.to_string()), self.payload)
+                header.insert("kid".to_owned(), URL_SAFE_NO_PAD.encode(self.random(12)).into());
+                let header = serde_json::Value::Object(header).to_string();
+                format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode(header), self.payload)
             }
             9 => signature,
             _ => format!("{}.{}.{signature}", self.head, self.payload),
