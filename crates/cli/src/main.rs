@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 /// Run and ask a Rondel mesh.
 ///
-/// Exit codes: 0 yes or done; 1 no, not found, or failed; 2 the command line is wrong.
+/// Exit codes: 0 yes or done; 1 no, not found, or failed; 2 the command line is wrong; 141 whoever read the answer went away.
 #[derive(Debug, Parser)]
 #[command(name = "rondel", version, arg_required_else_help = true)]
 struct Arguments {
@@ -92,6 +92,7 @@ enum Identity {
 }
 
 fn main() -> ExitCode {
+    output::end_when_nobody_reads();
     let arguments = Arguments::parse();
     if let Verb::ExecChild(child) = arguments.verb {
         return exec_child::run(child);

@@ -11,6 +11,23 @@ pub(crate) enum Output {
     Json,
 }
 
+/// The exit code of a program that SIGPIPE ended, as shells tell it.
+const NOBODY_READS: i32 = 128 + 13;
+
+/// Ends the process without a word when what it prints is read no more, as in `rondel status | head`. Call it before anything is printed.
+///
+/// `println!` can fail in no other way than by a panic. SIGPIPE is no way out: a control plane that closes its connection would end us too.
+pub(crate) fn end_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
+            std::process::exit(NOBODY_READS);
+        }
+        usual(panic);
+    }));
+}
+
 /// What a sidecar or another server said, on one line: a control character could rewrite what stands on the operator's terminal.
 pub(crate) fn plain(text: &str) -> String {
     // The others turn the direction of what follows.

@@ -555,3 +555,21 @@ fn a_token_can_come_by_the_standard_input_and_its_holder_by_a_certificate() {
     let (code, told) = piped("\n", &[]);
     assert!(code == 2 && told.contains("there is no token"), "{told}");
 }
+
+#[test]
+fn an_answer_that_nobody_reads_to_its_end_is_no_failure() {
+    for arguments in [
+        &["authz", "check", "--list"][..],
+        &["authz", "check", "--list", "--output", "json"],
+        &["check", "deploy/examples/bank/mesh"],
+        &["authz", "test", "docs/examples/policies/tests", "--config", "docs/examples/policies/mesh"],
+        &["authz", "schema", "pay/accounts", "--offline", "docs/examples/policies/mesh"],
+    ] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rondel"));
+        let ended = command.args(arguments).current_dir(root()).stdout(writer).output().expect("it runs");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(141) && said.is_empty(), "{arguments:?}: {} {said}", ended.status);
+    }
+}
