@@ -70,7 +70,7 @@ async fn what_is_told_of_a_token_is_what_the_sidecar_answers() {
     let (code, said) = told(&mesh, &good);
     assert!(sent(&mesh, &good).await.status == 200 && code == 0, "{said:#}");
     assert_eq!((&said["verdict"], &said["provided"]), (&json!("good"), &json!([])), "a mesh knows what is revoked");
-    assert_eq!(said["user"], json!({ "subject": "tina", "roles": [], "scopes": ["pay"], "attributes": {} }));
+    assert_eq!(said["user"], json!({ "subject": "tina", "roles": [], "roles_within": [], "scopes": ["pay"], "attributes": {} }));
     let (code, text) = mesh.rondel(&["token", "revoke", "--jti", "j1"]);
     assert_eq!(code, 0, "{text}");
     let (answer, (code, said)) = (sent(&mesh, &good).await, told(&mesh, &good));

@@ -9,7 +9,7 @@ use model::token::TokenUse;
 use model::{Snapshot, Timestamp, User, WorkloadName};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use token::{
     Explained, KeySet, KeySetError, KeySets, Known, Outcome, Refusal, Request, Resource, Revocations, Rules, Step, Verdict,
 };
 
-/// LIMIT: bytes that are read of a file or the standard input. No sidecar takes so long a token.
+/// LIMIT: bytes that are read of a file or the standard input.
 const INPUT_BYTES_MAX: u64 = 1024 * 1024;
 /// What stands for a value that is shown nowhere.
 const REDACTED: &str = "(redacted)";
@@ -64,6 +64,8 @@ struct Answer {
     challenges: Vec<String>,
     /// The user, as it may be shown.
     user: Option<serde_json::Value>,
+    /// What would mend it, where that is known.
+    hint: Option<String>,
 }
 
 /// The keys at hand, and where each issuer's come from or why they do not.
@@ -110,7 +112,8 @@ pub(super) async fn run(check: &Check, output: Output) -> anyhow::Result<ExitCod
     };
     let keys = explained.issuer.as_ref().and_then(|name| keys.told.remove(name));
     let user = explained.user.as_ref().map(|user| shown(user, &snapshot));
-    let answer = Answer { workload: check.workload.clone(), at, keys, explained, challenges, user };
+    let hint = hint(&explained, &origin, &check.workload);
+    let answer = Answer { workload: check.workload.clone(), at, keys, explained, challenges, user, hint };
     match output {
         Output::Json => println!("{:#}", json(&answer)),
         Output::Text => print!("{}", text_of(&answer)),
@@ -142,7 +145,7 @@ fn bounded(from: impl Read) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(INPUT_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > INPUT_BYTES_MAX {
-        bail!("more than {INPUT_BYTES_MAX} bytes, which is the most that is read");
+        bail!("more than {INPUT_BYTES_MAX} bytes (limit `INPUT_BYTES_MAX`): no sidecar takes a token of more than `tokenBytes`");
     }
     Ok(bytes)
 }
@@ -232,7 +235,7 @@ fn at_hand(issuer: &TokenIssuer, snapshot: &Snapshot, at: Timestamp) -> (Option<
             let bundle = snapshot.bundles.iter().find(|bundle| bundle.trust_domain == *domain);
             let authorities = bundle.map(|bundle| bundle.jwt_authorities.as_slice()).unwrap_or_default();
             if authorities.is_empty() {
-                return fetched(&format!("the bundle of trust domain {domain}"));
+                return (None, format!("not at hand: they are in the bundle of trust domain {domain}; give it with --keys FILE"));
             }
             (Some(KeySet::of_bundle(authorities, issuer, at, limits)), format!("of the bundle of trust domain {domain}"))
         }
@@ -241,7 +244,17 @@ fn at_hand(issuer: &TokenIssuer, snapshot: &Snapshot, at: Timestamp) -> (Option<
     }
 }
 
-/// A user without what is shown nowhere.
+/// That the mesh knows the issuer, and this workload does not believe it.
+fn hint(explained: &Explained, origin: &Origin, workload: &WorkloadName) -> Option<String> {
+    let (Verdict::Refused(Refusal::IssuerUnknown { .. }), Origin::Directory(mesh)) = (&explained.verdict, origin) else {
+        return None;
+    };
+    let said = &explained.steps.iter().find(|step| step.what == "iss")?.found;
+    let known = mesh.issuers.iter().find(|issuer| model::ids::printable(&issuer.issuer) == *said)?;
+    Some(format!("`{}` is a `TokenIssuer` of the mesh, and not among the `issuers` of `{workload}`", known.name))
+}
+
+/// A user without what is shown nowhere, and with every role that its roles are within.
 fn shown(user: &User, snapshot: &Snapshot) -> serde_json::Value {
     let value = |(name, value): (&String, &model::AttributeValue)| {
         let is_hidden = snapshot.sensitive.user.contains(name);
@@ -249,7 +262,11 @@ fn shown(user: &User, snapshot: &Snapshot) -> serde_json::Value {
         (name.clone(), value)
     };
     let attributes: serde_json::Map<String, serde_json::Value> = user.attributes.iter().map(value).collect();
-    serde_json::json!({ "subject": user.subject, "roles": user.roles, "scopes": user.scopes, "attributes": attributes })
+    let within: BTreeSet<&String> = user.roles.iter().flat_map(|role| snapshot.roles.above(role)).collect();
+    let within: Vec<&String> = within.into_iter().filter(|role| !user.roles.contains(role)).collect();
+    serde_json::json!({
+        "subject": user.subject, "roles": user.roles, "roles_within": within, "scopes": user.scopes, "attributes": attributes,
+    })
 }
 
 fn json(answer: &Answer) -> serde_json::Value {
@@ -276,7 +293,7 @@ fn json(answer: &Answer) -> serde_json::Value {
     serde_json::json!({
         "verdict": verdict, "why": why, "workload": answer.workload.as_str(), "at": answer.at.to_string(),
         "issuer": explained.issuer, "keys": answer.keys, "steps": explained.steps.iter().map(step).collect::<Vec<_>>(),
-        "user": answer.user, "provided": explained.provided, "answer": told,
+        "user": answer.user, "provided": explained.provided, "answer": told, "hint": answer.hint,
     })
 }
 
@@ -323,6 +340,9 @@ fn text_of(answer: &Answer) -> String {
             }
         }
     }
+    if let Some(hint) = &answer.hint {
+        let _ok = writeln!(out, "  hint     {}", plain(hint));
+    }
     out
 }
 
@@ -355,7 +375,13 @@ fn tell_user(out: &mut String, user: &serde_json::Value) {
         other => other.to_string(),
     };
     for name in ["subject", "roles", "scopes"] {
-        let _ok = writeln!(out, "    {name:<8} {}", plain(&words(&user[name])));
+        let within = match &user["roles_within"] {
+            serde_json::Value::Array(all) if name == "roles" && !all.is_empty() => {
+                format!(", and so {}", words(&user["roles_within"]))
+            }
+            _ => String::new(),
+        };
+        let _ok = writeln!(out, "    {name:<8} {}", plain(&(words(&user[name]) + &within)));
     }
     for (name, value) in user["attributes"].as_object().into_iter().flatten() {
         let _ok = writeln!(out, "    {} = {}", plain(name), plain(&words(value)));
