@@ -238,6 +238,7 @@ class Pair:
     def start_rondel(self):
         """`rondel up --pods`: real control plane, certificates and capture; then the sidecars alone onto their core."""
         mesh, full = f"{self.folder}/{self.name}-mesh", self.name == "rondel-full"
+        self.mesh = mesh
         peers.rondel_mesh(mesh, full)
         self.network = Network()
         outside = self.network.names["bridge"]
@@ -275,6 +276,24 @@ class Pair:
             # The group by which the capture knows the sidecar's own connections and lets them pass.
             group = next(line.split()[1] for line in status if line.startswith("Gid:"))
         self.peer = (f"{SERVER}:18080", f"{folder}/svid.pem", f"{folder}/key.pem", group)
+
+    def change(self, edit):
+        """Seconds from an edit of the mesh's files to the moment at which both sidecars work by it."""
+        def status():
+            command = [f"{ROOT}/target/release/rondel", "status", "--output", "json"]
+            entering = ["nsenter", f"--net=/run/netns/{self.names['outside']}"]
+            output = subprocess.run([*entering, *command], capture_output=True, text=True, timeout=20, env={**os.environ, "RONDEL_STATE": f"{self.mesh}/.rondel"})
+            return json.loads(output.stdout)
+        before, began = status()["revision"], time.monotonic()
+        edit()
+        while time.monotonic() - began < 120:
+            said = status()
+            if said["errors"]:
+                raise RuntimeError(f"the edit is refused: {said['errors'][0]}")
+            if said["revision"] > before and all(each["revision"] == said["revision"] for each in said["workloads"] if each["connected"]):
+                return time.monotonic() - began
+            time.sleep(0.02)
+        raise RuntimeError("the edit is not in force after two minutes")
 
     def inside(self, side, *command, timeout=120, group=None):
         entering = ["nsenter", f"--net=/run/netns/{self.names[side]}", *([f"--setgid={group}"] if group else [])]
@@ -379,6 +398,26 @@ def steady_in_a_flood(pair, seconds):
     return figures | {"flood": json.loads(said)}
 
 
+def steady_while_policies_change(pair, seconds):
+    """The same while one of ten thousand policies of the mesh is edited again and again, of which the server's sidecar has a hundred."""
+    if pair.name != "rondel-full":
+        raise Absent("it has no policies that could change")
+    first = pair.change(lambda: peers.large_mesh(pair.mesh, 0))
+    try:
+        command = [LOAD, "steady", f"{SERVER}:18080", f"--seconds={seconds}", *pair.header_arguments()]
+        entering = ["nsenter", f"--net=/run/netns/{pair.names['client']}", "taskset", "-c", LOAD_CORE]
+        load = subprocess.Popen([*entering, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        changes = []
+        while load.poll() is None:
+            changes.append(pair.change(lambda: peers.large_mesh(pair.mesh, len(changes) + 1)))
+        said, complaint = load.communicate()
+        if load.returncode:
+            raise RuntimeError(f"the load: {complaint[-300:]}")
+        return json.loads(said) | {"first_s": round(first, 3), "changes_s": [round(change, 3) for change in changes]}
+    finally:
+        pair.change(lambda: os.remove(f"{pair.mesh}/large.yaml"))
+
+
 def fresh(pair, seconds):
     return wrk(pair, "/", 16, seconds, "Connection: close")
 
@@ -413,7 +452,8 @@ def handshake_hybrid(pair, seconds):
 
 
 #: Each with its seconds.
-LOADS = {"closed": (closed_loop, 8), "series": (in_series, 5), "steady": (steady, 5), "flood": (steady_in_a_flood, 5), "fresh": (fresh, 5), "big": (big, 5), "grpc": (grpc, 6),
+LOADS = {"closed": (closed_loop, 8), "series": (in_series, 5), "steady": (steady, 5), "flood": (steady_in_a_flood, 5), "change": (steady_while_policies_change, 8),
+         "fresh": (fresh, 5), "big": (big, 5), "grpc": (grpc, 6),
          "handshake": (handshake, 3), "handshake-hybrid": (handshake_hybrid, 3)}
 
 

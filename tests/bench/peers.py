@@ -272,3 +272,27 @@ def rondel_mesh(folder, full):
     os.makedirs(folder, exist_ok=True)
     with open(f"{folder}/mesh.yaml", "w") as file:
         file.write(MESH + "".join(f"    {policy}\n" for policy in policies) + (ISSUER if full else ""))
+
+
+#: Workloads and policies of each in `large_mesh`, the server among them.
+LARGE = (100, 100)
+
+
+def large_mesh(folder, edit):
+    """Ten thousand policies more, a hundred of them the server's, one of which says `edit`. A new file moved over the old one, as editors do."""
+    workloads, policies = LARGE
+    documents = []
+    for workload in range(workloads):
+        account = "server" if workload == 0 else f"large-{workload}"
+        if workload:
+            documents.append(f'apiVersion: rondel.dev/v1alpha1\nkind: Workload\nmetadata: {{ name: {account}, namespace: shop }}\n'
+                             f'spec: {{ admin: "127.0.0.1:{20000 + workload}" }}\n')
+        lines = "".join(
+            f'    @id("large-{workload}-{number}") permit (principal == Workload::"{SAN % f"caller-{number}"}", action, resource) '
+            f'when {{ context has user && context.user in Role::"teller" && context.request.path like "/{workload}/{number}/{edit if number == 0 else 0}/*" }};\n'
+            for number in range(policies))
+        documents.append(f"apiVersion: rondel.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{ name: large-{workload}, namespace: shop }}\n"
+                         f"spec:\n  selector: {{ account: {account} }}\n  policies: |\n{lines}")
+    with open(f"{folder}/.large.yaml.new", "w") as file:
+        file.write("---\n".join(documents))
+    os.replace(f"{folder}/.large.yaml.new", f"{folder}/large.yaml")

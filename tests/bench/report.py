@@ -21,6 +21,7 @@ MEASURES = [
     ("1000 a second: p99 from the due time, best round, µs", "steady", "p99", 0, "less", True),
     ("the same beside 10,000 bad tokens a second: p50, µs", "flood", "p50", 0, "less", False),
     ("the same beside 10,000 bad tokens a second: p99, best round, µs", "flood", "p99", 0, "less", True),
+    ("the same while one of 10,000 policies is edited again and again: p99, best round, µs", "change", "p99", 0, "less", True),
     ("a new connection each: CPU of both, µs", "fresh", "us", 1, "less", False),
     ("1 MiB bodies: MB a second", "big", "mb_s", 0, "more", False),
     ("gRPC-like over HTTP/2: CPU of both a call, µs", "grpc", "us", 1, "less", False),

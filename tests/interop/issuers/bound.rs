@@ -4,7 +4,7 @@ use super::oidc_provider::Server;
 use super::{Loopback, access_token, fetched};
 use crate::Shown;
 use crate::identity::Files;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the application of `client` calls, as its proofs say it.
@@ -18,38 +18,45 @@ const ASKED: &str = "  introspection: { clientId: rondel-svid, authentication: t
 /// A token goes with proofs by the key that it was asked for with, each once; and with nothing else.
 pub(super) fn to_a_key(server: &mut Server) -> Result<Shown, String> {
     server.believe(&format!("{ASKED}  require: {{ sender: dpop }}"))?;
-    let key = |name: &str| server.dir.path().join(name);
+    let url = format!("{}/token", server.url);
+    let holder =
+        |name: &str| Holder { client: "web:web-secret", key: server.dir.path().join(name), root: Some(&server.web.root) };
+    let (first, second) = (holder("first.jwk"), holder("second.jwk"));
     for resource in RESOURCES {
-        let url = format!("{}/token", server.url);
-        let answer = holder(server, &key("first.jwk"), &["token", &url, resource])?;
-        let answer = serde_json::from_str(&answer).map_err(|_| format!("no token: {answer}"))?;
-        let token = access_token(&answer).map_err(|error| format!("{error}\n{}", server.log()))?;
-        let proof = |name: &str, more: &[&str]| holder(server, &key(name), &[&["proof", "GET", ADDRESS, &token], more].concat());
-        let mut calls = Calls { loopback: &server.loopback, token: &token };
-        let good = proof("first.jwk", &[])?;
-        calls.expect("with a proof", "DPoP", Some(&good), 200, "")?;
-        calls.expect("with that proof again", "DPoP", Some(&good), 401, "invalid_dpop_proof")?;
-        calls.expect("without a proof", "DPoP", None, 401, "invalid_dpop_proof")?;
-        calls.expect("as a bearer", "Bearer", None, 401, "invalid_token")?;
-        calls.expect("with a proof by another key", "DPoP", Some(&proof("second.jwk", &[])?), 401, "invalid_dpop_proof")?;
-        let elsewhere = holder(server, &key("first.jwk"), &["proof", "GET", "http://server.shop/other", &token])?;
-        calls.expect("with a proof for another path", "DPoP", Some(&elsewhere), 401, "invalid_dpop_proof")?;
+        let token = first.token(&[&url, resource]).map_err(|error| format!("{error}\n{}", server.log()))?;
+        passes_with_proofs_alone(&server.loopback, &token, &first, &second)?;
         let unbound = server.token(resource)?;
-        calls.token = &unbound;
+        let calls = Calls { loopback: &server.loopback, token: &unbound };
         calls.expect("a token that is bound to nobody", "Bearer", None, 401, "invalid_token")?;
     }
     server.believe(&format!("{ASKED}  require: {{ sender: dpop, dpopNonce: true }}"))?;
-    let answer = holder(server, &key("first.jwk"), &["token", &format!("{}/token", server.url), RESOURCES[0]])?;
-    let token = access_token(&serde_json::from_str(&answer).map_err(|_| format!("no token: {answer}"))?)?;
+    let token = first.token(&[&url, RESOURCES[0]])?;
     let calls = Calls { loopback: &server.loopback, token: &token };
-    let first = holder(server, &key("first.jwk"), &["proof", "GET", ADDRESS, &token])?;
-    let nonce = calls.expect("without a nonce", "DPoP", Some(&first), 401, "use_dpop_nonce")?;
-    let second = holder(server, &key("first.jwk"), &["proof", "GET", ADDRESS, &token, &nonce])?;
-    calls.expect("with the nonce", "DPoP", Some(&second), 200, "")?;
+    let nonce = calls.expect("without a nonce", "DPoP", Some(&first.proof(ADDRESS, &token, &[])?), 401, "use_dpop_nonce")?;
+    calls.expect("with the nonce", "DPoP", Some(&first.proof(ADDRESS, &token, &[&nonce])?), 200, "")?;
     Ok(Shown::Yes(
         "JWT and opaque tokens with proofs by jose: good ones once; none, foreign, misdirected and unbound are 401; a nonce"
             .into(),
     ))
+}
+
+/// A token that is bound to the first's key passes with a proof by it, once, and in no other way.
+pub(super) fn passes_with_proofs_alone(
+    loopback: &Loopback,
+    token: &str,
+    first: &Holder<'_>,
+    second: &Holder<'_>,
+) -> Result<(), String> {
+    let calls = Calls { loopback, token };
+    let good = first.proof(ADDRESS, token, &[])?;
+    calls.expect("with a proof", "DPoP", Some(&good), 200, "")?;
+    calls.expect("with that proof again", "DPoP", Some(&good), 401, "invalid_dpop_proof")?;
+    calls.expect("without a proof", "DPoP", None, 401, "invalid_dpop_proof")?;
+    calls.expect("as a bearer", "Bearer", None, 401, "invalid_token")?;
+    let foreign = second.proof(ADDRESS, token, &[])?;
+    calls.expect("with a proof by another key", "DPoP", Some(&foreign), 401, "invalid_dpop_proof")?;
+    let elsewhere = first.proof("http://server.shop/other", token, &[])?;
+    calls.expect("with a proof for another path", "DPoP", Some(&elsewhere), 401, "invalid_dpop_proof").map(drop)
 }
 
 /// A token goes with the SVID that it was asked for with, and with no other.
@@ -120,15 +127,37 @@ fn called_directly(loopback: &Loopback, files: &Files, token: &str) -> Result<(u
     Ok((status, reason.to_owned()))
 }
 
-/// What `holder.mjs` says with this key.
-fn holder(server: &Server, key: &std::path::Path, arguments: &[&str]) -> Result<String, String> {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("interop/issuers/holder.mjs");
-    let mut command = Command::new("node");
-    command.arg(script).args(arguments).env("MODULES", fetched("oidc-provider")).env("KEY", key);
-    command.env("NODE_EXTRA_CA_CERTS", &server.web.root);
-    let output = command.output().map_err(|error| error.to_string())?;
-    if !output.status.success() {
-        return Err(format!("holder.mjs: {}", String::from_utf8_lossy(&output.stderr)));
+/// A client that holds a key.
+pub(super) struct Holder<'a> {
+    /// Its id and its secret, with `:` between.
+    pub(super) client: &'a str,
+    /// The file of its key.
+    pub(super) key: PathBuf,
+    /// The root that it believes, beside the system's.
+    pub(super) root: Option<&'a Path>,
+}
+
+impl Holder<'_> {
+    /// A token by its key.
+    pub(super) fn token(&self, arguments: &[&str]) -> Result<String, String> {
+        let answer = self.run(&[&["token"], arguments].concat())?;
+        access_token(&serde_json::from_str(&answer).map_err(|_| format!("no token: {answer}"))?)
     }
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+
+    /// A proof by its key.
+    pub(super) fn proof(&self, address: &str, token: &str, more: &[&str]) -> Result<String, String> {
+        self.run(&[&["proof", "GET", address, token], more].concat())
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String, String> {
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("interop/issuers/holder.mjs");
+        let mut command = Command::new("node");
+        command.arg(script).args(arguments).env("MODULES", fetched("oidc-provider"));
+        command.env("CLIENT", self.client).env("KEY", &self.key).envs(self.root.map(|root| ("NODE_EXTRA_CA_CERTS", root)));
+        let output = command.output().map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            return Err(format!("holder.mjs: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
 }

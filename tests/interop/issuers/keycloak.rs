@@ -1,14 +1,16 @@
 //! Keycloak: its access tokens, realm roles, and a rotation of its keys while calls run.
 
+use super::bound::{self, Holder};
 use super::{Flow, Loopback, Made, access_token, believe, called, curl, expect, fetched, has, until};
 use crate::Shown;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub(super) const FLOWS: [Flow<Server>; 3] = [
+pub(super) const FLOWS: [Flow<Server>; 4] = [
     ("keycloak_discovery_and_client_credentials", discovery),
     ("keycloak_realm_roles_decide", roles),
+    ("keycloak_binds_tokens_to_a_key_dpop", to_a_key),
     ("keycloak_rotates_its_keys_under_load", rotation),
 ];
 
@@ -136,6 +138,23 @@ fn roles(server: &mut Server) -> Result<Shown, String> {
     expect(&server.loopback, "the guest's token from before", &guest, 403, "not_permitted")?;
     expect(&server.loopback, "a guest who became a teller", &server.token("guest")?, 200, "x-rondel-user")?;
     Ok(Shown::Yes("`realm_access.roles`: a teller passes, a guest is 403 until the realm gives the role".into()))
+}
+
+/// The client `holder` gets tokens with a proof only, and they pass with one only.
+fn to_a_key(server: &mut Server) -> Result<Shown, String> {
+    if !has("node") || !fetched("oidc-provider/node_modules/jose").exists() {
+        return Ok(Shown::Skipped("node or its package jose, which makes the proofs, is not there".into()));
+    }
+    server.believe("  require: { sender: dpop }", "context.user.issuer == \"login\"")?;
+    if let Ok(token) = server.token("holder") {
+        return Err(format!("Keycloak gave a token without a proof: {token}"));
+    }
+    let holder = |name: &str| Holder { client: "holder:holder-secret", key: server.dir.path().join(name), root: None };
+    let (first, second) = (holder("first.jwk"), holder("second.jwk"));
+    let token = first.token(&[&format!("{}/realms/shop/protocol/openid-connect/token", server.base)])?;
+    bound::passes_with_proofs_alone(&server.loopback, &token, &first, &second)?;
+    expect(&server.loopback, "a token that is bound to nobody", &server.token("web")?, 401, "token_sender")?;
+    Ok(Shown::Yes("a token with proofs by jose: good ones once; none, foreign, misdirected and unbound are 401".into()))
 }
 
 /// A new key becomes active while calls run, then the old one goes: no call with a current token fails, and old tokens end.

@@ -49,6 +49,7 @@ const provider = new Provider(issuer, {
     key('rsa', { modulusLength: 2048 }, 'ps', 'PS256'), key('ed25519', {}, 'ed', 'EdDSA'),
   ] },
   scopes: ['read', 'write'],
+  extraTokenClaims: () => ({ 'https://shop.example/country': 'DE' }),
   clientAuthMethods: ['client_secret_basic', 'client_secret_post', 'private_key_jwt', ...(env.TLS_CERT ? ['tls_client_auth'] : [])],
   enabledJWA: {
     clientAuthSigningAlgValues: ['ES256', 'RS256', 'EdDSA'], dPoPSigningAlgValues: ['ES256', 'EdDSA'],

@@ -145,12 +145,25 @@ fn discovery(server: &mut Server) -> Result<Shown, String> {
         401,
         "token_malformed",
     )?;
+    let country = |wanted: &str| {
+        let claims = "  claims: { attributes: { country: { claim: '\"https://shop.example/country\"', type: String } } }";
+        let spec = format!("  issuer: {}\n  audiences: [shop]\n{claims}", server.url);
+        super::believe(&server.loopback, &spec, &format!("context.user has country && context.user.country == \"{wanted}\""))
+    };
+    for (wanted, status, word) in [("DE", 200, "web"), ("CH", 403, "not_permitted")] {
+        country(wanted)?;
+        expect(&server.loopback, "a claim of the server's own", &server.token("urn:shop:es256")?, status, word)?;
+    }
+    server.believe("")?;
     until("rondel issuers shows the keys", || {
         let (_, said) = server.loopback.mesh.rondel(&["issuers", "--workload", "shop/server"]);
         let is_shown = ["es ES256", "rs RS256", "ps PS256", "ed EdDSA"].iter().all(|key| said.contains(key));
         if is_shown { Ok(()) } else { Err(said) }
     })?;
-    Ok(Shown::Yes("metadata over TLS, tokens of ES256, RS256, PS256 and EdDSA, forged and foreign ones refused".into()))
+    Ok(Shown::Yes(
+        "metadata over TLS, tokens of ES256, RS256, PS256 and EdDSA, forged and foreign ones refused, a claim of its own decides"
+            .into(),
+    ))
 }
 
 fn by_secret(server: &mut Server) -> Result<Shown, String> {
