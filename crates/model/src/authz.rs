@@ -173,6 +173,22 @@ impl<'a> HeaderRead<'a> {
         }
     }
 
+    /// What all the header lines of a request say under one name. A name is looked for in every spelling, and must reach the application.
+    ///
+    /// `fields`: names, which need not be in lower case, with their values.
+    pub fn among(fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone, name: &str) -> Self {
+        let is_it = |other: &[u8]| other.eq_ignore_ascii_case(name.as_bytes());
+        if fields.clone().any(|(other, _)| !is_it(other) && is_spelt(other, name)) {
+            return Self::OtherSpelling;
+        }
+        let connection = fields.clone().filter(|(other, _)| other.eq_ignore_ascii_case(b"connection"));
+        let mut nominated = connection.flat_map(|(_, list)| list.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+        if nominated.any(|other| is_spelt(other, name)) {
+            return Self::Nominated;
+        }
+        Self::of(fields.filter(|(other, _)| is_it(other)).map(|(_, value)| value))
+    }
+
     /// The value, if there is one that can be read in one way.
     pub fn value(&self) -> Option<&str> {
         match self {
@@ -203,6 +219,15 @@ impl<'a> HeaderRead<'a> {
             Self::Nominated => HeaderRead::Nominated,
         }
     }
+}
+
+/// Whether a header's name is `known` to some application, whatever stands where `known` has a `-`: servers are known to read `_`, and some
+/// every character that is no letter or digit, as `-`.
+pub fn is_spelt(name: &[u8], known: &str) -> bool {
+    const fn fold(byte: u8) -> u8 {
+        if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+    }
+    name.len() == known.len() && name.iter().zip(known.bytes()).all(|(byte, known)| fold(*byte) == fold(known))
 }
 
 /// One question to the policies: may `principal`, for `user`, do `action` on `resource`? Borrows everything, and copies cheaply.
@@ -311,6 +336,27 @@ impl AuthzRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_is_looked_for_in_every_spelling_and_must_reach_the_application() {
+        let acme = || HeaderRead::Value("acme".into());
+        for (lines, expected) in [
+            (&[("host", "a")][..], HeaderRead::Absent),
+            (&[("x-tenant", "acme")], acme()),
+            (&[("X-Tenant", " acme ")], acme()),
+            (&[("x-tenant", "acme"), ("X-TENANT", "acme")], HeaderRead::Twice),
+            (&[("x_tenant", "acme")], HeaderRead::OtherSpelling),
+            (&[("x-tenant", "acme"), ("X_Tenant", "evil")], HeaderRead::OtherSpelling),
+            (&[("x-tenant", "acme"), ("x.tenant", "evil"), ("connection", "x-tenant")], HeaderRead::OtherSpelling),
+            (&[("x-tenant", "acme"), ("connection", "close, X-Tenant")], HeaderRead::Nominated),
+            (&[("Connection", "x_tenant")], HeaderRead::Nominated),
+            (&[("x-tenant", "acme"), ("connection", "close")], acme()),
+            (&[("x-tenants", "acme"), ("xtenant", "evil")], HeaderRead::Absent),
+        ] {
+            let fields = lines.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+            assert_eq!(HeaderRead::among(fields, "x-tenant"), expected, "{lines:?}");
+        }
+    }
 
     #[test]
     fn a_header_is_read_only_if_it_is_one_line_of_visible_ascii() {

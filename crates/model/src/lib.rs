@@ -11,6 +11,7 @@ pub mod ids;
 pub mod introspection;
 pub mod issuers;
 pub mod limits;
+pub mod path;
 pub mod reason;
 pub mod roles;
 pub mod shadow;

@@ -3,7 +3,7 @@
 use crate::facts::CONNECT;
 use crate::reads::Reads;
 use model::HeaderRead;
-use model::authz::Question;
+use model::authz::{Question, is_spelt};
 use model::ids::printable;
 use model::snapshot::TokenIssuer;
 use model::token::TokenUse;
@@ -72,10 +72,10 @@ fn unreadable(name: &str) -> Option<&'static str> {
 /// it for the application, and a policy would see what the caller wrote under that name.
 pub(crate) fn of_token(name: &str, token: &TokenUse, issuers: &[TokenIssuer]) -> Option<String> {
     let shown = printable(name);
-    if is_alike(name, &token.header) {
+    if is_spelt(name.as_bytes(), &token.header) {
         return Some(format!("the header `{shown}` carries the token, which is a secret: write conditions on `context.user`"));
     }
-    let (header, claim) = token.claims.iter().find(|(header, _)| is_alike(name, header))?;
+    let (header, claim) = token.claims.iter().find(|(header, _)| is_spelt(name.as_bytes(), header))?;
     let instead = match claim.to_string().as_str() {
         "sub" => "`context.user.subject`".to_owned(),
         "iss" => "`context.user.issuer`, the `TokenIssuer`'s name".to_owned(),
@@ -96,12 +96,6 @@ pub(crate) fn of_token(name: &str, token: &TokenUse, issuers: &[TokenIssuer]) ->
         "a policy that reads the header `{shown}` would see what the caller writes: `{header}` tells the application of the claim \
          `{claim}` when the policies have decided; read {instead}"
     ))
-}
-
-/// Whether some application takes one name for the other.
-fn is_alike(one: &str, other: &str) -> bool {
-    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
-    one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
 }
 
 /// Which of the headers that policies read cannot be decided by, with the reason in words.

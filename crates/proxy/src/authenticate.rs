@@ -61,7 +61,7 @@ pub async fn user(
             method: facts.method.as_str(),
             authority: &facts.authority,
             path: &facts.path,
-            normalise: facts::normalise,
+            normalise: model::path::normalise,
         },
     };
     let nonces = token::held(&claims, &presented, caller, &connection.shared.proofs, &active.snapshot.limits, now)?;

@@ -5,11 +5,10 @@
 
 mod headers;
 mod host;
-mod path;
 
-pub(crate) use headers::{FORWARDED_FOR, elements, is_spelt};
+pub(crate) use headers::{FORWARDED_FOR, elements};
 pub use headers::{Hop, forward_headers, forward_trailers, forwarded_for, is_readable, only_value, read_headers};
-pub(crate) use path::normalise;
+pub(crate) use model::authz::is_spelt;
 
 use crate::framing::upgrade_offers;
 use host::Host;
@@ -17,6 +16,7 @@ use http::Method;
 use message::{Head, Version};
 use model::Reason;
 use model::ids::printable;
+use model::path;
 
 /// What a request says, each thing in one form. Used again for the next request, so that once warm it costs no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -115,37 +115,20 @@ fn check(site: &Site, principal: &Principal, call: &Call) -> Result<(), String> 
         return Err(format!("`{}` is not a method", model::ids::printable(&call.method)));
     }
     let shown = model::ids::printable(&call.path);
-    normal(&call.path).map_err(|rule| format!("`{shown}` is not a path as policies see it: {rule}"))
+    normal(&call.method, &call.path).map_err(|rule| format!("`{shown}` is not a path as policies see it: {rule}"))
 }
 
-/// Policies see one form of a path (RFC 3986 §6.2.2); what they would never see is no question.
-fn normal(path: &str) -> Result<(), &'static str> {
-    if !path.starts_with('/') {
-        return Err("it begins with `/`");
+/// Policies see one form of a path; what they would never see is no question.
+fn normal(method: &str, path: &str) -> Result<(), String> {
+    if path == "*" {
+        return if method == "OPTIONS" { Ok(()) } else { Err("it is for `OPTIONS` alone".to_owned()) };
     }
     if path.contains(['?', '#']) {
-        return Err("it is without the query");
+        return Err("it is without the query".to_owned());
     }
-    if path.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return Err("dot segments are resolved");
-    }
-    let mut rest = path.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        let plain = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte);
-        if byte == b'%' {
-            let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-            let escaped = digits.filter(|digits| *digits == digits.to_ascii_uppercase());
-            let escaped = escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-            match escaped {
-                Some(byte) if !byte.is_ascii_alphanumeric() && !b"-._~/\\".contains(&byte) && byte > 0x1f && byte != 0x7f => {}
-                _ => return Err("escapes stand for what must be escaped, in upper case"),
-            }
-        } else if !plain {
-            return Err("what is no letter, digit or sign of a path is escaped, as in `%20`");
-        }
-    }
-    Ok(())
+    let mut seen = String::new();
+    model::path::normalise(path.as_bytes(), &mut seen).map_err(|rule| format!("the sidecar refuses one that {rule}"))?;
+    if seen == path { Ok(()) } else { Err(format!("they see `{}`", model::ids::printable(&seen))) }
 }
 
 /// What the sidecar would make of this user's token.
@@ -212,30 +195,11 @@ fn lines<'a>(call: &'a Call, name: &str) -> impl Iterator<Item = &'a [u8]> {
     found.into_iter()
 }
 
-/// As `proxy::facts::read_headers` reads them.
+/// What the sidecar would read of the lines.
 fn headers(call: &Call, names: &[String]) -> Vec<Header<'static>> {
-    let read = |name: &String| {
-        let other = |(other, _): &(String, String)| !other.eq_ignore_ascii_case(name) && alike(other, name);
-        let nominated = || {
-            lines(call, "connection")
-                .any(|line| line.split(|byte| *byte == b',').any(|each| alike(&String::from_utf8_lossy(each.trim_ascii()), name)))
-        };
-        let read = if call.headers.iter().any(other) {
-            HeaderRead::OtherSpelling
-        } else if nominated() {
-            HeaderRead::Nominated
-        } else {
-            HeaderRead::of(lines(call, name)).into_owned()
-        };
-        Header { name: name.clone().into(), read }
-    };
+    let lines = call.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+    let read = |name: &String| Header { name: name.clone().into(), read: HeaderRead::among(lines.clone(), name).into_owned() };
     names.iter().map(read).collect()
-}
-
-/// Whether some application takes one name for the other.
-fn alike(one: &str, other: &str) -> bool {
-    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
-    one.len() == other.len() && one.bytes().map(fold).eq(other.bytes().map(fold))
 }
 
 /// The country: that of the call as it is written down, where somebody can know it; else from the trusted header of a trusted caller.

@@ -3,6 +3,7 @@
 use super::dice::Dice;
 use super::written::{HEADERS, NUMBERS, ROLES, TEXTS, Written};
 use model::authz::{AttributeType, AttributeValue, AuthzRequest, Header, HeaderRead, Principal, Source, User};
+use model::country::{Country, CountryCode};
 use model::ids::{ServiceName, SpiffeId};
 use model::time::Timestamp;
 use std::collections::BTreeMap;
@@ -29,7 +30,11 @@ pub(crate) fn request(dice: &mut Dice<'_>, mesh: &Written) -> AuthzRequest {
                 .pick(&["10.1.2.3", "10.0.0.0", "192.0.2.1", "::ffff:10.0.0.1", "2001:db8::1", "::1", "127.0.0.1", "224.0.0.1"])
                 .parse()
                 .expect("an address"),
-            country: dice.pick(&[&Some("CH"), &Some("DE"), &None]).and_then(model::CountryCode::parse).into(),
+            country: match dice.roll(12) {
+                0 => Country::Unavailable,
+                1..=3 => Country::Unknown,
+                which => CountryCode::parse(if which < 8 { "CH" } else { "DE" }).into(),
+            },
         },
         now: Timestamp::from_millis(*dice.pick(&[&1_795_514_400_000, &0, &1_795_478_400_000, &253_402_300_799_999])),
     }

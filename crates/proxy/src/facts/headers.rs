@@ -1,6 +1,7 @@
 //! Which headers are forwarded (RFC 9110 §7.6.1), and which are ours alone.
 
 use message::Fields;
+use model::authz::is_spelt;
 use model::{Header, HeaderRead};
 use std::borrow::Cow;
 use std::io::Write;
@@ -137,19 +138,8 @@ pub fn is_readable(text: &[u8]) -> bool {
 ///
 /// A name is looked for in every spelling, as in [`forward_headers`], and must reach the application. Allocates nothing for no names.
 pub fn read_headers<'a>(fields: &'a Fields, names: &'a [String]) -> Vec<Header<'a>> {
-    let read = |name: &'a String| Header { name: Cow::Borrowed(name), read: read_header(fields, name) };
+    let read = |name: &'a String| Header { name: Cow::Borrowed(name), read: HeaderRead::among(fields.iter(), name) };
     names.iter().map(read).collect()
-}
-
-fn read_header<'a>(fields: &'a Fields, name: &'a str) -> HeaderRead<'a> {
-    let is_alike = |other: &[u8]| is_spelt(other, name);
-    if fields.iter().any(|(other, _)| other != name.as_bytes() && is_alike(other)) {
-        return HeaderRead::OtherSpelling;
-    }
-    if fields.values(b"connection").flat_map(elements).any(|other| is_alike(&other.to_ascii_lowercase())) {
-        return HeaderRead::Nominated;
-    }
-    HeaderRead::of(fields.values(name.as_bytes()))
 }
 
 /// The elements of a list.
@@ -195,14 +185,4 @@ fn claims_identity(name: &[u8]) -> bool {
     const PREFIX: &str = "x-rondel-";
     name.starts_with(b"x")
         && (name.get(..PREFIX.len()).is_some_and(|start| is_spelt(start, PREFIX)) || is_spelt(name, "x-forwarded-client-cert"))
-}
-
-/// Whether a name is `known` to some application, whatever stands where `known` has a `-`.
-pub(crate) fn is_spelt(name: &[u8], known: &str) -> bool {
-    name.len() == known.len() && name.iter().zip(known.bytes()).all(|(byte, known)| fold(*byte) == fold(known))
-}
-
-/// Servers are known to read `_`, and some every character that is no letter or digit, as `-`.
-const fn fold(byte: u8) -> u8 {
-    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }

@@ -1,14 +1,14 @@
 //! One form of a path, so that what is decided is what is forwarded (RFC 3986 §6.2.2).
 
 /// What is wrong with a path, in words that follow `path`.
-pub(crate) type PathRule = &'static str;
+pub type PathRule = &'static str;
 
 /// The normal form of a path: escapes of unreserved characters decoded, other escapes in upper case, characters that should have
 /// been escaped escaped, dot segments removed. Empty segments stay. Normalising twice equals normalising once.
 ///
 /// # Errors
 /// - the rule that the path breaks: what two readers of it could take for two different paths.
-pub(crate) fn normalise(path: &[u8], out: &mut String) -> Result<(), PathRule> {
+pub fn normalise(path: &[u8], out: &mut String) -> Result<(), PathRule> {
     out.clear();
     if path.is_empty() {
         out.push('/');
