@@ -472,6 +472,7 @@ fn whether_a_token_is_good_is_told_by_the_exit_code() {
         ("no scope", of(serde_json::json!({ "scope": null })), 1, "error=\"insufficient_scope\""),
         ("no gold", of(serde_json::json!({ "acr": "tin" })), 1, "error=\"insufficient_user_authentication\""),
         ("of nobody", of(serde_json::json!({ "iss": "https://evil.example" })), 1, "one of https://login.shop.example (`login`)"),
+        ("expired", of(serde_json::json!({ "exp": 1_796_028_480 })), 1, "\"why\": \"the token expired 3 h 12 min ago\""),
         ("no profile", of(serde_json::json!({ "jti": null })), 1, "NO  profile"),
         ("a letter more", format!("{good}A"), 1, "\"reason\": \"token_signature\""),
         ("two", format!("{good} {good}"), 1, "NO  place"),

@@ -452,7 +452,7 @@ impl<'r> Walk<'_, 'r> {
 const REDACTED: &str = "(redacted)";
 
 /// A duration in its two largest units: `3 h 12 min`.
-pub fn spoken(duration: Duration) -> String {
+pub(crate) fn spoken(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let two = |large: u64, unit: &str, small: u64, other: &str| match small {
         0 => format!("{large} {unit}"),

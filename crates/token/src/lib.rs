@@ -37,7 +37,7 @@ mod verify;
 pub use cache::{Generation, TokenCache};
 pub use challenge::{Resource, challenges};
 pub use dpop::Asked;
-pub use explain::{Explained, Known, Outcome, Step, Verdict, explain, spoken};
+pub use explain::{Explained, Known, Outcome, Step, Verdict, explain};
 pub use holder::{Caller, Nonces, held};
 pub use inactive::InactiveTokens;
 pub use jwks::KeySetError;

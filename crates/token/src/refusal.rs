@@ -1,5 +1,6 @@
 //! Every way in which a token is refused.
 
+use crate::explain::spoken;
 use model::Reason;
 use model::snapshot::JwtAlgorithm;
 use std::time::Duration;
@@ -89,13 +90,13 @@ pub enum Refusal {
         given: usize,
     },
     /// Its `exp` has passed by more than limit `clockSkewMs`.
-    #[error("the token expired {} ms ago", ago.as_millis())]
+    #[error("the token expired {} ago", spoken(*ago))]
     Expired {
         /// How long ago, skew not counted.
         ago: Duration,
     },
     /// Its `nbf` or `iat` is ahead by more than limit `clockSkewMs`.
-    #[error("the token's `{claim}` is {} ms ahead", ahead.as_millis())]
+    #[error("the token's `{claim}` is {} ahead", spoken(*ahead))]
     NotYetValid {
         /// `nbf` or `iat`.
         claim: &'static str,
