@@ -440,7 +440,7 @@ fn what_may_be_done_is_told_by_the_exit_code() {
         (&["--body", "@/no/such/file", "POST", "/"], "--body @/no/such/file"),
         (&["--at", "now", "GET", "/"], "is not a time"),
         (&["--header", "nocolon", "GET", "/"], "NAME: VALUE"),
-        (&["GET", "transfers"], "it begins with `/`"),
+        (&["GET", "transfers"], "does not begin with `/`"),
     ] {
         let (code, told) = ask(arguments);
         assert!(code == 2 && told.contains(part), "{arguments:?}: {code} {told}");
