@@ -156,6 +156,7 @@ fn describe(snapshot: &Snapshot) -> serde_json::Value {
         "upstreams": upstreams.collect::<Vec<_>>(),
         "policies": policies.collect::<Vec<_>>(),
         "issuers": issuers.collect::<Vec<_>>(),
+        "country_database": snapshot.country_database,
         "limits": limits.collect::<serde_json::Map<_, serde_json::Value>>(),
     })
 }

@@ -22,6 +22,7 @@ use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -197,7 +198,9 @@ impl CountryFile {
             return;
         }
         *seen = Some(now);
-        match found.map_err(DatabaseFlaw::Io).and_then(|found| Database::load(&self.path, &found, bytes_max)) {
+        // Whatever stands in it must not end who looks: nobody would be told.
+        let load = || found.map_err(DatabaseFlaw::Io).and_then(|found| Database::load(&self.path, &found, bytes_max));
+        match catch_unwind(AssertUnwindSafe(load)).unwrap_or(Err(DatabaseFlaw::Bug)) {
             Ok(database) => {
                 tracing::info!(file = self.path, database = %database.title(), "the database of countries is in use");
                 *self.read.write() = Read { database: Some(Arc::new(database)), failure: None };

@@ -38,6 +38,9 @@ pub enum DatabaseFlaw {
         /// What it says, printable.
         found: String,
     },
+    /// The reading ended by a panic.
+    #[error("cannot be read: the reading ended by itself; please report it, and fetch the file again")]
+    Bug,
     /// It is about something else.
     #[error(
         "is a `{kind}`, and none of its records has `country.iso_code`: take a database of countries, such as GeoLite2-Country"

@@ -1,10 +1,12 @@
 //! Policies that read the country of a call, where a database on the sidecar's disk says it.
 
-use crate::sidecar::{DEADLINE, Setup, Sidecar, application};
+use crate::sidecar::{DEADLINE, Setup, Sidecar, application, read_all};
+use crate::traffic::{ASK, SWITCH, head};
 use model::SpiffeId;
 use model::snapshot::CountryHeader;
 use std::path::PathBuf;
 use testkit::countries::{Database, country};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 
 const BY_COUNTRY: &str = r#"
@@ -162,4 +164,65 @@ async fn an_update_of_the_database_is_taken_up_and_a_bad_one_leaves_the_one_befo
     sidecar.enforce(crate::sidecar::ALLOW_ALL).await;
     assert_eq!(sidecar.metric("rondel_country_database_failed").await, 0);
     assert_eq!(sidecar.control.trouble().await, Vec::<String>::new());
+}
+
+/// An application that echoes what comes behind a granted upgrade, and answers nothing else.
+async fn switching_or_waiting() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while !seen.windows(4).any(|four| four == b"\r\n\r\n") {
+                    if stream.read_buf(&mut seen).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let (mut read, mut write) = stream.split();
+                if seen.starts_with(b"GET") {
+                    write.write_all(SWITCH.as_bytes()).await.unwrap();
+                    let _ended = tokio::io::copy(&mut read, &mut write).await;
+                } else {
+                    let _ended = tokio::io::copy(&mut read, &mut tokio::io::sink()).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_is_open_is_decided_again_with_the_country_of_its_caller() {
+    let mut sidecar = Sidecar::start(switching_or_waiting().await, Setup::default()).await;
+    let path = sidecar.dir.path().join("country.mmdb");
+    put(&path, &database(&[("192.0.2.0/24", "DE"), ("198.51.100.0/24", "KP")]));
+    sidecar.snapshot.country_database = Some(path.display().to_string());
+    sidecar.snapshot.forwarders = vec![client()];
+    sidecar.publish().await;
+    // No policy reads the country yet, and so nobody has asked for it.
+    let mut open = Vec::new();
+    for from in ["198.51.100.1", "192.0.2.1"] {
+        let mut socket = sidecar.caller().await;
+        socket.write_all(ASK.replace("\r\n\r\n", &format!("\r\nx-forwarded-for: {from}\r\n\r\n")).as_bytes()).await.unwrap();
+        assert!(head(&mut socket).await.starts_with("HTTP/1.1 101"));
+        open.push(socket);
+    }
+    // An upload that is under way for so long that it is decided again too.
+    let mut upload = sidecar.caller().await;
+    let begun = "POST /page HTTP/1.1\r\nhost: server\r\nx-forwarded-for: 198.51.100.1\r\ncontent-length: 9\r\n\r\nbegun";
+    upload.write_all(begun.as_bytes()).await.unwrap();
+    upload.flush().await.unwrap();
+    sleep(proxy::standing::STREAM_AFTER).await;
+    let embargo = "forbid (principal, action, resource) when { context.source has country && context.source.country == \"KP\" };";
+    sidecar.enforce(&format!("permit (principal, action, resource); {embargo}")).await;
+    assert_eq!(read_all(&mut open[0]).await, "");
+    assert_eq!(sidecar.logged("denied_by_policy").await["reason"], "denied_by_policy");
+    let answer = read_all(&mut upload).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    open[1].write_all(b"still here").await.unwrap();
+    open[1].flush().await.unwrap();
+    let mut echo = [0; 10];
+    open[1].read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"still here");
 }
