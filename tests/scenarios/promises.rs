@@ -298,6 +298,42 @@ async fn an_edited_policy_is_in_force_and_a_broken_one_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_countries_is_asked_and_rondel_status_tells_when_it_cannot_be_read() {
+    let policy = r#"@id("home") permit (principal == Workload::"spiffe://shop.example/ns/shop/sa/client", action, resource)
+when { context.source has country && context.source.country == "DE" };"#;
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("country.mmdb");
+    let put = |bytes: &[u8]| {
+        std::fs::write(files.path().join("fresh"), bytes).unwrap();
+        std::fs::rename(files.path().join("fresh"), &path).unwrap();
+    };
+    let networks = vec![("192.0.2.0/24", testkit::countries::country("DE"))];
+    let whole = testkit::countries::Database { networks, ..Default::default() }.to_bytes();
+    put(&whole);
+    let settings = format!("  country: {{ database: {} }}\n  forwarders: [shop/client]\n", path.display());
+    let mesh = Mesh::start(&Plan { policy, settings: &settings, ..plan(serve().await) }).await;
+    let from = async |address: &str| {
+        let request = Request::get("/").header("x-forwarded-for", address);
+        call(mesh.to_server(), Version::HTTP_11, request, "").await.unwrap().status
+    };
+    assert_eq!((from("192.0.2.9").await, from("198.51.100.9").await), (200, 403));
+    assert_eq!(mesh.rondel(&["status"]).0, 0);
+
+    let troubles = |status: &serde_json::Value| status["troubles"].as_array().map_or(0, Vec::len);
+    put(b"a download that failed");
+    let status = mesh.until("the trouble is told", |status| troubles(status) == 1).await;
+    let told = status["troubles"][0]["message"].as_str().unwrap();
+    assert!(told.starts_with("shop/server: the database of countries") && told.contains("stays in use"), "{told}");
+    let (code, text) = mesh.rondel(&["status"]);
+    assert!(code == 1 && text.contains("TROUBLE") && text.contains("country.mmdb"), "{text}");
+    assert_eq!(from("192.0.2.9").await, 200, "the one read before stays in use");
+
+    put(&whole);
+    mesh.until("the trouble is over", |status| troubles(status) == 0).await;
+    assert_eq!(mesh.rondel(&["status"]).0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_denial_is_explained_with_its_nearest_miss() {
     let policy = r#"@id("small")
 permit (principal == Workload::"spiffe://shop.example/ns/shop/sa/client", action == Action::"POST", resource)
