@@ -220,16 +220,12 @@ fn the_commands_on_the_pages_on_tokens_are_commands() {
 
 /// A token of the issuer of `docs/examples/tokens/mesh`, whose key is that of RFC 8037 appendix A.
 fn minted(payload: &serde_json::Value) -> String {
-    typed("at+jwt", payload)
-}
-
-fn typed(typ: &str, payload: &serde_json::Value) -> String {
     use aws_lc_rs::signature::Ed25519KeyPair;
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     let seed = URL_SAFE_NO_PAD.decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A").expect("base64url");
     let key = Ed25519KeyPair::from_seed_unchecked(&seed).expect("a key");
-    let header = serde_json::json!({ "alg": "EdDSA", "kid": "k1", "typ": typ });
+    let header = serde_json::json!({ "alg": "EdDSA", "kid": "k1", "typ": "at+jwt" });
     let signed = [&header, payload].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes())))
 }
@@ -520,10 +516,11 @@ fn whether_a_token_is_good_is_told_by_the_exit_code() {
         format!("{before}{asked}  claims:\n{after}{more}").replace("  resource: ", "  issuers: [login, workloads]\n  resource: ");
     file("mesh.yaml", &chosen);
     let svid = serde_json::json!({ "sub": "spiffe://shop.example/ns/shop/sa/web", "aud": "shop", "exp": 1_796_043_600 });
-    let svid = typed("JOSE", &svid);
+    let authority = testkit::issuer::Issuer::generate(model::snapshot::JwtAlgorithm::Es256, "k1");
+    let svid = authority.mint_with_header(&serde_json::json!({ "alg": "ES256", "kid": "k1", "typ": "JOSE" }), &svid);
     let (code, told) = fetched(&svid, &[]);
     assert!(code == 3 && told.contains("they are in the bundle of trust domain shop.example"), "{told}");
-    let bundle = file("bundle.json", &format!("{{ \"keys\": [ {} ] }}", quoted.replace("\"sig\"", "\"jwt-svid\"")));
+    let bundle = file("bundle.json", &authority.jwks().to_string().replace("\"sig\"", "\"jwt-svid\""));
     let (code, told) = fetched(&svid, &["--keys", &bundle]);
     assert!(code == 0 && told.contains("issuer   workloads") && told.contains("spiffe://shop.example/ns/shop/sa/web"), "{told}");
     let (code, told) = fetched(&of(serde_json::json!({ "iss": "https://partner.example" })), &[]);

@@ -401,6 +401,10 @@ fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mu
     let introspection = keys::introspection(written, &keys, errors);
     let mut algorithms = Vec::new();
     match &spec.algorithms {
+        // SPIFFE JWT-SVID §2.1.
+        None if spec.jwt_svid.is_some() => {
+            algorithms.extend(JwtAlgorithm::ALL.into_iter().filter(|each| *each != JwtAlgorithm::EdDsa));
+        }
         None => algorithms.extend(JwtAlgorithm::ALL),
         Some(written) if written.value.is_empty() => {
             errors.at(document, written.defined, "`algorithms` is empty; leave it out for all")
@@ -408,6 +412,10 @@ fn issuer(written: &Written<'_, IssuerSpec>, workloads: &[Workload], errors: &mu
         Some(written) => {
             for each in &written.value {
                 match JwtAlgorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == each.value) {
+                    Some(JwtAlgorithm::EdDsa) if spec.jwt_svid.is_some() => {
+                        let message = "`EdDSA` beside `jwtSvid`: no JWT-SVID is signed by it (SPIFFE JWT-SVID §2.1); remove it";
+                        errors.at(document, each.defined, message);
+                    }
                     Some(algorithm) => algorithms.push(algorithm),
                     None => {
                         let known = JwtAlgorithm::ALL.map(JwtAlgorithm::as_str);

@@ -242,11 +242,16 @@ impl<'r> Walk<'_, 'r> {
     /// Whether the issuer made it.
     fn key(&mut self, parts: &Parts<'_>, header: &Header<'_>, issuer: &TokenIssuer) {
         let wanted = match &issuer.keys {
-            KeySource::JwtSvid(_) => "absent, JWT or JOSE (SPIFFE JWT-SVID §2.3)",
+            KeySource::JwtSvid(_) => "absent, JWT or JOSE, and nothing but `alg` and `kid` beside it (SPIFFE JWT-SVID §2)",
             _ if issuer.require.at_jwt => "at+jwt (RFC 9068)",
             _ => "absent, JWT or at+jwt",
         };
-        self.outcome("typ", wanted, &shown(parts.header.get("typ")), verify::is_type_allowed(header.typ, issuer));
+        self.outcome(
+            "typ",
+            wanted,
+            &shown(parts.header.get("typ")),
+            verify::is_header_allowed(&parts.header, header.typ, issuer),
+        );
         let allowed = issuer.algorithms.iter().map(|each| each.as_str()).collect::<Vec<_>>().join(", ");
         let outcome = verify::is_algorithm_allowed(header.algorithm, issuer);
         self.outcome("alg", &format!("one of {allowed}"), header.algorithm.as_str(), outcome);

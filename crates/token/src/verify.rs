@@ -2,6 +2,7 @@
 
 use crate::claims::{self, Said};
 use crate::header::{Header, Parts, TYPE_RULE, Type};
+use crate::json::{Json, Object};
 use crate::key_set::{KeySet, KeySets, VerificationKey};
 use crate::refusal::Refusal;
 use crate::require;
@@ -114,7 +115,7 @@ pub fn verify(token: &str, rules: &Rules<'_>, now: Timestamp) -> Result<Verified
     let parts = Parts::split(token)?;
     let header = Header::read(&parts.header)?;
     let issuer = claims::issuer(&parts.payload, rules.issuers)?;
-    is_type_allowed(header.typ, issuer)?;
+    is_header_allowed(&parts.header, header.typ, issuer)?;
     is_algorithm_allowed(header.algorithm, issuer)?;
     let (key_set, believed_until) = believed_keys(issuer, rules, now)?;
     let key = key_set.find(header.key_id, header.algorithm, &issuer.name)?;
@@ -133,25 +134,35 @@ pub(crate) fn is_short_enough(token: &str, limits: &Limits) -> Result<(), Refusa
     if bytes > limit { Err(Refusal::TooLong { bytes, limit }) } else { Ok(()) }
 }
 
-/// Whether an issuer's tokens may say this type.
-pub(crate) fn is_type_allowed(typ: Type, issuer: &TokenIssuer) -> Result<(), Refusal> {
+/// Whether an issuer's tokens may have this header.
+pub(crate) fn is_header_allowed(header: &Object, typ: Type, issuer: &TokenIssuer) -> Result<(), Refusal> {
     let malformed = |rule| Err(Refusal::Malformed { rule });
-    match (typ, &issuer.keys) {
-        // SPIFFE JWT-SVID §2.3.
-        (Type::AtJwt, KeySource::JwtSvid(_)) => malformed("its `typ` is neither JWT nor JOSE, as a JWT-SVID's is"),
-        (Type::Jose, KeySource::JwtSvid(_)) => Ok(()),
-        (Type::Jose, _) => malformed(TYPE_RULE),
+    match (&issuer.keys, typ) {
+        (KeySource::JwtSvid(_), _) => is_jwt_svid_header(header),
+        (_, Type::Jose) => malformed(TYPE_RULE),
         // RFC 9068 §4.
-        (Type::Unsaid | Type::Jwt, _) if issuer.require.at_jwt => {
+        (_, Type::Unsaid | Type::Jwt) if issuer.require.at_jwt => {
             malformed("its `typ` is not at+jwt, which its issuer's profile demands")
         }
-        (Type::Unsaid | Type::Jwt | Type::AtJwt, _) => Ok(()),
+        (_, Type::Unsaid | Type::Jwt | Type::AtJwt) => Ok(()),
     }
 }
 
-/// Whether an issuer may use this algorithm.
+/// SPIFFE JWT-SVID §2, §2.3: no member but these three, and of types these two, as they are written.
+fn is_jwt_svid_header(header: &Object) -> Result<(), Refusal> {
+    if header.keys().any(|name| !["alg", "kid", "typ"].contains(&name.as_str())) {
+        return Err(Refusal::Malformed { rule: "its header has more than `alg`, `kid` and `typ`, as no JWT-SVID's has" });
+    }
+    match header.get("typ").map(Json::text) {
+        None | Some(Some("JWT" | "JOSE")) => Ok(()),
+        Some(_) => Err(Refusal::Malformed { rule: "its `typ` is neither JWT nor JOSE, as a JWT-SVID's is" }),
+    }
+}
+
+/// Whether an issuer may use this algorithm. No JWT-SVID is signed by EdDSA (SPIFFE JWT-SVID §2.1).
 pub(crate) fn is_algorithm_allowed(algorithm: JwtAlgorithm, issuer: &TokenIssuer) -> Result<(), Refusal> {
-    let is_allowed = issuer.algorithms.contains(&algorithm);
+    let is_jwt_svid = matches!(issuer.keys, KeySource::JwtSvid(_));
+    let is_allowed = issuer.algorithms.contains(&algorithm) && !(is_jwt_svid && algorithm == JwtAlgorithm::EdDsa);
     if is_allowed { Ok(()) } else { Err(Refusal::AlgorithmNotAllowed { issuer: issuer.name.clone(), algorithm }) }
 }
 

@@ -102,6 +102,7 @@ fn what_cannot_be_meant_is_refused_with_what_to_write() {
         (asked(&format!("{CLIENT}, prefix: eyJ")), "no opaque token begins as every JWT does"),
         (asked(&format!("{CLIENT}, prefix: \"a b\"")), "characters that a token can hold"),
         (format!("jwtSvid: {{ trustDomain: partner.example }}, introspection: {{ {CLIENT} }}"), "no JWT-SVID is opaque"),
+        ("jwtSvid: { trustDomain: partner.example }, algorithms: [ES256, EdDSA]".to_owned(), "no JWT-SVID is signed by it"),
         ("jwtSvid: { trustDomain: partner.example }, require: { profile: at+jwt }".to_owned(), "none is of RFC 9068"),
     ] {
         let told = refused(&(BASE.to_owned() + &issuer("login", &spec)));

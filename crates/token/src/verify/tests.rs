@@ -754,6 +754,8 @@ fn spiffe_jwt_svid_2_3_and_3_a_jwt_svid_is_accepted_from_its_own_trust_domain_on
     for (typ, is_good) in [
         (json!("JWT"), true),
         (json!("JOSE"), true),
+        (json!("jwt"), false),
+        (json!("jose"), false),
         (Value::Null, false),
         (json!("at+jwt"), false),
         (json!("application/at+jwt"), false),
@@ -768,6 +770,12 @@ fn spiffe_jwt_svid_2_3_and_3_a_jwt_svid_is_accepted_from_its_own_trust_domain_on
     }
     let untyped = partner.mint_with_header(&json!({ "alg": "ES256", "kid": "authority-1" }), &claims(&billing));
     assert!(site.verify(&untyped).is_ok(), "SPIFFE JWT-SVID §2.3: the type is optional");
+    for more in ["jku", "jwk", "x5u", "x5c", "cty", "nonce"] {
+        let mut header = json!({ "alg": "ES256", "kid": "authority-1" });
+        header[more] = json!("x");
+        let outcome = site.verify(&partner.mint_with_header(&header, &claims(&billing)));
+        assert!(matches!(outcome, Err(Refusal::Malformed { .. })), "SPIFFE JWT-SVID §2: {more}: {outcome:?}");
+    }
     let header = json!({ "alg": "ES256", "kid": "authority-1", "typ": "JWT" });
     let verify = |issuer: &Issuer, changes: &Value| site.verify(&issuer.mint_with_header(&header, &claims(changes)));
     let with = |name: &str, value: Value| {
@@ -797,5 +805,23 @@ fn spiffe_jwt_svid_2_3_and_3_a_jwt_svid_is_accepted_from_its_own_trust_domain_on
         ("no end", &partner, with("exp", Value::Null), Reason::TokenClaim),
     ] {
         assert_eq!(verify(issuer, &changes).expect_err(name).reason(), expected, "{name}");
+    }
+}
+
+#[test]
+fn spiffe_jwt_svid_2_1_every_algorithm_but_eddsa_is_one_of_a_jwt_svid() {
+    for algorithm in JwtAlgorithm::ALL {
+        let partner = Issuer::generate(algorithm, "authority-1");
+        let mut configured = configured("partner", "spiffe://partner.example");
+        configured.keys = KeySource::JwtSvid(model::TrustDomain::parse("partner.example").expect("domain"));
+        let mut authority = partner.jwks()["keys"][0].clone();
+        authority["use"] = json!("jwt-svid");
+        let set = KeySet::of_bundle(&[authority.to_string().into_bytes()], &configured, NOW, &Limits::default()).expect("keys");
+        let keys = KeySets::default().with("partner", Arc::new(set));
+        let header = json!({ "alg": algorithm.as_str(), "kid": "authority-1" });
+        let token = partner.mint_with_header(&header, &claims(&json!({ "sub": "spiffe://partner.example/billing" })));
+        let outcome = verify(&token, &rules(std::slice::from_ref(&configured), &keys, &Limits::default()), NOW);
+        let is_refused = matches!(outcome, Err(Refusal::AlgorithmNotAllowed { .. }));
+        assert_eq!((outcome.is_ok(), is_refused), (algorithm != JwtAlgorithm::EdDsa, algorithm == JwtAlgorithm::EdDsa));
     }
 }
