@@ -174,7 +174,8 @@ pub struct Explanation {
     pub policies: Vec<PolicyOutcome>,
     /// The attributes that the policies read, with their values, by path (`context.user.limit` → `1000`). Absent ones say `(absent)`.
     pub attributes: Vec<(String, String)>,
-    /// For a denial, the smallest change that would have turned it, in words: `would be allowed by bank/payments/transfer if …`.
+    /// The smallest change that would have turned the answer, in words: `would be allowed by bank/payments/transfer if …`, or
+    /// `would be denied without …`. There is one for every denial.
     pub nearest_miss: Option<String>,
 }
 

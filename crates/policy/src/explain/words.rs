@@ -13,16 +13,41 @@ use model::reason::Reason;
 /// LIMIT: conditions that one sentence names; the others are counted.
 const NAMED_MAX: usize = 6;
 
-/// What would have turned a denial; `None` for an allowed call.
+/// What would have turned the answer; `None` if that is no one thing.
 pub(super) fn nearest_miss(views: &Views<'_>, findings: &[Finding<'_>], decision: &Decision) -> Option<String> {
     if decision.effect == Verdict::Allow {
-        return None;
+        return nearest_denial(views, findings);
     }
     Some(match decision.reason {
         Some(Reason::DeniedByPolicy) => forbidden(views, findings),
         Some(Reason::PolicyError) => failed(findings),
         _ => nearest_permit(views, findings),
     })
+}
+
+/// What would have denied an allowed call: a condition of the only permit that allows it, or what the nearest forbid asks for.
+fn nearest_denial(views: &Views<'_>, findings: &[Finding<'_>]) -> Option<String> {
+    let mut permits = findings.iter().filter(|found| found.rule.effect == Effect::Permit && found.outcome == Outcome::Applied);
+    let only = permits.next().filter(|found| permits.next().is_none() && !found.conditions.is_empty());
+    let rests = only.map(|found| {
+        let mut why: Vec<String> =
+            found.conditions.iter().take(NAMED_MAX).map(|(condition, _)| views.with_values(found.rule, condition)).collect();
+        why.extend((found.conditions.len() > NAMED_MAX).then(|| "another of its conditions".to_owned()));
+        format!("would be denied without {}: {} alone allows it", or(&why), found.rule.id)
+    });
+    let forbids = findings.iter().filter(|found| found.rule.effect == Effect::Forbid && found.outcome == Outcome::NotApplied);
+    let near = forbids.filter(|found| unmet(&found.scope) == 0).min_by_key(|found| unmet(&found.conditions));
+    let near = near.map(|found| (found, wishes(views, found))).filter(|(_, wishes)| !wishes.is_empty());
+    let near = near.map(|(found, wishes)| format!("would be forbidden by {} if {}", found.rule.id, and(&wishes)));
+    match (rests, near) {
+        (Some(rests), Some(near)) => Some(format!("{rests}; {near}")),
+        (one, other) => one.or(other),
+    }
+}
+
+/// How many of these did not hold.
+fn unmet(part: &[(&Condition, Holding)]) -> usize {
+    part.iter().filter(|(_, holding)| *holding != Holding::Held).count()
 }
 
 fn forbidden(views: &Views<'_>, findings: &[Finding<'_>]) -> String {
@@ -68,7 +93,6 @@ fn nearest_permit(views: &Views<'_>, findings: &[Finding<'_>]) -> String {
         return format!("the method `{}` is none that policies can allow: {}", printable(action), known.join(", "));
     }
     let permits = findings.iter().filter(|found| found.rule.effect == Effect::Permit && found.outcome != Outcome::Applied);
-    let unmet = |part: &[(&Condition, Holding)]| part.iter().filter(|(_, holding)| *holding != Holding::Held).count();
     let Some(nearest) = permits.min_by_key(|found| (unmet(&found.scope), unmet(&found.conditions))) else {
         return "no permit policy selects this workload".to_owned();
     };
