@@ -9,14 +9,15 @@ pub(crate) fn run(dir: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let read = config::read(dir).map_err(|error| vec![error]);
     let errors = match read.and_then(|sources| config::parse(&sources)) {
         Ok(mesh) => {
-            let policies: usize = mesh.policies.len();
+            let counted = |count: usize, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
             match output {
                 Output::Text => println!(
-                    "{}: good: trust domain {}, {} workloads, {} token issuers, {policies} authorization policies",
+                    "{}: good: trust domain {}, {}, {}, {}",
                     dir.display(),
                     mesh.settings.trust_domain,
-                    mesh.workloads.len(),
-                    mesh.issuers.len(),
+                    counted(mesh.workloads.len(), "workload", "workloads"),
+                    counted(mesh.issuers.len(), "token issuer", "token issuers"),
+                    counted(mesh.policies.len(), "authorization policy", "authorization policies"),
                 ),
                 Output::Json => println!("{}", serde_json::json!({ "ok": true, "errors": [] })),
             }

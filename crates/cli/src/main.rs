@@ -58,7 +58,7 @@ enum Verb {
     /// Say why a token is good or bad; revoke tokens, and see which are
     #[command(subcommand)]
     Token(token::Token),
-    /// Ask about decisions
+    /// Check, test and try policies; say what was decided and why
     #[command(subcommand)]
     Authz(authz::Authz),
     /// Make a single-use join token for a sidecar that is started by hand

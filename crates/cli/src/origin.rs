@@ -89,17 +89,17 @@ impl Origin {
         let workloads = self.workloads();
         let own = workloads.iter().find(|(_, id)| Some(*id) == caller.workload()).map(|(name, _)| name.clone());
         let Some(own) = own else {
-            bail!("which service is called? Write its name (`on`): the caller is no workload of the mesh")
+            bail!("it is not said which service is called (`on`): the caller is no workload of the mesh")
         };
         let mut called: Vec<ServiceName> = self.snapshot(&own).await?.upstreams.into_iter().map(|each| each.service).collect();
         called.sort();
         called.dedup();
         match called.as_slice() {
             [one] => Ok(one.clone()),
-            [] => bail!("which service is called? Write its name (`on`): `{own}` calls none"),
+            [] => bail!("it is not said which service is called (`on`): `{own}` calls none"),
             several => {
                 let names: Vec<String> = several.iter().map(ToString::to_string).collect();
-                bail!("which service is called? Write its name (`on`): `{own}` calls {}", names.join(", "))
+                bail!("it is not said which service is called (`on`): `{own}` calls {}", names.join(", "))
             }
         }
     }

@@ -170,7 +170,7 @@ fn names_are_unique(resources: &[Resource<'_>], errors: &mut Errors) {
             errors.at(document, metadata.name.defined, message);
         }
         if namespace.is_empty() && matches!(kind, "Workload" | "AuthorizationPolicy" | "PeerAuthentication") {
-            errors.at(document, metadata.name.defined, format!("a `{kind}` needs `metadata.namespace`"));
+            errors.at(document, metadata.name.defined, format!("`{kind}` needs `metadata.namespace`"));
         }
         if !namespace.is_empty() && matches!(kind, "MeshConfig" | "TokenIssuer") {
             errors.at(document, metadata.name.defined, format!("a `{kind}` is for the whole mesh: remove `metadata.namespace`"));
@@ -471,7 +471,14 @@ fn policy(written: &Written<'_, PolicySpec>, errors: &mut Errors) -> Option<Sele
     let mut body = BTreeMap::new();
     for (field, written) in &spec.body {
         if !tokens::is_identifier(field) {
-            errors.at(document, written.defined, format!("`{}` cannot be a field's name", ids::printable(field)));
+            errors.at(
+                document,
+                written.defined,
+                format!(
+                    "`{}` cannot be a field's name: fields are those at the top of the body, of letters, digits and `_`",
+                    ids::printable(field)
+                ),
+            );
         }
         if let Some(kind) = attribute_type(document, written.defined, &written.value.kind, errors) {
             body.insert(field.clone(), kind);

@@ -3,22 +3,24 @@
 use crate::compiled::index::Program;
 use crate::compiled::translate;
 use crate::decide::Numbers;
+use crate::entities;
 use crate::explain::Anatomy;
 use crate::facts::{CONNECT, Names};
 use crate::flaw::{Flaw, PolicyError};
 use crate::headers::{self, HEADERS, HeaderNames};
 use crate::known::Known;
 use crate::reads::Reads;
+use crate::retell::{UNSAFE, retell};
 use crate::slice::{self, BODY, Group, Slice, admits};
 pub use crate::text::TEXT_BYTES_MAX;
 use crate::text::{Places, find_behind, survey};
 use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, ValidationWarning, Validator, pst};
+use model::Roles;
 use model::authz::AttributeType;
-use model::ids::{PolicyId, ServiceName, SpiffeId};
+use model::ids::PolicyId;
 use model::snapshot::{AuthorizationPolicy, Sensitive, TokenIssuer};
-use model::{Principal, Roles};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
@@ -414,8 +416,7 @@ impl<'a> Reading<'a> {
     /// Cedar's own report on the policy that begins at `start`, at the place that it points to.
     fn report(&self, flaw: Flaw, detail: &DetailedError, start: usize, policy: Option<PolicyId>) -> PolicyError {
         let offset = start + detail.source_locations.first().map_or(0, |label| label.loc.start);
-        let help = detail.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
-        self.error(flaw, offset, policy, format!("{}{help}", detail.message).replace(['\n', '\r'], " "))
+        self.error(flaw, offset, policy, retell(&detail.message, detail.help.as_deref()))
     }
 
     fn rule(&self, position: usize, start: usize, policy: &Policy, shape: &Arc<BodyShape>) -> Result<Rule, PolicyError> {
@@ -457,7 +458,7 @@ impl<'a> Reading<'a> {
         {
             return Err(wrong(Flaw::Impossible, format!("{uid} is a group of methods: write `action in {uid}`")));
         }
-        check_literals(&policy).map_err(|message| wrong(Flaw::Impossible, message))?;
+        entities::check(&policy, &body.principal).map_err(|message| wrong(Flaw::Impossible, message))?;
         self.check_reads(&reads).map_err(|(flaw, message)| wrong(flaw, message))?;
         let line = self.error(Flaw::Form, start, None, String::new()).line;
         let names = translate::Names { attributes: &self.vocabulary.attributes, shape };
@@ -491,7 +492,12 @@ impl<'a> Reading<'a> {
             match self.vocabulary.names_at(&parent, &self.resource.body) {
                 Some(known) if !known.contains(name) => {
                     let (parent, known) = (parent.join("."), known.join("`, `"));
-                    return Err((Flaw::Schema, format!("`{parent}` has no attribute `{name}`; it can have `{known}`")));
+                    let advice = match parent.as_str() {
+                        "context.user" if matches!(name.as_str(), "role" | "roles") => "; write `context.user in Role::\"…\"`",
+                        "context.user" => "; `claims.attributes` of a `TokenIssuer` adds others",
+                        _ => "",
+                    };
+                    return Err((Flaw::Schema, format!("`{parent}` has no attribute `{name}`; it can have `{known}`{advice}")));
                 }
                 _ => {}
             }
@@ -559,26 +565,17 @@ impl<'a> Reading<'a> {
         all.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
         // The same mistake once for every action: the first tells it.
         all.dedup_by(|a, b| (a.line, a.column) == (b.line, b.column));
+        // Behind what is wrong the validator forgets every `has` before it: those that follow tell nothing.
+        let mut told = HashSet::new();
+        all.retain(|error| {
+            let is_unsafe = error.message.starts_with(UNSAFE);
+            if !is_unsafe {
+                told.insert(error.policy.clone());
+            }
+            !is_unsafe || !told.contains(&error.policy)
+        });
         all
     }
-}
-
-/// Refuses entities that no request can have, because their ids are not of the form that ours are of.
-fn check_literals(policy: &Policy) -> Result<(), String> {
-    for uid in policy.entity_literals() {
-        let id = uid.id().unescaped();
-        let expected = match uid.type_name().basename() {
-            "Workload" if id == Principal::Unauthenticated.as_str() => continue,
-            "Workload" if SpiffeId::parse(id).is_err() => {
-                "a workload's id is its SPIFFE ID, or `unauthenticated` for plaintext callers of permissive ports"
-            }
-            "Service" if ServiceName::parse(id).is_err() => "a service's id is `namespace/name`",
-            "User" if !id.contains('#') => "a user's id is `ISSUER#SUBJECT`, with the name of the token issuer",
-            _ => continue,
-        };
-        return Err(format!("`{uid}` can never be met: {expected}"));
-    }
-    Ok(())
 }
 
 fn flaw_of(warning: &ValidationWarning) -> Flaw {

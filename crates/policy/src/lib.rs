@@ -12,6 +12,7 @@ mod conceal;
 mod conjuncts;
 mod country;
 mod decide;
+mod entities;
 mod explain;
 mod facts;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod headers;
 mod known;
 mod lint;
 mod reads;
+mod retell;
 mod shadow;
 mod slice;
 mod text;

@@ -2,16 +2,19 @@
 
 use crate::compile::{Policies, Rule};
 use crate::conjuncts::conjuncts;
+use crate::country;
 use crate::reads::{Path, path_of};
 use crate::shadow::Shadow;
 use crate::slice::{BODY, USER, admits};
 use crate::text::{Places, find_behind};
 use crate::vocabulary::ACTIONS;
-use cedar_policy::pst::{ActionConstraint, BinaryOp, EntityOrSlot, Expr, Literal, PrincipalConstraint, ResourceConstraint};
+use cedar_policy::pst::{
+    ActionConstraint, BinaryOp, Clause, EntityOrSlot, Expr, Literal, PrincipalConstraint, ResourceConstraint,
+};
 use cedar_policy::{Effect, EntityUid};
 use model::ids::{PolicyId, ServiceName, SpiffeId, TrustDomain, printable};
 use model::snapshot::{AuthorizationPolicy, CountryHeader, TokenIssuer};
-use model::{Principal, Roles};
+use model::{CountryCode, Principal, Roles};
 use std::collections::BTreeSet;
 
 /// What there is in the mesh for the policies of one workload to meet.
@@ -78,6 +81,7 @@ pub fn lint(policies: &Policies, shadow: Option<&Shadow>, sources: &[Authorizati
             each.never(provided, text, &mut say);
             each.names(provided, text, &mut say);
             each.absent(provided, text, &mut say);
+            each.countries(text, &mut say);
             each.among(&facts, &mut say);
         }
         if !source.body.is_empty() && !own.iter().any(|each| each.rule.reads_body()) {
@@ -228,6 +232,22 @@ impl<'a> Facts<'a> {
                 country.header
             );
             say("RA110", at, message);
+        }
+    }
+
+    /// Countries that no call comes from: a forbid that names one silently forbids nothing.
+    fn countries(&self, text: &str, say: &mut Say<'_>) {
+        let mut unknown = BTreeSet::new();
+        for clause in self.rule.body.clauses() {
+            let (Clause::When(condition) | Clause::Unless(condition)) = clause;
+            country::unknown(condition, &mut unknown);
+        }
+        for name in unknown {
+            let at = find_behind(text, "country", &name).unwrap_or(0);
+            let upper = name.to_ascii_uppercase();
+            let near = if CountryCode::parse(&upper).is_some() { format!("; write `{upper}`") } else { String::new() };
+            let shown = printable(&name);
+            say("RA116", at, format!("no call comes from `{shown}`: a country is two upper-case letters (ISO 3166-1){near}"));
         }
     }
 
@@ -408,6 +428,24 @@ mod tests {
         let reads = "@mode(\"shadow\") forbid (principal, action, resource) when { context.request has body && context.request.body.amount > 9 };";
         assert_eq!(codes(&live, &amount), ["RA109"]);
         assert!(!codes(&format!("{live} {reads}"), &amount).contains(&"RA109"));
+    }
+
+    #[test]
+    fn a_country_that_there_cannot_be_is_told_wherever_it_stands() {
+        const WEB: &str = "permit (principal == Workload::\"spiffe://bank.example/ns/bank/sa/web\", action, resource)";
+        for (condition, expected) in [
+            ("context.source.country == \"DE\"", &[][..]),
+            ("context.source.country == \"de\"", &["RA116"]),
+            ("\"Germany\" != context.source.country", &["RA116"]),
+            ("[\"DE\", \"FR\"].contains(context.source.country)", &[]),
+            ("[\"DE\", \"fr\", \"at\"].contains(context.source.country)", &["RA116", "RA116"]),
+            ("context.request.path == \"de\"", &[]),
+        ] {
+            for clause in ["when", "unless"] {
+                let text = format!("{WEB} {clause} {{ context.source has country && {condition} }};");
+                assert_eq!(codes(&text, &[]), expected, "{text}");
+            }
+        }
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn variable_name(variable: &Var) -> &'static str {
 }
 
 /// The direct subexpressions.
-fn children(expression: &Expr) -> Vec<&Arc<Expr>> {
+pub(crate) fn children(expression: &Expr) -> Vec<&Arc<Expr>> {
     match expression {
         Expr::UnaryOp { expr, .. } | Expr::GetAttr { expr, .. } | Expr::HasAttr { expr, .. } | Expr::Like { expr, .. } => {
             vec![expr]

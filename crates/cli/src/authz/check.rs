@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Every code that can be told, and what it stands for (`docs/policy-checks.md`).
-const CODES: [(&str, &str); 26] = [
+const CODES: [(&str, &str); 27] = [
     ("RA001", "something else than a policy is wrong"),
     ("RA002", "the text is not Cedar"),
     ("RA003", "a type or an attribute is not that of the schema, or something optional is read without `has`"),
@@ -36,6 +36,7 @@ const CODES: [(&str, &str); 26] = [
     ("RA113", "a forbid that a call without a body passes"),
     ("RA114", "a policy for a namespace without workloads"),
     ("RA115", "a service that denies every call"),
+    ("RA116", "a country that there cannot be"),
 ];
 
 /// A directory, and how severely it is looked at.
@@ -102,9 +103,10 @@ pub(super) fn run(check: &Check, output: Output) -> anyhow::Result<ExitCode> {
     found.sort();
     let errors = found.iter().filter(|finding| finding.severity == "error").count();
     let warnings = found.len() - errors;
+    let is_bad = errors > 0 || warnings > 0 && check.deny == Some(Deny::Warnings);
     match output {
         Output::Json => {
-            let all = serde_json::json!({ "ok": found.is_empty(), "errors": errors, "warnings": warnings, "findings": found });
+            let all = serde_json::json!({ "ok": !is_bad, "errors": errors, "warnings": warnings, "findings": found });
             println!("{}", serde_json::to_string_pretty(&all)?);
         }
         Output::Text => {
@@ -115,7 +117,6 @@ pub(super) fn run(check: &Check, output: Output) -> anyhow::Result<ExitCode> {
             println!("{}, {}", counted(errors, "error"), counted(warnings, "warning"));
         }
     }
-    let is_bad = errors > 0 || warnings > 0 && check.deny == Some(Deny::Warnings);
     Ok(if is_bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

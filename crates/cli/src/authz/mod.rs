@@ -37,7 +37,7 @@ pub(crate) enum Authz {
         #[command(flatten)]
         at: Where,
     },
-    /// Say whether a call may be made, by the policies in force or those of a directory, and why
+    /// Say whether a call may be made, by the policies in force or those of a directory, and why; those in shadow mode are not asked
     ///
     /// Exit codes: 0 it may; 1 it may not; 2 it could not be asked.
     Can(Box<can::Can>),
@@ -50,6 +50,8 @@ pub(crate) enum Authz {
     /// Exit codes: 0 nothing that is denied; 1 an error, or a warning with `--deny warnings`; 2 the directory could not be read.
     Check(check::Check),
     /// Print the Cedar schema that the policies of a service are checked against
+    ///
+    /// Exit codes: 0 it is printed; 2 it could not be asked.
     Schema(schema::Schema),
     /// List recent decisions, newest first
     Decisions {

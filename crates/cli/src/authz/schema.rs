@@ -29,12 +29,17 @@ pub(crate) struct Schema {
 pub(super) async fn run(schema: &Schema, output: Output) -> anyhow::Result<ExitCode> {
     let mut origin = Origin::of(schema.offline.as_deref(), &schema.plane).await?;
     let site = origin.site(&schema.service).await?;
-    let wanted = |name: &str| schema.policy.as_deref().is_none_or(|wanted| wanted == name);
     let mut shapes = BTreeMap::new();
-    for policy in site.snapshot.policies.iter().filter(|policy| wanted(&policy.name)) {
+    let all = || site.snapshot.policies.iter().chain(&site.snapshot.shadow);
+    // What is only tried must not make the question about what is in force ambiguous.
+    let asked: Vec<_> = match &schema.policy {
+        None => site.snapshot.policies.iter().collect(),
+        Some(name) => all().filter(|policy| policy.name == *name).collect(),
+    };
+    for policy in asked {
         shapes.entry(policy.body.clone()).or_insert_with(Vec::new).push(policy.name.as_str());
     }
-    let names = site.snapshot.policies.iter().map(|policy| policy.name.as_str());
+    let names = all().map(|policy| policy.name.as_str());
     if let Some(name) = &schema.policy
         && shapes.is_empty()
     {

@@ -137,6 +137,14 @@ fn known(expected: &Expected, site: &Site) -> anyhow::Result<()> {
     for id in &expected.by {
         match known.get(id.as_str()) {
             None => {
+                let is_tried = site
+                    .snapshot
+                    .shadow
+                    .iter()
+                    .any(|tried| id.strip_prefix(tried.name.as_str()).is_some_and(|own| own.starts_with('/')));
+                if is_tried {
+                    bail!("`expect.by`: `{}` is in shadow mode, where it decides nothing", model::ids::printable(id));
+                }
                 let near = config::suggestion(id, known.keys().copied());
                 bail!("`expect.by`: no policy `{}` at `{}`{near}", model::ids::printable(id), site.snapshot.workload);
             }

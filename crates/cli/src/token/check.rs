@@ -239,7 +239,7 @@ fn at_hand(issuer: &TokenIssuer, snapshot: &Snapshot, at: Timestamp) -> (Option<
             }
             (Some(KeySet::of_bundle(authorities, issuer, at, limits)), format!("of the bundle of trust domain {domain}"))
         }
-        KeySource::Discovery => fetched(&format!("where the metadata of {} say", issuer.issuer)),
+        KeySource::Discovery => fetched(&format!("where the metadata of {} say (`jwks_uri`)", issuer.issuer)),
         KeySource::JwksUri(uri) | KeySource::Workload { uri, .. } => fetched(uri),
     }
 }

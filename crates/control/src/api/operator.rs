@@ -266,7 +266,7 @@ impl Plane {
         }
         let now = clock::now();
         if meant.until <= now || meant.until > now.plus(TOKEN_REVOCATION_MAX) {
-            return Err(wrong("a revocation ends after now and within a year".to_owned()));
+            return Err(wrong("a revocation ends (`until`) after now and within a year".to_owned()));
         }
         Ok(meant)
     }
