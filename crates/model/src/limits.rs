@@ -284,7 +284,7 @@ impl Limit {
                 128,
                 1,
                 10_000,
-                "introspections of different tokens under way at once; beyond it requests get `issuer_unavailable`",
+                "introspections of different tokens under way at once at one issuer, half of them for one caller; beyond it requests get `issuer_unavailable`",
             ),
             Self::ClockSkewMs => {
                 ("clockSkewMs", 30_000, 0, 300_000, "milliseconds of clock difference that are tolerated in tokens")

@@ -148,7 +148,7 @@ pub struct TokenUse {
     pub cookie: Option<String>,
     /// The parameter of the query that may carry it instead (RFC 6750 §2.3).
     pub query: Option<String>,
-    /// Whether the application does not get the token. One from the query never reaches it.
+    /// Whether the application does not get the token, from wherever it came.
     pub strip: bool,
     /// Headers that the application gets, lower case, and the claims that they tell. Nobody else can set them.
     pub claims: BTreeMap<String, ClaimPath>,
@@ -179,7 +179,7 @@ pub struct RevokedTokens {
     pub jti: Option<String>,
     /// The token's `sub`.
     pub subject: Option<String>,
-    /// The token's `client_id`, or `azp`.
+    /// The token's `client_id` or `azp`; either is enough.
     pub client: Option<String>,
     /// The token's `iat` is before this. One that does not say when it was issued counts as before.
     pub issued_before: Option<Timestamp>,

@@ -53,7 +53,7 @@ pub async fn user(
     let Some(presented) = token::presented(places, sent)? else {
         return Ok(None);
     };
-    let claims = verified(&presented, active, &connection.shared, now).await?;
+    let claims = verified(&presented, active, connection, now).await?;
     let caller = Caller {
         certificate: connection.peer().map(VerifiedPeer::fingerprint_sha256),
         proofs: head.fields.values(b"dpop"),
@@ -72,9 +72,10 @@ pub async fn user(
 async fn verified(
     presented: &Presented<'_>,
     active: &Active,
-    shared: &Shared,
+    connection: &Connection,
     now: Timestamp,
 ) -> Result<VerifiedClaims, Refusal> {
+    let shared = connection.shared.as_ref();
     // INVARIANT: the configuration's part is that of the configuration that judges, and the keys' part was read before the keys were:
     // a request that waits while either changes remembers nothing that holds for the new one.
     let generation = Generation { config: active.generation, keys: shared.keys_generation.load(Ordering::Acquire) };
@@ -87,7 +88,7 @@ async fn verified(
         if let Some(claims) = shared.tokens.find(&presented.text, generation, now) {
             return Ok(claims);
         }
-        let claims = Box::pin(introspect::claims(&presented.text, asked, generation.config, active, shared, now)).await?;
+        let claims = Box::pin(introspect::claims(&presented.text, asked, generation.config, active, connection, now)).await?;
         active.revoked_tokens.check(&claims, now)?;
         shared.tokens.remember(&claims, generation);
         return Ok(claims);
@@ -105,9 +106,7 @@ async fn checked(
     shared: &Shared,
     now: Timestamp,
 ) -> Result<(VerifiedClaims, Generation), Refusal> {
-    let turn = shared.turns.take().await;
-    let mut judged = verify(presented, active, shared, now);
-    turn.give_on().await;
+    let mut judged = in_turn(presented, active, shared, now).await;
     // A fetch that was under way may bring what the issuer said before it began to sign with this key; then one more is asked for.
     for _ in 0..2 {
         let Err(Refusal::KeyUnknown { issuer } | Refusal::IssuerUnavailable { issuer }) = &judged else { break };
@@ -117,9 +116,17 @@ async fn checked(
             break;
         }
         generation.keys = shared.keys_generation.load(Ordering::Acquire);
-        judged = verify(presented, active, shared, now);
+        // Those who waited for the keys come all at once.
+        judged = in_turn(presented, active, shared, now).await;
     }
     Ok((judged?, generation))
+}
+
+async fn in_turn(presented: &Presented<'_>, active: &Active, shared: &Shared, now: Timestamp) -> Result<VerifiedClaims, Refusal> {
+    let turn = shared.turns.take().await;
+    let judged = verify(presented, active, shared, now);
+    turn.give_on().await;
+    judged
 }
 
 fn verify(presented: &Presented<'_>, active: &Active, shared: &Shared, now: Timestamp) -> Result<VerifiedClaims, Refusal> {

@@ -326,6 +326,8 @@ pub struct Upload {
     held: Option<(Vec<u8>, usize)>,
     /// What the caller's head said of its length.
     declared: Option<u64>,
+    /// Whether trailers may follow it to the next hop.
+    may_trail: bool,
     over: bool,
     /// All of it was written, too.
     left: bool,
@@ -352,6 +354,11 @@ impl Upload {
         Self {
             held: None,
             declared: down.body_length(),
+            // In HTTP/1 they need a body whose length nobody says; in HTTP/2 they follow any that is not empty.
+            may_trail: match down {
+                Downstream::Http1(_) => down.body_length().is_none(),
+                Downstream::Http2(_) => down.body_length() != Some(0),
+            },
             over: false,
             left: false,
             taken: None,
@@ -364,7 +371,8 @@ impl Upload {
     /// A body that was read before. `declared`: what the caller's head said of its length.
     pub const fn held(bytes: Vec<u8>, declared: Option<u64>) -> Self {
         let held = Some((bytes, 0));
-        Self { held, declared, over: false, left: false, taken: None, untouched: true, withheld: Vec::new(), copied: None }
+        let withheld = Vec::new();
+        Self { held, declared, may_trail: true, over: false, left: false, taken: None, untouched: true, withheld, copied: None }
     }
 
     /// What a policy has read already.
@@ -386,10 +394,10 @@ impl Upload {
         Some(Err(format!("the body is over limit `policyBodyBytes` ({})", copied.bytes_max)))
     }
 
-    /// No trailer goes on under a name that policies read as a header, or by which the application is told of the user: one that
-    /// merges the two would see what nobody decided on.
+    /// No trailer goes on under a name that policies read as a header, that carries the token, or by which the application is told of the
+    /// user: one that merges the two would see what nobody decided on.
     pub fn withhold<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
-        if self.held.is_some() || self.declared.is_none() {
+        if self.may_trail {
             self.withheld = names.cloned().collect();
         }
     }

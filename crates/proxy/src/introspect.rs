@@ -3,37 +3,54 @@
 //! Connections are kept for the next question by `kept.rs`.
 
 use crate::clock;
+use crate::connection::Connection;
 use crate::issuers;
 use crate::kept::KeptConnections;
 use crate::outside::{self, FetchFailure};
 use crate::state::{Active, Shared};
 use crate::telemetry::metrics::IssuerLabels;
+use identity::handshake::VerifiedPeer;
 use model::introspection::{ClientAuthentication, Introspection};
 use model::snapshot::TokenIssuer;
 use model::{Limit, Limits, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::Duration;
 use token::introspection::{CREDENTIAL_BYTES_MAX, Introspected};
 use token::jwks::Metadata;
 use token::{InactiveTokens, KeySets, Refusal, Rules, VerifiedClaims};
 use tokio::sync::watch;
 
+/// LIMIT: the part of the questions under way at an issuer that one caller's tokens may be: so that the tokens it invents keep nobody else's out.
+const SHARE_OF_ONE_CALLER: usize = 2;
 /// The pause after a metadata document could not be had.
 const METADATA_PAUSE: Duration = Duration::from_secs(1);
 
 type Outcome = Result<VerifiedClaims, Refusal>;
 /// A token's digest, and the generation of the configuration that asks.
 type Key = ([u8; 32], u64);
+/// An issuer's name, and who sent a token: the SPIFFE ID, or the address of one that has none.
+type Sender = (String, String);
+/// Where an issuer is asked. Locked while it is looked up: those who wait find what the first one found.
+type Endpoint = Arc<tokio::sync::Mutex<Option<Discovered>>>;
 
 /// The questions under way and what their answers leave behind. Shared between threads.
 #[derive(Debug, Default)]
 pub struct Introspections {
-    under_way: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
+    under_way: Mutex<UnderWay>,
     inactive: InactiveTokens,
-    endpoints: tokio::sync::Mutex<HashMap<String, Discovered>>,
+    /// By the issuer's name.
+    endpoints: Mutex<HashMap<String, Endpoint>>,
     kept: KeptConnections,
+}
+
+/// The questions under way. No issuer takes the room of another, and no caller that of all others.
+#[derive(Debug, Default)]
+struct UnderWay {
+    questions: HashMap<Key, watch::Receiver<Option<Outcome>>>,
+    by_issuer: HashMap<String, usize>,
+    by_sender: HashMap<Sender, usize>,
 }
 
 /// Where an issuer's metadata say that it is asked.
@@ -57,30 +74,57 @@ enum Joined<'a> {
 
 /// The right to ask about one token. Whoever goes away with it lets the next one ask.
 struct Turn<'a> {
-    under_way: &'a Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
+    under_way: &'a Mutex<UnderWay>,
     key: Key,
+    sender: Sender,
     answer: watch::Sender<Option<Outcome>>,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.under_way.lock().remove(&self.key);
+        let mut under_way = self.under_way.lock();
+        under_way.questions.remove(&self.key);
+        one_less(&mut under_way.by_issuer, &self.sender.0);
+        one_less(&mut under_way.by_sender, &self.sender);
+    }
+}
+
+fn one_less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 
 impl Introspections {
-    fn join(&self, key: Key, limits: &Limits) -> Joined<'_> {
+    fn join(&self, key: Key, sender: &Sender, limits: &Limits) -> Joined<'_> {
         let mut under_way = self.under_way.lock();
-        let count = under_way.len();
-        match under_way.entry(key) {
-            Entry::Occupied(asked) => Joined::Waiter(asked.get().clone()),
-            Entry::Vacant(_) if count >= limits.size(Limit::IntrospectionsUnderWay) => Joined::Full,
-            Entry::Vacant(free) => {
-                let (answer, waiter) = watch::channel(None);
-                free.insert(waiter);
-                Joined::Asker(Turn { under_way: &self.under_way, key, answer })
-            }
+        if let Some(asked) = under_way.questions.get(&key) {
+            return Joined::Waiter(asked.clone());
         }
+        let limit = limits.size(Limit::IntrospectionsUnderWay);
+        let count = |count: Option<&usize>| count.copied().unwrap_or(0);
+        let is_full = count(under_way.by_issuer.get(&sender.0)) >= limit;
+        if is_full || count(under_way.by_sender.get(sender)) >= (limit / SHARE_OF_ONE_CALLER).max(1) {
+            return Joined::Full;
+        }
+        let (answer, waiter) = watch::channel(None);
+        under_way.questions.insert(key, waiter);
+        *under_way.by_issuer.entry(sender.0.clone()).or_default() += 1;
+        *under_way.by_sender.entry(sender.clone()).or_default() += 1;
+        Joined::Asker(Turn { under_way: &self.under_way, key, sender: sender.clone(), answer })
+    }
+
+    /// Where an issuer is asked; what is known of those that are not configured any more is forgotten.
+    fn endpoint(&self, issuer: &str, active: &Active) -> Endpoint {
+        let mut endpoints = self.endpoints.lock();
+        if let Some(known) = endpoints.get(issuer) {
+            return Arc::clone(known);
+        }
+        endpoints.retain(|name, _| active.snapshot.issuers.iter().any(|issuer| issuer.name == *name));
+        Arc::clone(endpoints.entry(issuer.to_owned()).or_default())
     }
 }
 
@@ -94,9 +138,10 @@ pub async fn claims(
     (issuer, introspection): (&TokenIssuer, &Introspection),
     generation: u64,
     active: &Active,
-    shared: &Shared,
+    connection: &Connection,
     now: Timestamp,
 ) -> Outcome {
+    let shared = connection.shared.as_ref();
     let limits = &active.snapshot.limits;
     let bytes_max = limits.size(Limit::TokenBytes);
     if text.len() > bytes_max {
@@ -107,9 +152,11 @@ pub async fn claims(
     }
     let unavailable = || Refusal::IssuerUnavailable { issuer: issuer.name.clone() };
     let key = (token::digest_of(text), generation);
+    let caller = connection.peer().map_or_else(|| connection.remote.ip().to_string(), |peer| VerifiedPeer::id(peer).to_string());
+    let sender = (issuer.name.clone(), caller);
     let asked = async {
         loop {
-            match shared.introspections.join(key, limits) {
+            match shared.introspections.join(key, &sender, limits) {
                 Joined::Asker(turn) => {
                     let outcome = asked(text, issuer, introspection, generation, active, shared).await;
                     turn.answer.send_replace(Some(outcome.clone()));
@@ -189,7 +236,7 @@ async fn exchanged(
     };
     let url = match &introspection.endpoint {
         Some(endpoint) => endpoint.clone(),
-        None => discovered(issuer, is_mutual_tls, limits, shared).await?,
+        None => discovered(issuer, is_mutual_tls, active, shared).await?,
     };
     issuers::asked(shared, &issuer.name, &url);
     let ask = || token::introspection::ask(text, issuer, introspection, &credential, clock::now());
@@ -201,11 +248,12 @@ async fn exchanged(
 
 /// Where the issuer's metadata say that it is asked: looked up once, again after limit `jwksRefreshMs`, and in use until `jwksMaxAgeMs`
 /// if it cannot be.
-async fn discovered(issuer: &TokenIssuer, is_mutual_tls: bool, limits: &Limits, shared: &Shared) -> Result<String, FetchFailure> {
-    // Held while it is looked up: those who wait find what the first one found.
-    let mut endpoints = shared.introspections.endpoints.lock().await;
+async fn discovered(issuer: &TokenIssuer, is_mutual_tls: bool, active: &Active, shared: &Shared) -> Result<String, FetchFailure> {
+    let limits = &active.snapshot.limits;
+    let endpoint = shared.introspections.endpoint(&issuer.name, active);
+    let mut discovered = endpoint.lock().await;
     let now = clock::now();
-    let known = endpoints.get(&issuer.name).filter(|known| known.issuer == *issuer && known.tried_at <= now);
+    let known = discovered.as_ref().filter(|known| known.issuer == *issuer && known.tried_at <= now);
     if let Some(known) = known {
         let is_fresh = known.endpoint.is_some() && now < known.found_at.plus(limits.duration(Limit::JwksRefreshMs));
         let is_tried = now < known.tried_at.plus(METADATA_PAUSE);
@@ -220,7 +268,7 @@ async fn discovered(issuer: &TokenIssuer, is_mutual_tls: bool, limits: &Limits, 
     }
     let (old, found_at) = known.map_or((None, now), |known| (known.endpoint.clone(), known.found_at));
     let mut note = |endpoint: Option<String>, found_at: Timestamp| {
-        endpoints.insert(issuer.name.clone(), Discovered { issuer: issuer.clone(), endpoint, found_at, tried_at: now });
+        *discovered = Some(Discovered { issuer: issuer.clone(), endpoint, found_at, tried_at: now });
     };
     // Noted first: a caller that goes away meanwhile leaves no crowd behind.
     note(old.clone(), found_at);

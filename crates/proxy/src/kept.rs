@@ -195,6 +195,34 @@ mod tests {
         serving.await.expect("the other end was told");
     }
 
+    #[tokio::test]
+    async fn what_a_server_sends_behind_its_answer_is_no_answer_to_the_next_question() {
+        let smuggled: [&[&[u8]]; 3] = [
+            &[b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyesHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnow"],
+            &[b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes", b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnow"],
+            &[b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nnow"],
+        ];
+        for parts in smuggled {
+            let (ours, mut theirs) = duplex(4096);
+            tokio::spawn(async move {
+                let mut bytes = [0; 1024];
+                let _asked = theirs.read(&mut bytes).await;
+                for part in parts {
+                    let _told = theirs.write_all(part).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                let _asked = theirs.read(&mut bytes).await;
+            });
+            let mut open = Open::over(ours).await.expect("a stream");
+            asked(&mut open).await;
+            if parts.len() > 1 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let second = open.ask(Request::new(Full::default()), 16).await;
+            assert!(matches!(second, Err(Broken::Unanswered(_))), "{second:?}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn only_so_many_are_kept_and_none_that_is_old() {
         let kept = KeptConnections::default();

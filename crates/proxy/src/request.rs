@@ -197,9 +197,12 @@ async fn read_for_policy(
     Ok((upload, read))
 }
 
-/// Headers that mean something to the policies or tell the application of the user.
+/// Headers that mean something to the policies, carry the token, or tell the application of the user.
 fn withheld<'a>(active: &'a Active, action: &str) -> impl Iterator<Item = &'a String> {
-    active.policies.header_names(action).iter().chain(active.snapshot.token.claims.keys())
+    let token = &active.snapshot.token;
+    // That one is in no trailer anyway.
+    let carrier = Some(&token.header).filter(|header| *header != "authorization");
+    active.policies.header_names(action).iter().chain(token.claims.keys()).chain(carrier)
 }
 
 /// Asks the policies, then those in shadow mode, whose word changes nothing, and tells the operator's records of both.

@@ -55,7 +55,7 @@ pub struct Standing<'a> {
     admitted: Option<&'a Admitted>,
 }
 
-/// The policies no longer permit a request that they let in, or its token is revoked.
+/// The policies no longer permit a request that they let in, or its token is revoked or its issuer not believed any more.
 #[derive(Debug)]
 pub struct Ended {
     /// Names the decision.
@@ -79,11 +79,11 @@ impl<'a> Standing<'a> {
         Self { connection, request, facts, entry, admitted }
     }
 
-    /// Goes on with what is under way for as long as the policies permit it and its token is not revoked. Costs one relaxed load
-    /// whenever it is polled.
+    /// Goes on with what is under way for as long as the policies permit it, its token is not revoked and its issuer believed.
+    /// Costs one relaxed load whenever it is polled.
     ///
     /// # Errors
-    /// - [`Ended`] if changed policies do not permit it any more, or its token is revoked: that however short it has gone on.
+    /// - [`Ended`] if changed policies do not permit it any more, or its token is not taken any more: that however short it has gone on.
     pub fn hold<F: Future>(self, mut under_way: Pin<&mut F>) -> impl Future<Output = Result<F::Output, Box<Ended>>> {
         let mut seen = self.admitted.map(|admitted| [admitted.generation; 2]);
         poll_fn(move |cx| {
@@ -112,9 +112,9 @@ impl<'a> Standing<'a> {
 
     fn look_at_token(&self, admitted: &Admitted) -> Result<(), Box<Ended>> {
         let (Some(claims), Some(active)) = (&admitted.claims, self.connection.shared.active()) else { return Ok(()) };
-        let revoked = active.revoked_tokens.check(claims, clock::now());
+        let taken = active.still_takes(claims, clock::now());
         let (decision, revision) = (DecisionId::from_random(workers::random_bytes()), active.snapshot.revision);
-        revoked.map_err(|refusal| Box::new(Ended { decision, revision, refusal: refusal.into() }))
+        taken.map_err(|refusal| Box::new(Ended { decision, revision, refusal: refusal.into() }))
     }
 
     fn ask_again(&self, admitted: &Admitted) -> Result<(), Box<Ended>> {

@@ -31,7 +31,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
-use token::{KeySets, Proofs, Resource, Revocations, TokenCache};
+use token::{KeySets, Proofs, Resource, Revocations, TokenCache, VerifiedClaims};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -70,6 +70,18 @@ impl Active {
     /// Whether some policy of this action reads the country, also in shadow mode.
     pub fn reads_country(&self, action: &str) -> bool {
         self.shadow.as_ref().map_or_else(|| self.policies.reads_country(action), |shadow| shadow.reads_country(action))
+    }
+
+    /// Passes what a token that was good when it came has opened, for as long as its issuer is believed and it is not revoked.
+    ///
+    /// # Errors
+    /// - [`token::Refusal::IssuerUnknown`], [`token::Refusal::Revoked`].
+    pub fn still_takes(&self, claims: &VerifiedClaims, now: Timestamp) -> Result<(), token::Refusal> {
+        let issuers = &self.snapshot.issuers;
+        if !issuers.iter().any(|issuer| issuer.name == claims.issuer()) {
+            return Err(token::Refusal::IssuerUnknown { configured: issuers.len() });
+        }
+        self.revoked_tokens.check(claims, now)
     }
 
     /// The inbound port at this address.
@@ -213,7 +225,7 @@ impl Shared {
             keys_generation: AtomicU64::new(0),
             tokens: TokenCache::new(TOKENS_REMEMBERED),
             turns: Turns::default(),
-            proofs: Proofs::default(),
+            proofs: Proofs::since(clock::now()),
             opened: Opened::default(),
             rehearsal: RwLock::new(None),
             introspections: Introspections::default(),

@@ -347,9 +347,9 @@ async fn denied_by_change(connection: &Connection, decided: &Active, let_in: Opt
         if active.inbound_at(connection.local).is_some_and(|listener| !connection.may_speak(listener)) {
             return Reason::PlaintextRefused;
         }
-        let is_revoked = |claims: &VerifiedClaims| active.revoked_tokens.check(claims, crate::clock::now()).is_err();
-        if claims.as_ref().is_some_and(is_revoked) {
-            return Reason::TokenRevoked;
+        let still_taken = |claims: &VerifiedClaims| active.still_takes(claims, crate::clock::now());
+        if let Some(Err(refusal)) = claims.as_ref().map(still_taken) {
+            return refusal.reason();
         }
         let mut entry = begin(connection, &active, Direction::Inbound);
         let country = origin.country(&active, connection, &question.action);

@@ -50,8 +50,8 @@ pub(crate) struct Judged {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     pub(crate) jti: Option<String>,
-    /// `client_id` (RFC 9068 §2.2), or `azp` (OpenID Connect Core §2).
-    pub(crate) client: Option<String>,
+    /// `client_id` (RFC 9068 §2.2) and `azp` (OpenID Connect Core §2): whichever is there, and both where they differ.
+    pub(crate) clients: [Option<String>; 2],
     pub(crate) issued_at: Option<Timestamp>,
     /// The caller's certificate, SHA-256 (RFC 8705 §3.1).
     pub(crate) certificate: Option<[u8; 32]>,
@@ -76,7 +76,7 @@ pub(crate) fn judge(payload: &Object, issuer: &TokenIssuer, rules: &Rules<'_>, n
     let text = |claim: &str| payload.get(claim).and_then(Json::text).map(str::to_owned);
     let said = Said {
         jti: text("jti"),
-        client: text("client_id").or_else(|| text("azp")),
+        clients: [text("client_id"), text("azp")],
         issued_at: payload.get("iat").map(|at| moment("iat", at)).transpose()?,
         certificate,
         key,

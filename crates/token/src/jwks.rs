@@ -161,18 +161,36 @@ pub fn plaintext_address(url: &str) -> Option<SocketAddr> {
 /// Whether a resolved address may be fetched from: not link-local, multicast, unspecified, nor where a cloud's machines ask for
 /// their own credentials.
 pub fn fetchable_address(ip: IpAddr) -> bool {
-    // Outside the link-local range, where most clouds have theirs: Azure's, Alibaba's, and Amazon's over IPv6.
-    const METADATA: [IpAddr; 3] = [
-        IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-        IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    ];
-    let ip = ip.to_canonical();
-    let is_special = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !is_special && !ip.is_unspecified() && !ip.is_multicast() && !METADATA.contains(&ip)
+    // Outside the link-local range, where most clouds have theirs: Azure's, Alibaba's, and Oracle's older one.
+    const METADATA: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192)];
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let is_special = ip.is_link_local() || ip.is_broadcast() || ip.is_multicast() || ip.octets().starts_with(&[0]);
+            !is_special && !METADATA.contains(&ip)
+        }
+        IpAddr::V6(ip) => {
+            let is_special = ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast();
+            // Amazon's (all of its services for machines), Google's and Oracle's.
+            let is_metadata =
+                matches!(ip.segments(), [0xfd00, 0xec2, ..] | [0xfd20, 0xce, ..] | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]);
+            !is_special && !is_metadata && within(ip).is_none_or(|ip| fetchable_address(ip.into()))
+        }
+    }
+}
+
+/// The IPv4 address that an IPv6 address leads to through a translator or a tunnel: NAT64 (RFC 6052 §2.1, RFC 8215), 6to4 (RFC 3056
+/// §2), and the form of RFC 4291 §2.5.5.1.
+fn within(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => None,
+        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => {
+            Some(of(high, low))
+        }
+        [0x2002, high, low, ..] => Some(of(high, low)),
+        _ => None,
+    }
 }
 
 fn check_address(url: &str) -> Result<(), &'static str> {

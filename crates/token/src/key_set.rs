@@ -21,6 +21,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// LIMIT: bytes of the modulus of an RSA key by which DPoP proofs are signed: 4096 bits.
+const PROOF_MODULUS_BYTES_MAX: usize = 512;
+/// LIMIT: bytes of its exponent: 65537 has three.
+const PROOF_EXPONENT_BYTES_MAX: usize = 3;
+
 /// The keys by which one issuer's tokens are checked. Never empty, never symmetric.
 pub struct KeySet {
     keys: Vec<VerificationKey>,
@@ -223,6 +228,11 @@ fn described(jwk: &Object, is_bundle: bool) -> Option<(Option<String>, Option<Jw
 /// The key that a DPoP proof brings along (RFC 9449 §4.2), for this algorithm.
 pub(crate) fn proof_key(jwk: &Object, algorithm: JwtAlgorithm) -> Option<VerificationKey> {
     let text = |name: &str| jwk.get(name).and_then(Json::text);
+    // Its caller chose it: one of 8192 bits with a long exponent takes a hundred times as long to check as one of 2048 with the usual.
+    let is_short = |name, bytes_max| number(jwk, name).is_none_or(|number| number.len() <= bytes_max);
+    if !is_short("n", PROOF_MODULUS_BYTES_MAX) || !is_short("e", PROOF_EXPONENT_BYTES_MAX) {
+        return None;
+    }
     let key = fits((text("kty")?, text("crv")), algorithm).then(|| public_key(jwk, algorithm))??;
     Some(VerificationKey { id: None, algorithm, key })
 }

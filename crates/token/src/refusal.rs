@@ -156,7 +156,7 @@ pub enum Refusal {
     /// The operator has revoked it.
     #[error("the token is revoked, by its {by}")]
     Revoked {
-        /// `jti`, `sub`, `client_id` or `iat`.
+        /// `jti`, `sub`, `client_id`, `azp` or `iat`.
         by: &'static str,
     },
     /// Whoever sent it did not show that it is its own.

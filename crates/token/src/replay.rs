@@ -19,6 +19,8 @@ const SHARE_OF_ONE_KEY: usize = 16;
 /// The proofs of the last while, and the secret of nonces. Shared by the threads of a process: a proof counts once in all of them.
 pub struct Proofs {
     seen: Mutex<Seen>,
+    /// Proofs from before that may have come to the process before this one.
+    since: Timestamp,
     nonces: Option<hmac::Key>,
 }
 
@@ -37,15 +39,19 @@ struct Span {
     count: usize,
 }
 
-impl Default for Proofs {
-    fn default() -> Self {
+impl Proofs {
+    /// Those of a process that began at this moment.
+    pub fn since(since: Timestamp) -> Self {
         // Without a secret there is no nonce, and what needs one is refused.
         let nonces = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok();
-        Self { seen: Mutex::default(), nonces }
+        Self { seen: Mutex::default(), since, nonces }
     }
-}
 
-impl Proofs {
+    /// Whether a proof that was made at this moment may have come to a process before this one.
+    pub(crate) fn may_have_come_before(&self, made_at: Timestamp) -> bool {
+        made_at < self.since
+    }
+
     /// Notes a proof that is good otherwise. `life`: how long a proof can be used, from the first moment to the last.
     ///
     /// # Errors
@@ -117,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_proof_is_taken_once_for_as_long_as_it_can_be_used() {
-        let proofs = Proofs::default();
+        let proofs = Proofs::since(Timestamp::default());
         let at = |seconds: u64| Timestamp::from_seconds(1_000_000 + seconds);
         let take = |key: u8, number, seconds| proofs.take([key; 32], jti(number), LIFE, 1600, at(seconds)).is_ok();
         assert!(take(1, 1, 0) && take(2, 1, 0) && take(1, 2, 0), "another key, another proof");
@@ -134,7 +140,7 @@ mod tests {
 
     #[test]
     fn one_key_cannot_keep_the_others_out_and_the_whole_is_bounded() {
-        let proofs = Proofs::default();
+        let proofs = Proofs::since(Timestamp::default());
         let now = Timestamp::from_seconds(1_000_000);
         let take = |key: u8, number| proofs.take([key; 32], jti(number), LIFE, 160, now);
         for number in 0..10 {
@@ -153,7 +159,7 @@ mod tests {
 
     #[test]
     fn rfc9449_8_a_nonce_is_of_one_process_and_ends() {
-        let (ours, theirs) = (Proofs::default(), Proofs::default());
+        let (ours, theirs) = (Proofs::since(Timestamp::default()), Proofs::since(Timestamp::default()));
         let now = Timestamp::from_millis(NONCE_LIFE_MS * 1000);
         let later = |lives: u64| Timestamp::from_millis(NONCE_LIFE_MS * (1000 + lives));
         let nonce = ours.nonce(now);

@@ -27,7 +27,7 @@ impl Hop {
 }
 
 /// Headers that we decide or frame by: `Connection` may not make them vanish on the way.
-const DECIDED_BY: [&str; 6] = ["authorization", "content-encoding", "content-length", "content-type", "cookie", "host"];
+const DECIDED_BY: [&str; 7] = ["authorization", "content-encoding", "content-length", "content-type", "cookie", "dpop", "host"];
 
 /// Removes what was meant for this hop only, and every claim to an identity that the sender had no right to make. In every
 /// spelling: names are compared in lower case, and whatever is no letter or digit is taken for `-`, as applications do that read

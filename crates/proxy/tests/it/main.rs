@@ -26,6 +26,7 @@ mod seeds;
 mod shadow;
 mod sidecar;
 mod streams;
+mod token_attacks;
 mod tokens;
 mod traffic;
 mod workload_api;

@@ -15,20 +15,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
-fn asking(server: &IssuerServer, authentication: ClientAuthentication) -> TokenIssuer {
+pub(crate) fn asking(server: &IssuerServer, authentication: ClientAuthentication) -> TokenIssuer {
     let introspection = Introspection { endpoint: None, prefix: String::new(), client_id: "rondel".into(), authentication };
     TokenIssuer { introspection: Some(introspection), ..trusted(server) }
 }
 
 /// A file in a directory of its own, kept for the test.
-fn file(text: &str) -> (tempfile::TempDir, String) {
+pub(crate) fn file(text: &str) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("secret");
     std::fs::write(&path, text).unwrap();
     (dir, path.display().to_string())
 }
 
-fn active(server: &IssuerServer) -> Value {
+pub(crate) fn active(server: &IssuerServer) -> Value {
     let mut answer = claims(server, json!({ "client_id": "web" }));
     answer["active"] = json!(true);
     answer

@@ -209,7 +209,7 @@ async fn rfc6750_2_a_token_comes_from_one_configured_place_and_reaches_the_appli
     assert!(answer.contains("x-rondel-user: tina\r\n"), "{answer}");
 }
 
-async fn as_holder(sidecar: &Sidecar, presented: &Presented, request: &str) -> String {
+pub(crate) async fn as_holder(sidecar: &Sidecar, presented: &Presented, request: &str) -> String {
     let client = LawlessClient::new().presenting(&presented.chain, &presented.key).alpn(&["http/1.1"]);
     let mut stream: Tls = client.connect(TcpStream::connect(sidecar.inbound).await.unwrap()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -239,7 +239,7 @@ async fn rfc8705_3_a_certificate_bound_token_is_of_use_to_its_holder_alone() {
 }
 
 /// A proof of `key` for a request of `sidecar` with `token`.
-fn proof(key: &Issuer, token: &str, jti: &str, nonce: Option<&str>, change: Value) -> String {
+pub(crate) fn proof(key: &Issuer, token: &str, jti: &str, nonce: Option<&str>, change: Value) -> String {
     let jwk = key.jwks()["keys"][0].clone();
     let mut payload = json!({
         "jti": jti, "htm": "GET", "htu": "https://shop.example/pay", "iat": pki::now().seconds(),
@@ -255,7 +255,7 @@ fn proof(key: &Issuer, token: &str, jti: &str, nonce: Option<&str>, change: Valu
 }
 
 /// RFC 7638 §3.2.
-fn thumbprint(key: &Issuer) -> String {
+pub(crate) fn thumbprint(key: &Issuer) -> String {
     let jwk = &key.jwks()["keys"][0];
     let text = format!("{{\"crv\":{},\"kty\":{},\"x\":{},\"y\":{}}}", jwk["crv"], jwk["kty"], jwk["x"], jwk["y"]);
     sha256_base64url(text.as_bytes())
@@ -419,7 +419,7 @@ async fn what_a_revoked_token_keeps_open_is_ended_and_others_go_on() {
 }
 
 /// An application that answers without an end: a byte every few milliseconds, in chunks or after an upgrade.
-async fn trickling() -> SocketAddr {
+pub(crate) async fn trickling() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

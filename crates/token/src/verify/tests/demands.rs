@@ -166,6 +166,12 @@ fn a_revocation_means_the_tokens_of_which_everything_is_true() {
     let verified = site.outcome(&json!({ "client_id": "app", "jti": "j1" })).expect("good");
     let undated = site.outcome(&json!({ "iat": null, "jti": null })).expect("good");
     let by_azp = site.outcome(&json!({ "azp": "app" })).expect("good");
+    let by_both = site.outcome(&json!({ "client_id": "app", "azp": "party" })).expect("good");
+    for (client, is_meant) in [("app", true), ("party", true), ("other", false)] {
+        let revoked =
+            RevokedTokens { client: Some(client.into()), until: NOW.plus(Duration::from_secs(60)), ..RevokedTokens::default() };
+        assert_eq!(Revocations::of(&[revoked]).check(&by_both, NOW).is_err(), is_meant, "{client}");
+    }
     let until = NOW.plus(Duration::from_secs(60));
     let said = |text: &str| Some(text.to_owned());
     let iat = Timestamp::from_seconds(NOW_SECONDS - 10);

@@ -35,7 +35,11 @@ fn sha256(text: &str) -> String {
 
 impl Holder {
     fn new(algorithm: JwtAlgorithm) -> Self {
-        Self { site: Site::new(JwtAlgorithm::Es256), key: Issuer::generate(algorithm, "own"), proofs: Proofs::default() }
+        Self {
+            site: Site::new(JwtAlgorithm::Es256),
+            key: Issuer::generate(algorithm, "own"),
+            proofs: Proofs::since(Timestamp::default()),
+        }
     }
 
     fn jwk(&self) -> Value {
@@ -156,7 +160,6 @@ fn rfc9449_4_3_every_check_of_its_list_refuses() {
     let mut with_private = holder.jwk();
     with_private["d"] = "AAAA".into();
     let rsa = Issuer::generate(JwtAlgorithm::Rs256, "r").jwks()["keys"][0].clone();
-    let off_curve = json!({ "kty": "EC", "crv": "P-256", "x": sha256("a"), "y": sha256("b") });
     let keep = json!({});
     for (name, header, payload, rule) in [
         ("3: jti", keep.clone(), json!({ "jti": null }), "`jti`"),
@@ -172,10 +175,9 @@ fn rfc9449_4_3_every_check_of_its_list_refuses() {
         ("5: symmetric", json!({ "alg": "HS256" }), keep.clone(), "`alg`"),
         ("5: no alg", json!({ "alg": null }), keep.clone(), "`alg`"),
         ("5: of another key", json!({ "alg": "EdDSA" }), keep.clone(), "sound key"),
-        ("6: another key", json!({ "jwk": other.jwk() }), keep.clone(), "signature"),
-        ("6: another kind of key", json!({ "jwk": rsa }), keep.clone(), "sound key"),
+        ("6: another key", json!({ "jwk": other.jwk() }), keep.clone(), "bound to"),
+        ("6: another kind of key", json!({ "jwk": rsa }), keep.clone(), "bound to"),
         ("6: no key", json!({ "jwk": null }), keep.clone(), "no `jwk`"),
-        ("6: not on the curve", json!({ "jwk": off_curve }), keep.clone(), "sound key"),
         ("6: symmetric key", json!({ "jwk": { "kty": "oct" } }), keep.clone(), "sound key"),
         ("7: private part", json!({ "jwk": with_private }), keep.clone(), "private"),
         ("7: secret", json!({ "jwk": { "kty": "oct", "k": "AAAA" } }), keep.clone(), "private"),
@@ -206,6 +208,13 @@ fn rfc9449_4_3_every_check_of_its_list_refuses() {
     let stolen = other.proof(&token, &keep, &keep);
     let refusal = holder.proves(&token, &stolen).expect_err("stolen");
     assert!(refusal.to_string().contains("not the one that the token is bound to"), "{refusal}");
+    let (head, _) = stolen.rsplit_once('.').expect("three parts");
+    let refusal = holder.proves(&token, &format!("{head}.AAAA")).expect_err("forged");
+    assert!(refusal.to_string().contains("not the one that the token is bound to"), "another's key is not even tried: {refusal}");
+    let own = holder.proof(&token, &keep, &keep);
+    let (head, _) = own.rsplit_once('.').expect("three parts");
+    let refusal = holder.proves(&token, &format!("{head}.AAAA")).expect_err("forged");
+    assert!(refusal.to_string().contains("signature"), "{refusal}");
     // 1 and 2: exactly one header with one JWT.
     let proof = holder.proof(&token, &keep, &keep);
     let send = |proofs: &[&str]| holder.sends(&token, Scheme::Dpop, None, proofs, NOW);
@@ -221,6 +230,37 @@ fn rfc9449_4_3_every_check_of_its_list_refuses() {
     );
     assert!(matches!(send(&[&twice]), Err(Refusal::Proof { rule: "its payload has a claim twice" })));
     assert!(send(&[proof]).is_ok(), "none of those was remembered as this one");
+}
+
+#[test]
+fn rfc9449_4_3_a_key_that_is_not_sound_or_costs_too_much_is_refused_though_the_token_is_bound_to_it() {
+    let holder = Holder::new(JwtAlgorithm::Es256);
+    let (long, short) = (URL_SAFE_NO_PAD.encode([0xff; 1024]), URL_SAFE_NO_PAD.encode([0xff; 256]));
+    for (name, algorithm, jwk) in [
+        ("off the curve", "ES256", json!({ "kty": "EC", "crv": "P-256", "x": sha256("a"), "y": sha256("b") })),
+        ("8192 bits", "RS256", json!({ "kty": "RSA", "n": long, "e": "AQAB" })),
+        ("a long exponent", "RS256", json!({ "kty": "RSA", "n": short, "e": URL_SAFE_NO_PAD.encode([0xff; 4]) })),
+    ] {
+        let Ok(Json::Object(members)) = json::parse(jwk.to_string().as_bytes()) else { panic!("a key") };
+        let jkt = URL_SAFE_NO_PAD.encode(thumbprint(&members).expect("a thumbprint"));
+        let token = holder.site.issuer.mint(&claims(&json!({ "cnf": { "jkt": jkt } })));
+        let proof = holder.proof(&token, &json!({ "alg": algorithm, "jwk": jwk }), &json!({}));
+        let refusal = holder.proves(&token, &proof).expect_err(name);
+        assert!(refusal.to_string().contains("sound key"), "{name}: {refusal}");
+    }
+}
+
+#[test]
+fn a_proof_from_before_the_process_began_needs_a_nonce_of_this_one() {
+    let mut holder = Holder::new(JwtAlgorithm::Es256);
+    holder.proofs = Proofs::since(NOW);
+    let token = holder.token();
+    let proves = |jti: &str, iat: u64, nonce: Option<&str>| {
+        holder.proves(&token, &holder.proof(&token, &json!({}), &json!({ "jti": jti, "iat": iat, "nonce": nonce })))
+    };
+    let Err(Refusal::ProofNonce { nonce }) = proves("a", NOW_SECONDS - 1, None) else { panic!("it may have come before") };
+    assert_eq!(proves("a", NOW_SECONDS - 1, Some(&nonce)), Ok(Nonces::default()));
+    assert_eq!(proves("b", NOW_SECONDS, None), Ok(Nonces::default()));
 }
 
 #[test]
@@ -258,7 +298,7 @@ fn rfc9449_8_and_9_a_demanded_nonce_is_given_renewed_and_believed_from_here_only
     };
     let Err(Refusal::ProofNonce { nonce }) = with(&holder, "a", None) else { panic!("a nonce is demanded") };
     assert_eq!(with(&holder, "a", Some(&nonce)), Ok(Nonces::default()), "what was refused for its nonce was not remembered");
-    let others = Proofs::default().nonce(NOW);
+    let others = Proofs::since(Timestamp::default()).nonce(NOW);
     assert!(matches!(with(&holder, "b", Some(&others)), Err(Refusal::ProofNonce { .. })), "another sidecar's");
     // The one before is still good, and the answer gives the next.
     let earlier = holder.proofs.nonce(NOW.minus(Duration::from_secs(120)));
@@ -290,7 +330,9 @@ fn rfc7638_3_1_and_rfc9449_7_1_the_published_examples() {
     bound.copy_from_slice(&URL_SAFE_NO_PAD.decode("0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I").expect("base64"));
     let get = Asked { method: "GET", authority: "resource.example.org", path: "/protectedresource", normalise: plain };
     let at = |seconds: u64| Timestamp::from_seconds(1_562_262_618 + seconds);
-    let check = |token, now| crate::dpop::check(proof, token, bound, false, &get, &Proofs::default(), &Limits::default(), now);
+    let check = |token, now| {
+        crate::dpop::check(proof, token, bound, false, &get, &Proofs::since(Timestamp::default()), &Limits::default(), now)
+    };
     assert_eq!(check(token, at(1)), Ok(Nonces::default()));
     assert!(check(token, at(100)).is_err() && check("another", at(1)).is_err());
 }
