@@ -295,3 +295,35 @@ pub async fn metadata(issuer: &TokenIssuer, limits: &Limits) -> Result<Metadata,
     };
     Ok(Metadata::parse(&document, issuer, limits)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_counted_by_issuer_and_caller_and_leave_nothing_behind() {
+        let introspections = Introspections::default();
+        let mut limits = Limits::default();
+        limits.set(Limit::IntrospectionsUnderWay, 4).expect("limit");
+        let join = |number: u8, issuer: &str, caller: &str| {
+            introspections.join(([number; 32], 1), &(issuer.to_owned(), caller.to_owned()), &limits)
+        };
+        let asker = |joined| match joined {
+            Joined::Asker(turn) => turn,
+            Joined::Waiter(_) | Joined::Full => panic!("nobody asks that yet"),
+        };
+        let first = asker(join(1, "login", "thief"));
+        let mut turns = vec![asker(join(2, "login", "thief"))];
+        assert!(matches!(join(3, "login", "thief"), Joined::Full), "half of the limit");
+        assert!(matches!(join(1, "login", "thief"), Joined::Waiter(_)), "whoever waits takes no room");
+        turns.push(asker(join(4, "login", "till")));
+        turns.push(asker(join(5, "login", "gateway")));
+        assert!(matches!(join(6, "login", "web"), Joined::Full), "all of the limit");
+        turns.push(asker(join(6, "partner", "thief")));
+        drop(first);
+        turns.push(asker(join(3, "login", "thief")));
+        drop(turns);
+        let under_way = introspections.under_way.lock();
+        assert!(under_way.questions.is_empty() && under_way.by_issuer.is_empty() && under_way.by_sender.is_empty());
+    }
+}
