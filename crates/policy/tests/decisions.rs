@@ -39,3 +39,17 @@ fn compiled_policies_decide_as_cedar_does() {
     );
     assert!(interpreted > 0 && interpreted * 4 < policies, "{interpreted} of {policies}");
 }
+
+/// The body of the fuzz target, for a few inputs: none, those that choose the same all the time, and some that choose anything.
+#[test]
+fn whatever_bytes_choose_is_decided_as_cedar_does() {
+    agreement::of_bytes(&[]);
+    for byte in [0, 1, 2, 0x7f, 0xff] {
+        agreement::of_bytes(&[byte; 600]);
+    }
+    for seed in 0..20 {
+        let mut dice = Dice::seeded(seed);
+        let bytes: Vec<u8> = (0..700).map(|_| u8::try_from(dice.roll(256)).expect("a byte")).collect();
+        agreement::of_bytes(&bytes);
+    }
+}

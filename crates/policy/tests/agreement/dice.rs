@@ -11,7 +11,6 @@ impl<'a> Dice<'a> {
         Self { seed, bytes: None }
     }
 
-    #[expect(dead_code, reason = "for the fuzz target, which shares this file")]
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         Self { seed: 0, bytes: Some(bytes) }
     }

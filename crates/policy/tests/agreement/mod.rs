@@ -51,6 +51,11 @@ pub(crate) fn compare(dice: &mut Dice<'_>, requests: usize, tally: &mut Tally) {
     }
 }
 
+/// The same, where bytes make the choices: what the fuzz target does with each input.
+pub(crate) fn of_bytes(input: &[u8]) {
+    compare(&mut Dice::of(input), 8, &mut Tally::default());
+}
+
 /// The decision, whether a user could be allowed, and the number of policies that failed.
 fn told(outcome: Result<Permit, Denied>) -> (Decision, bool, usize) {
     match outcome {
