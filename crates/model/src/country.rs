@@ -1,5 +1,6 @@
 //! The country that a call comes from, and what is known of it.
 
+use crate::authz::HeaderRead;
 use std::fmt;
 
 /// A country: ISO 3166-1 alpha-2, two upper-case letters. Whether there is a country of that name is not asked.
@@ -57,6 +58,8 @@ pub enum Country {
     /// The database that would know it cannot be read. A call whose policies read the country is denied: to take it for unknown would
     /// silence a `forbid` about a country.
     Unavailable,
+    /// A trusted caller says two: one of them may be what its own caller has invented. A call whose policies read the country is denied.
+    Contradictory,
 }
 
 impl Country {
@@ -64,7 +67,18 @@ impl Country {
     pub const fn known(&self) -> Option<&CountryCode> {
         match self {
             Self::Known(code) => Some(code),
-            Self::Unknown | Self::Unavailable => None,
+            Self::Unknown | Self::Unavailable | Self::Contradictory => None,
+        }
+    }
+
+    /// What a trusted caller says in the lines of its header; `None` if that is no country. Two lines are a list with a comma
+    /// (RFC 9110 §5.3), and a list is more than one country.
+    pub fn said<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        match HeaderRead::of(lines) {
+            HeaderRead::Twice => Some(Self::Contradictory),
+            HeaderRead::Value(text) if text.contains(',') => Some(Self::Contradictory),
+            HeaderRead::Value(text) => CountryCode::parse(&text).map(Self::Known),
+            _ => None,
         }
     }
 }
@@ -102,9 +116,30 @@ mod tests {
             (Country::from(CountryCode::parse("DE")), Some("DE")),
             (Country::Unknown, None),
             (Country::Unavailable, None),
+            (Country::Contradictory, None),
             (Country::default(), None),
         ] {
             assert_eq!(country.known().map(CountryCode::as_str), told);
+        }
+    }
+
+    #[test]
+    fn two_countries_contradict_each_other_in_one_line_and_in_two() {
+        let code = |code| CountryCode::parse(code).map(Country::Known);
+        for (lines, said) in [
+            (&[][..], None),
+            (&["DE"], code("DE")),
+            (&[" DE\t"], code("DE")),
+            (&[""], None),
+            (&["T1"], None),
+            (&["de"], None),
+            (&["\u{c4}"], None),
+            (&["DE", "KP"], Some(Country::Contradictory)),
+            (&["DE", "DE"], Some(Country::Contradictory)),
+            (&["DE,KP"], Some(Country::Contradictory)),
+            (&["-, KP"], Some(Country::Contradictory)),
+        ] {
+            assert_eq!(Country::said(lines.iter().map(|line| line.as_bytes())), said, "{lines:?}");
         }
     }
 }

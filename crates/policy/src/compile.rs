@@ -13,7 +13,7 @@ use crate::reads::Reads;
 use crate::retell::{UNSAFE, retell};
 use crate::slice::{self, BODY, Group, Slice, admits};
 pub use crate::text::TEXT_BYTES_MAX;
-use crate::text::{Places, find_behind, survey};
+use crate::text::{Places, find_behind, is_read_as_written, looks_latin, survey};
 use crate::vocabulary::{ACTIONS, BodyShape, Vocabulary};
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Authorizer, Effect, Entity, Policy, PolicySet, ValidationMode, ValidationWarning, Validator, pst};
@@ -435,10 +435,12 @@ impl<'a> Reading<'a> {
             }
         };
         let own = policy.annotation("id").map_or_else(|| format!("policy{position}"), str::to_owned);
-        let sound = own.chars().count() <= ID_CHARACTERS_MAX && !own.chars().any(char::is_control) && own.trim() == own;
+        let sound = own.chars().count() <= ID_CHARACTERS_MAX && own.trim() == own && is_read_as_written(&own);
         if own.is_empty() || !sound {
             let own = model::ids::printable(&own);
-            let message = format!("`{own}` is not a policy id: 1 to {ID_CHARACTERS_MAX} printable characters");
+            let message = format!(
+                "`{own}` is not a policy id: 1 to {ID_CHARACTERS_MAX} printable characters, none of which looks like another"
+            );
             return Err(self.error(Flaw::Form, start, None, message));
         }
         let id = PolicyId::new(&self.resource.name, &own);
@@ -588,7 +590,6 @@ fn flaw_of(warning: &ValidationWarning) -> Flaw {
 /// Whether the validator's warning refuses the policy. Scripts may be mixed in a string unless one of them has letters that
 /// look like Latin ones: `tеller` with a Cyrillic `е` is another role than it seems.
 fn refuses(warning: &ValidationWarning) -> bool {
-    let looks_latin = |c| matches!(c, '\u{370}'..='\u{58f}' | '\u{13a0}'..='\u{13ff}');
     !matches!(warning, ValidationWarning::MixedScriptString(mixed) if !mixed.to_string().chars().any(looks_latin))
 }
 

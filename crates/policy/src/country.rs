@@ -29,8 +29,11 @@ pub(crate) fn is_read(reads: &Reads) -> bool {
 
 /// Why nothing can be decided by the country of this call, in words.
 pub(crate) fn flaw(question: &Question<'_>) -> Option<&'static str> {
-    let is_unavailable = question.country == Country::Unavailable;
-    is_unavailable.then_some("the country could not be looked up: the sidecar's database of countries cannot be read")
+    match question.country {
+        Country::Known(_) | Country::Unknown => None,
+        Country::Unavailable => Some("the country could not be looked up: the sidecar's database of countries cannot be read"),
+        Country::Contradictory => Some("the trusted caller says more than one country: it must replace what its own caller says"),
+    }
 }
 
 /// Adds what `expression` compares the country of a call with, and what no country is called.

@@ -148,6 +148,13 @@ impl<'a> Facts<'a> {
         if let Some(part) = self.conjuncts.iter().find(|part| self.conjuncts.contains(&format!("!({part})"))) {
             say("RA101", 0, format!("it never matches: it demands both `{part}` and its opposite"));
         }
+        for (path, op, literal) in &self.bounds {
+            if let (BinaryOp::Eq, Literal::String(text)) = (op, literal)
+                && let Some(why) = never_said(path, text)
+            {
+                say("RA101", 0, format!("it never matches: `{}` is never `{}`: {why}", path.join("."), printable(text)));
+            }
+        }
         for (number, (path, one, first)) in self.bounds.iter().enumerate() {
             let later = self.bounds.get(number + 1..).unwrap_or_default();
             if let Some((_, two, second)) =
@@ -294,6 +301,27 @@ impl<'a> Facts<'a> {
         // The same words mean the same body only with the same declaration.
         let shape = !self.rule.reads_body() || self.rule.shape == other.rule.shape;
         principal && resource && action && shape && self.conjuncts.is_subset(&other.conjuncts)
+    }
+}
+
+/// Why no call says this text at this path: each fact has one form, and a policy that writes another waits for it in vain.
+fn never_said(path: &Path, text: &str) -> Option<String> {
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    match path.as_slice() {
+        ["context", "request", "host"] if text.contains(|c: char| c.is_ascii_uppercase()) => {
+            Some("it is in lower case".to_owned())
+        }
+        ["context", "request", "host"] if text.ends_with('.') => Some("it is without the dot that may end a name".to_owned()),
+        ["context", "request", "host"] if text.contains(':') && !text.ends_with(']') => Some("it is without the port".to_owned()),
+        ["context", "request", "path"] if text != "*" => {
+            let mut normal = String::new();
+            match model::path::normalise(text.as_bytes(), &mut normal) {
+                Err(rule) => Some(format!("a path that {rule} is refused")),
+                Ok(()) => (normal != text).then(|| format!("policies see `{}`", printable(&normal))),
+            }
+        }
+        ["context", "source", "country"] if CountryCode::parse(text).is_none() => Some("it is two upper-case letters".to_owned()),
+        _ => None,
     }
 }
 
@@ -453,6 +481,14 @@ mod tests {
         const SCOPE: &str = "permit (principal == Workload::\"spiffe://bank.example/ns/bank/sa/web\", action, resource)";
         for condition in [
             "context.request.path == \"/a\" && context.request.path == \"/b\"",
+            "context.request.host == \"Admin.bank.example\"",
+            "context.request.host == \"admin.bank.example.\"",
+            "context.request.host == \"admin.bank.example:8443\"",
+            "context.request.path == \"admin\"",
+            "context.request.path == \"/caf\u{e9}\"",
+            "context.request.path == \"/caf%c3%a9\"",
+            "context.request.path == \"/a/../b\"",
+            "context.source has country && context.source.country == \"de\"",
             "context.request.path == \"/a\" && !(context.request.path == \"/a\")",
             "context has user && context.user has limit && context.user.limit > 5 && context.user.limit < 6",
             "context has user && context.user has limit && context.user.limit == 5 && context.user.limit >= 6",

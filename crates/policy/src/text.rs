@@ -161,6 +161,23 @@ pub(crate) fn find_behind(text: &str, before: &str, name: &str) -> Option<usize>
     None
 }
 
+/// Whether a policy's id is what it seems to be, wherever it is told: nothing in it is invisible or turns the direction of what follows, and
+/// Latin letters do not stand beside those of other scripts that look like them.
+pub(crate) fn is_read_as_written(id: &str) -> bool {
+    let is_hidden = |c| {
+        matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}')
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}')
+            || matches!(c, '\u{feff}' | '\u{ff01}'..='\u{ff5e}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+    };
+    let is_mixed = id.contains(looks_latin) && id.contains(|c: char| c.is_ascii_alphabetic());
+    !is_mixed && !id.contains(|c: char| c.is_control() || is_hidden(c))
+}
+
+/// Letters of scripts some of whose letters look like Latin ones: Greek, Cyrillic, Armenian, Cherokee.
+pub(crate) const fn looks_latin(c: char) -> bool {
+    matches!(c, '\u{370}'..='\u{58f}' | '\u{13a0}'..='\u{13ff}')
+}
+
 /// Turns byte offsets of a text into lines and columns.
 pub(crate) struct Places<'a> {
     text: &'a str,

@@ -37,7 +37,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// What a trusted caller says in the configured header.
-    claimed: Option<CountryCode>,
+    claimed: Option<Country>,
     /// The address to ask the database about; `None` if it is not known.
     address: Option<IpAddr>,
 }
@@ -57,8 +57,7 @@ impl Origin {
     fn of(active: &Active, connection: &Connection, head: &Head, is_forwarded: bool) -> Self {
         let Some(peer) = connection.peer().map(VerifiedPeer::id) else { return Self::of_connection(connection) };
         let claim = |CountryHeader { header, trusted }: &CountryHeader| {
-            let value = trusted.contains(peer).then(|| facts::only_value(&head.fields, header))??;
-            CountryCode::parse(value)
+            Country::said(trusted.contains(peer).then(|| head.fields.values(header.as_bytes()))?)
         };
         let (remote, is_forwarder) = (connection.remote.ip(), active.snapshot.forwarders.contains(peer));
         let address = if is_forwarder { called_for(head, remote, is_forwarded) } else { Some(remote) };
@@ -73,8 +72,8 @@ impl Origin {
     /// The country, as far as a policy of this action reads it. Costs a look-up in the database, of some hundred nanoseconds, unless the
     /// address is that of the connection's other end and was asked for before.
     pub fn country(self, active: &Active, connection: &Connection, action: &str) -> Country {
-        if let Some(code) = self.claimed {
-            return Country::Known(code);
+        if let Some(claimed) = self.claimed {
+            return claimed;
         }
         let (Some(file), Some(address)) = (&active.country_file, self.address) else { return Country::Unknown };
         if !active.reads_country(action) {
@@ -89,8 +88,7 @@ impl Origin {
 /// invented. An address of loopback is that of a proxy within the forwarder's own machine, and says nothing. `is_forwarded`: the last of
 /// all is `remote`, and ours.
 fn called_for(head: &Head, remote: IpAddr, is_forwarded: bool) -> Option<IpAddr> {
-    let lines = head.fields.values(facts::FORWARDED_FOR.as_bytes()).filter_map(|line| std::str::from_utf8(line).ok());
-    let hops = lines.flat_map(|line| line.split(',')).map(|hop| hop.trim_matches([' ', '\t']));
+    let hops = head.fields.values(facts::FORWARDED_FOR.as_bytes()).flat_map(facts::elements);
     let mut hops = hops.filter(|hop| !hop.is_empty()).peekable();
     // Without one it calls for itself.
     let mut last = Some(remote);
@@ -99,7 +97,8 @@ fn called_for(head: &Head, remote: IpAddr, is_forwarded: bool) -> Option<IpAddr>
         if is_forwarded && hops.peek().is_none() {
             break;
         }
-        let address = address_of(hop);
+        // One that is no text hides itself alone: its caller may have invented it, and not what the forwarder has added.
+        let address = std::str::from_utf8(hop).ok().and_then(address_of);
         if !address.is_some_and(|address| address.to_canonical().is_loopback()) {
             last = address;
         } else if is_first {
@@ -140,6 +139,9 @@ impl Located {
     }
 }
 
+/// Counts the readings of all files, so that what a connection keeps of one file is never taken for what another says.
+static READINGS: AtomicU32 = AtomicU32::new(0);
+
 /// The database of one configuration, as its file was read last. A file that can no longer be read leaves what was read before.
 #[derive(Debug)]
 pub struct CountryFile {
@@ -147,8 +149,8 @@ pub struct CountryFile {
     /// What was there when it was looked last; locked for as long as it takes to read it.
     seen: Mutex<Option<Seen>>,
     read: RwLock<Read>,
-    /// Counts how often it was read; 0: never.
-    readings: AtomicU32,
+    /// Which of all [`READINGS`] the last one was; 0: it was never read.
+    reading: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -181,8 +183,8 @@ impl CountryFile {
     pub fn open(path: &str, limits: &Limits, before: Option<&Arc<Self>>) -> Arc<Self> {
         let known = before.filter(|before| before.path == path).map(Arc::clone);
         let file = known.unwrap_or_else(|| {
-            let (seen, read, readings) = (Mutex::default(), RwLock::default(), AtomicU32::new(0));
-            Arc::new(Self { path: path.to_owned(), seen, read, readings })
+            let (seen, read, reading) = (Mutex::default(), RwLock::default(), AtomicU32::new(0));
+            Arc::new(Self { path: path.to_owned(), seen, read, reading })
         });
         file.look(limits);
         file
@@ -204,7 +206,7 @@ impl CountryFile {
             Ok(database) => {
                 tracing::info!(file = self.path, database = %database.title(), "the database of countries is in use");
                 *self.read.write() = Read { database: Some(Arc::new(database)), failure: None };
-                self.readings.fetch_add(1, Ordering::Release);
+                self.reading.store(READINGS.fetch_add(1, Ordering::Relaxed).wrapping_add(1), Ordering::Release);
             }
             Err(flaw) => {
                 let mut read = self.read.write();
@@ -221,7 +223,7 @@ impl CountryFile {
 
     /// What the database knows of an address. `located`: where the answer is kept, if it will be asked for again.
     fn country_of(&self, address: IpAddr, located: Option<&Located>) -> Country {
-        let reading = self.readings.load(Ordering::Acquire);
+        let reading = self.reading.load(Ordering::Acquire);
         if let Some(known) = located.and_then(|located| located.known(reading)) {
             return known.into();
         }

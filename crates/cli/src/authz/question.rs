@@ -222,16 +222,7 @@ fn country(site: &Site, principal: &Principal, call: &Call) -> Result<Country, S
             .map(Country::Known)
             .ok_or_else(|| format!("`{}` is not a country: two upper-case letters (ISO 3166-1)", model::ids::printable(code))),
         // What the database would say of the address, nobody asks here.
-        None => Ok(trusting.and_then(|header| claimed(call, &header.header)).into()),
-    }
-}
-
-/// What the one line of the country's header says.
-fn claimed(call: &Call, header: &str) -> Option<CountryCode> {
-    let mut found = lines(call, header);
-    match (found.next(), found.next()) {
-        (Some(line), None) => CountryCode::parse(std::str::from_utf8(line.trim_ascii()).ok()?),
-        _ => None,
+        None => Ok(trusting.and_then(|header| Country::said(lines(call, &header.header))).unwrap_or_default()),
     }
 }
 

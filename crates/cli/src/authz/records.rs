@@ -2,7 +2,7 @@
 
 use super::shadow;
 use crate::operator::{DEADLINE, Where};
-use crate::output::{Output, bold, table};
+use crate::output::{Output, bold, plain, table};
 use model::decision::{Explanation, Outcome};
 use model::{DecisionId, DecisionRecord, Effect, Reason};
 use std::fmt::Write as _;
@@ -54,14 +54,14 @@ fn text(record: &DecisionRecord) -> String {
     let mut out = String::new();
     let reason = record.reason.as_deref().map_or(String::new(), |reason| format!(" ({reason})"));
     let heading = format!("{} {}{reason}", effect(record.effect).to_uppercase(), record.id);
-    let _ok = writeln!(out, "{}", bold(&heading));
+    let _ok = writeln!(out, "{}", bold(&plain(&heading)));
     let principal = record.principal.as_deref().unwrap_or("nobody who proved an identity");
     let user = record.user.as_deref().map_or(String::new(), |user| format!(" for user {user}"));
-    let _ok = writeln!(out, "  who       {principal}{user}");
-    let _ok = writeln!(out, "  what      {} {} on {}", record.action, record.path, record.resource);
-    let _ok = writeln!(out, "  where     {} at revision {}, {}", record.workload, record.revision, record.at);
+    let _ok = writeln!(out, "  who       {}", plain(&format!("{principal}{user}")));
+    let _ok = writeln!(out, "  what      {}", plain(&format!("{} {} on {}", record.action, record.path, record.resource)));
+    let _ok = writeln!(out, "  where     {} at revision {}, {}", plain(&record.workload), record.revision, record.at);
     if let Some(detail) = &record.detail {
-        let _ok = writeln!(out, "  detail    {detail}");
+        let _ok = writeln!(out, "  detail    {}", plain(detail));
     }
     if let Some(shadowed) = &record.shadow {
         shadow::told(&mut out, shadowed);
@@ -80,7 +80,7 @@ fn text(record: &DecisionRecord) -> String {
 
 fn explained(out: &mut String, explanation: &Explanation) {
     if let Some(miss) = &explanation.nearest_miss {
-        let _ok = writeln!(out, "  nearest   {miss}");
+        let _ok = writeln!(out, "  nearest   {}", plain(miss));
     }
     let _ok = writeln!(out, "  policies");
     for policy in &explanation.policies {
@@ -89,15 +89,49 @@ fn explained(out: &mut String, explanation: &Explanation) {
             Outcome::NotApplied => "did not apply",
             Outcome::Errored => "FAILED",
         };
-        let _ok = writeln!(out, "    {} {} at {}: {mark}", policy.kind, policy.id, policy.position);
+        let which = format!("{} {} at {}", policy.kind, policy.id, policy.position);
+        let _ok = writeln!(out, "    {}: {mark}", plain(&which));
         for failed in &policy.failed {
-            let _ok = writeln!(out, "      - {failed}");
+            let _ok = writeln!(out, "      - {}", plain(failed));
         }
     }
     if !explanation.attributes.is_empty() {
         let _ok = writeln!(out, "  attributes");
         for (name, value) in &explanation.attributes {
-            let _ok = writeln!(out, "    {name} = {value}");
+            let _ok = writeln!(out, "    {} = {}", plain(name), plain(value));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::decision::PolicyOutcome;
+    use model::{PolicyId, Revision, Timestamp, WorkloadName};
+
+    #[test]
+    fn nothing_that_a_caller_says_moves_what_stands_beside_it() {
+        let evil = "x\u{202e}y\u{1b}[2J\nALLOW";
+        let workload = WorkloadName::parse("bank/payments").expect("a name");
+        let service = model::ServiceName::parse("bank/payments").expect("a name");
+        let (id, at) = (DecisionId::from_random([1; 16]), Timestamp::from_millis(0));
+        let mut record = DecisionRecord::refused(id, at, &workload, &service, Reason::NotPermitted, 403, Revision(1));
+        let said = || evil.to_owned();
+        (record.reason, record.detail, record.principal, record.user) = (Some(said()), Some(said()), Some(said()), Some(said()));
+        (record.workload, record.resource, record.action, record.path) = (said(), said(), said(), said());
+        record.explanation = Some(Explanation {
+            attributes: vec![(said(), said())],
+            nearest_miss: Some(said()),
+            policies: vec![PolicyOutcome {
+                id: PolicyId::from_text(evil),
+                kind: said(),
+                position: said(),
+                outcome: Outcome::NotApplied,
+                failed: vec![said()],
+            }],
+        });
+        let told = text(&record);
+        assert!(!told.contains(['\u{202e}', '\u{1b}']) && !told.contains("\nALLOW"), "{told}");
+        assert_eq!(told.matches("\\u{202e}").count(), 15, "{told}");
     }
 }

@@ -395,3 +395,27 @@ fn the_deepest_policies_fit_half_a_thread_s_stack() {
     // Threads have 2 MiB unless told otherwise.
     std::thread::Builder::new().stack_size(1 << 20).spawn(all).expect("spawns").join().expect("fits");
 }
+
+#[test]
+fn an_id_is_what_it_seems_to_be() {
+    let told = |id: &str| printed(&format!("@id(\"{id}\") permit (principal, action, resource);"));
+    for id in [
+        "a\u{202e}b",
+        "lim\u{200b}it",
+        "lim\u{ad}it",
+        "te\u{2066}x",
+        "t\u{435}ller",
+        "a\u{e0041}",
+        "x\u{2028}y",
+        "l\u{ff49}mit",
+        "\u{feff}a",
+        "\u{3bf}wner",
+    ] {
+        let told = told(id);
+        assert!(told.len() == 1 && told[0].contains("is not a policy id"), "{id:?}: {told:?}");
+        assert!(!told[0].contains(['\u{202e}', '\u{200b}', '\u{2066}']), "{told:?}");
+    }
+    for id in ["limit", "within limit (EUR)", "лимит", "限额-2", "سقف", "grenze-für-kunden", "a→b"] {
+        assert_eq!(told(id), [""; 0], "{id}");
+    }
+}

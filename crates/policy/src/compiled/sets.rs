@@ -49,13 +49,13 @@ impl<'a> Set<'a> {
 
     /// Whether every element of `all` is in this set.
     pub(crate) fn contains_all(&self, all: Self, view: &View<'a>) -> Result<bool, Failure<'a>> {
-        let table = self.table(all.len());
+        let table = self.table(all.len(), view)?;
         Ok(all.first(view, |value| Ok(!self.finds(&table, value, view)?))?.is_none())
     }
 
     /// Whether some element of `any` is in this set.
     pub(crate) fn contains_any(&self, any: Self, view: &View<'a>) -> Result<bool, Failure<'a>> {
-        let table = self.table(any.len());
+        let table = self.table(any.len(), view)?;
         Ok(any.first(view, |value| self.finds(&table, value, view))?.is_some())
     }
 
@@ -75,13 +75,19 @@ impl<'a> Set<'a> {
         Ok(found)
     }
 
-    /// The texts in a table, if there would be many comparisons.
-    fn table(&self, others: usize) -> Option<HashSet<&'a str>> {
+    /// The texts in a table, if there would be many comparisons and they are all texts.
+    fn table(&self, others: usize, view: &View<'a>) -> Result<Option<HashSet<&'a str>>, Failure<'a>> {
+        if self.len().saturating_mul(others) <= COMPARISONS_MAX {
+            return Ok(None);
+        }
+        let text = |element: &'a Code| match view.value(element)? {
+            Value::Text(text) => Ok(Some(text)),
+            _ => Ok(None),
+        };
         match self {
-            Self::Texts(texts) if texts.len().saturating_mul(others) > COMPARISONS_MAX => {
-                Some(texts.iter().map(String::as_str).collect())
-            }
-            _ => None,
+            Self::Texts(texts) => Ok(Some(texts.iter().map(String::as_str).collect())),
+            Self::Sorted(_) => Ok(None),
+            Self::Elements(elements) => elements.iter().map(text).collect(),
         }
     }
 
@@ -112,5 +118,37 @@ impl<'a> Set<'a> {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compiled::code::Fact;
+    use crate::fixture::transfer;
+    use crate::vocabulary::BodyShape;
+    use model::Roles;
+
+    #[test]
+    fn a_large_set_of_a_policy_is_put_into_a_table_whatever_stands_in_it() {
+        let (request, shape, roles) = (transfer(), BodyShape::new(), Roles::default());
+        let question = request.as_question();
+        let view = View { question: &question, shape: &shape, roles: &roles };
+        let mut elements: Vec<Code> = (0..5000).map(|number| Code::Text(format!("t{number}").into())).collect();
+        elements.push(Code::Fact(Fact::Path));
+        let own = Set::Elements(&elements);
+        assert_eq!(own.table(0, &view).expect("texts"), None);
+        let table = own.table(2, &view).expect("texts").expect("a table");
+        assert_eq!(table.len(), 5001);
+        let theirs: Vec<String> = [request.path.as_str(), "t4999", "other"].map(str::to_owned).to_vec();
+        for (count, all, any) in [(2, true, true), (3, false, true)] {
+            let theirs = Set::Texts(&theirs[..count]);
+            assert_eq!(own.contains_all(theirs, &view).expect("texts"), all);
+            assert_eq!(own.contains_any(theirs, &view).expect("texts"), any);
+        }
+        assert!(!own.contains_any(Set::Texts(&theirs[2..]), &view).expect("texts"));
+        // Numbers are compared one by one.
+        let numbers: Vec<Code> = (0..5000).map(Code::Long).collect();
+        assert_eq!(Set::Elements(&numbers).table(5000, &view).expect("numbers"), None);
     }
 }

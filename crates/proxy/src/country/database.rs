@@ -2,9 +2,16 @@
 
 use maxminddb::{MaxMindDbError, Reader, WithinOptions, path};
 use model::{CountryCode, Limit, Timestamp};
+use rustix::fs::{Mode, OFlags};
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// LIMIT: how long the records of a database may take to be read: a configuration waits for it. A City database takes some seconds.
+const READING_MAX: Duration = Duration::from_secs(60);
+/// How many networks are read between two looks at the clock. One takes half a millisecond at most, by the reader's own bounds.
+const LOOK_EVERY: usize = 256;
 
 /// Why a file is no database of countries. The text follows the name of the file.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +39,9 @@ pub enum DatabaseFlaw {
     /// More records than there can be: the tree of networks leads into itself.
     #[error("is damaged: its tree of networks leads into itself; fetch it again")]
     Tree,
+    /// Its records are so large, or so many, that they are not read in time.
+    #[error("takes more than {} s to read: take a database of countries alone, and fetch it again if it is one", READING_MAX.as_secs())]
+    Slow,
     /// A country that is not one.
     #[error("is damaged: it says `{found}` where the two letters of a country belong; fetch it again")]
     Code {
@@ -74,8 +84,15 @@ impl Database {
         let too_large = |bytes: u64| if bytes > bytes_max { Err(DatabaseFlaw::TooLarge { bytes, bytes_max }) } else { Ok(()) };
         too_large(found.len())?;
         let mut bytes = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0));
-        // It may have grown since.
-        File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+        // What was found may have been replaced since: a pipe has nobody wait for who writes, and a file may have grown.
+        let file = File::from(
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+                .map_err(io::Error::from)?,
+        );
+        if !file.metadata()?.is_file() {
+            return Err(DatabaseFlaw::NotAFile);
+        }
+        file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
         too_large(u64::try_from(bytes.len()).unwrap_or(u64::MAX))?;
         Self::parse(bytes)
     }
@@ -85,11 +102,19 @@ impl Database {
     /// # Errors
     /// - [`DatabaseFlaw`], but for what only a file can be.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, DatabaseFlaw> {
+        Self::parse_until(bytes, Instant::now() + READING_MAX)
+    }
+
+    /// The same, for as long as there is time.
+    pub(super) fn parse_until(bytes: Vec<u8>, deadline: Instant) -> Result<Self, DatabaseFlaw> {
         let reader = Reader::from_source(bytes)?;
         // A tree of so many nodes has one leaf more; aliases of networks may lead to some twice.
         let mut left = usize::try_from(reader.metadata().node_count).unwrap_or(usize::MAX).saturating_mul(3);
         let mut countries = 0_usize;
-        for network in reader.networks(WithinOptions::default())? {
+        for (at, network) in reader.networks(WithinOptions::default())?.enumerate() {
+            if at % LOOK_EVERY == 0 && Instant::now() > deadline {
+                return Err(DatabaseFlaw::Slow);
+            }
             left = left.checked_sub(1).ok_or(DatabaseFlaw::Tree)?;
             countries += usize::from(code(&network?)?.is_some());
         }

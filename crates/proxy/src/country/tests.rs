@@ -191,6 +191,82 @@ fn a_file_is_read_when_it_changes_and_a_bad_one_leaves_the_one_before() {
 }
 
 #[test]
+fn what_is_kept_of_a_connection_is_of_one_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = Limits::default();
+    let open = |name: &str, code: &str, before: Option<&Arc<CountryFile>>| {
+        let path = dir.path().join(name);
+        let networks = vec![("192.0.2.0/24", country(code))];
+        fs::write(&path, testkit::countries::Database { networks, ..Default::default() }.to_bytes()).expect("written");
+        CountryFile::open(path.to_str().expect("text"), &limits, before)
+    };
+    let (address, located) = ("192.0.2.1".parse().expect("an address"), Located::default());
+    let code = |code| Country::from(CountryCode::parse(code));
+    let one = open("one.mmdb", "DE", None);
+    assert_eq!(one.country_of(address, Some(&located)), code("DE"));
+    // The next configuration names another file, a later one the first again, which has changed meanwhile.
+    let two = open("two.mmdb", "KP", Some(&one));
+    assert_eq!(two.country_of(address, Some(&located)), code("KP"), "what was kept of the connection is of another file");
+    let again = open("one.mmdb", "SE", Some(&two));
+    assert_eq!(again.country_of(address, Some(&located)), code("SE"));
+}
+
+#[test]
+fn a_pipe_that_takes_the_place_of_the_file_holds_nothing_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("country.mmdb");
+    fs::write(&path, networks().to_bytes()).expect("written");
+    let found = fs::metadata(&path).expect("a file");
+    fs::remove_file(&path).expect("removed");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).expect("a pipe");
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || told.send(Database::load(path.to_str().expect("text"), &found, 1 << 20).map(drop)));
+    let loaded = heard.recv_timeout(Duration::from_secs(20)).expect("nobody writes into the pipe, and nobody waits for it");
+    assert!(matches!(loaded, Err(DatabaseFlaw::NotAFile)), "{loaded:?}");
+}
+
+/// A tree of 2^17 networks, all of which lead to one record with as many fields as the reader bears, the country last.
+fn sluggish() -> Vec<u8> {
+    const NODES: u32 = (1 << 17) - 1;
+    let mut file = Vec::new();
+    for node in 0..NODES {
+        for child in [2 * node + 1, 2 * node + 2] {
+            let record = if child < NODES { child } else { NODES + 16 };
+            file.extend(&record.to_be_bytes()[1..]);
+        }
+    }
+    file.extend([0; 16]);
+    // A map whose number of fields follows in two bytes; each field is an empty name and an empty text.
+    let fields: u16 = 30_000;
+    file.extend([0b111_11110].into_iter().chain((fields - 285).to_be_bytes()));
+    file.extend([0b010_00000; 2].repeat(usize::from(fields) - 1));
+    file.extend(b"\x47country\xe1\x48iso_code\x42DE");
+    let one = vec![("192.0.2.0/24", country("DE"))];
+    let small = testkit::countries::Database { ip_version: 4, record_bits: 24, networks: one, ..Default::default() };
+    let small = small.to_bytes();
+    let marker = b"\xab\xcd\xefMaxMind.com";
+    let at = small.windows(marker.len()).position(|bytes| bytes == marker).expect("metadata");
+    let mut metadata = small[at..].to_vec();
+    let name = b"node_count";
+    let behind = metadata.windows(name.len()).position(|bytes| bytes == name).expect("it") + name.len();
+    // Four bytes whatever the number.
+    let long = usize::from(metadata[behind] & 31);
+    metadata.splice(behind..=behind + long, [0b110_00100].into_iter().chain(NODES.to_be_bytes()));
+    file.extend(metadata);
+    file
+}
+
+#[test]
+fn a_database_whose_records_take_too_long_is_given_up() {
+    // Read to its end, this file of a megabyte would take minutes.
+    let begun = std::time::Instant::now();
+    let flaw = Database::parse_until(sluggish(), begun + Duration::from_millis(100)).map(drop).expect_err("slow");
+    assert!(matches!(flaw, DatabaseFlaw::Slow), "{flaw:?}");
+    assert!(Database::parse_until(networks().to_bytes(), begun + Duration::from_secs(600)).is_ok());
+    assert!(flaw.to_string().contains("takes more than 60 s"), "{flaw}");
+}
+
+#[test]
 fn a_file_that_is_too_large_or_none_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("country.mmdb");
@@ -250,6 +326,25 @@ fn a_forwarder_says_last_whom_it_calls_for() {
         assert_eq!(called_for(&head, remote, true), expected, "{lines:?}");
         facts::forwarded_for(&mut head.fields, remote, false);
         assert_eq!(called_for(&head, remote, true), Some(remote), "{lines:?}: it was no forwarder then");
+    }
+}
+
+#[test]
+fn a_hop_that_is_no_text_does_not_hide_the_one_behind_it() {
+    let remote: IpAddr = "10.0.0.9".parse().expect("an address");
+    for (lines, expected) in [
+        // A forwarder adds to the line that its caller invented.
+        (&[&b"\xff, 192.0.2.1"[..]][..], Some("192.0.2.1")),
+        (&[b"\xff", b"192.0.2.1"], Some("192.0.2.1")),
+        (&[b"192.0.2.1, \xff"], None),
+        (&[b"192.0.2.1", b"\xff"], None),
+    ] {
+        let mut head = Head { version: Version::Http11, ..Head::default() };
+        lines.iter().for_each(|line| head.fields.push(b"x-forwarded-for", line));
+        let expected = expected.map(|text| text.parse().expect("an address"));
+        assert_eq!(called_for(&head, remote, false), expected, "{lines:?}");
+        facts::forwarded_for(&mut head.fields, remote, true);
+        assert_eq!(called_for(&head, remote, true), expected, "{lines:?}, made ready for the application");
     }
 }
 

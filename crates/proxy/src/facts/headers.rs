@@ -83,7 +83,7 @@ pub fn forwarded_for(fields: &mut Fields, remote: IpAddr, is_forwarder: bool) {
         return fields.push(FORWARDED_FOR.as_bytes(), remote);
     }
     let mut chain = Vec::new();
-    for line in fields.values(FORWARDED_FOR.as_bytes()).filter(|value| std::str::from_utf8(value).is_ok()) {
+    for line in fields.values(FORWARDED_FOR.as_bytes()) {
         chain.extend_from_slice(line);
         chain.extend_from_slice(b", ");
     }

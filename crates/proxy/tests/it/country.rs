@@ -90,6 +90,10 @@ async fn the_country_is_that_of_the_address_that_a_forwarder_calls_for_unless_a_
         ("GET", "x-country: KP\r\nx-forwarded-for: 192.0.2.1\r\n", 403),
         ("POST", "x-country: T1\r\nx-forwarded-for: 192.0.2.1\r\n", 200),
         ("POST", "x-country: DE\r\nx-country: KP\r\nx-forwarded-for: 198.51.100.1\r\n", 403),
+        // Two countries are none that can be decided by: one of them may be the client's invention.
+        ("GET", "x-country: DE\r\nx-country: KP\r\nx-forwarded-for: 192.0.2.1\r\n", 403),
+        ("GET", "x-country: DE, KP\r\nx-forwarded-for: 192.0.2.1\r\n", 403),
+        ("DELETE", "x-country: DE\r\nx-country: KP\r\n", 200),
     ] {
         let (found, answer) = ask(&sidecar, method, headers).await;
         assert_eq!(found, status, "{method} {headers:?}: {answer}");
