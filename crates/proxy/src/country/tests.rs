@@ -219,7 +219,7 @@ fn a_pipe_that_takes_the_place_of_the_file_holds_nothing_up() {
     let found = fs::metadata(&path).expect("a file");
     fs::remove_file(&path).expect("removed");
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).expect("a pipe");
-    let (told, heard) = std::sync::mpsc::channel();
+    let (told, heard) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || told.send(Database::load(path.to_str().expect("text"), &found, 1 << 20).map(drop)));
     let loaded = heard.recv_timeout(Duration::from_secs(20)).expect("nobody writes into the pipe, and nobody waits for it");
     assert!(matches!(loaded, Err(DatabaseFlaw::NotAFile)), "{loaded:?}");
