@@ -289,7 +289,7 @@ def large_mesh(folder, edit):
                              f'spec: {{ admin: "127.0.0.1:{20000 + workload}" }}\n')
         lines = "".join(
             f'    @id("large-{workload}-{number}") permit (principal == Workload::"{SAN % f"caller-{number}"}", action, resource) '
-            f'when {{ context has user && context.user in Role::"teller" && context.request.path like "/{workload}/{number}/{edit if number == 0 else 0}/*" }};\n'
+            f'when {{ context has user && context.user in Role::"teller" && context.request.path like "/{workload}/{number}/{edit if workload == number == 0 else 0}/*" }};\n'
             for number in range(policies))
         documents.append(f"apiVersion: rondel.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{ name: large-{workload}, namespace: shop }}\n"
                          f"spec:\n  selector: {{ account: {account} }}\n  policies: |\n{lines}")
