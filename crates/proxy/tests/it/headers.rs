@@ -1,13 +1,13 @@
 //! Policies that read request headers: over real sockets, and in every way in which a header could be read twice.
 
-use crate::sidecar::{DEADLINE, Setup, Sidecar, Tls, application, read_all};
+use crate::sidecar::{DEADLINE, Setup, Sidecar, Tls, application, application_of_http2, read_all};
 use crate::traffic::{ASK, SWITCH, head, switching};
 use http::{Request, Response};
 use model::SpiffeId;
 use std::net::SocketAddr;
 use testkit::pki::LawlessClient;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 const TENANTS: &str = r#"
@@ -100,19 +100,7 @@ pub(crate) async fn over_http2(sidecar: &Sidecar) -> Tls {
 
 /// An application that speaks HTTP/2 and answers everything with 200.
 async fn welcoming() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((_, mut answer))) = connection.accept().await {
-                    answer.send_response(Response::new(()), true).unwrap();
-                }
-            });
-        }
-    });
-    address
+    application_of_http2(|_, mut answer| async move { drop(answer.send_response(Response::new(()), true).unwrap()) }).await
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Callers that hold on to what others need, and calls that are decided as one thing and carried as another.
 
-use crate::sidecar::{DEADLINE, Setup, Sidecar, Tls, application, free};
+use crate::sidecar::{DEADLINE, Setup, Sidecar, Tls, application, application_of_http2, free};
 use bytes::Bytes;
 use http::{Request, Response};
 use model::snapshot::Protocol;
@@ -98,20 +98,12 @@ async fn a_refused_caller_that_does_not_read_holds_no_place() {
 
 #[tokio::test]
 async fn streams_that_are_not_read_stop_nobody_else() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((asked, mut respond))) = connection.accept().await {
-                    let size = if asked.uri().path() == "/big" { 4 << 20 } else { 10 };
-                    let mut body = respond.send_response(Response::new(()), false).unwrap();
-                    body.send_data(Bytes::from(vec![b'x'; size]), true).unwrap();
-                }
-            });
-        }
-    });
+    let address = application_of_http2(|asked, mut respond| async move {
+        let size = if asked.uri().path() == "/big" { 4 << 20 } else { 10 };
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        body.send_data(Bytes::from(vec![b'x'; size]), true).unwrap();
+    })
+    .await;
     let sidecar = Sidecar::start(address, Setup { permissive: true, ..Setup::default() }).await;
     let connect = async || {
         let (client, connection) = h2::client::handshake(TcpStream::connect(sidecar.inbound).await.unwrap()).await.unwrap();

@@ -1,6 +1,10 @@
 //! One sidecar process under test, with the application that it fronts, and clients that speak mutual TLS to it.
 
 use crate::control::{Control, JOIN_TOKEN};
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::Request;
 use model::snapshot::{AuthorizationPolicy, Egress, Inbound, Protocol, Snapshot, TokenIssuer};
 use model::token::TokenUse;
 use model::{Limit, Limits, Revision, ServiceName, SpiffeId, WorkloadName};
@@ -312,6 +316,28 @@ pub(crate) async fn application() -> SocketAddr {
                             return;
                         }
                     }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// An application that speaks HTTP/2 and gives each request to `serve`.
+pub(crate) async fn application_of_http2<F>(
+    serve: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> F + Copy + Send + 'static,
+) -> SocketAddr
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, answer))) = connection.accept().await {
+                    tokio::spawn(serve(request, answer));
                 }
             });
         }

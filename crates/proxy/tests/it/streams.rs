@@ -1,7 +1,7 @@
 //! What goes on for long is decided again when the policies change, and ended if they no longer permit it.
 
 use crate::headers::{over_http2, recorded};
-use crate::sidecar::{ALLOW_ALL, DEADLINE, Setup, Sidecar, Tls, read_all};
+use crate::sidecar::{ALLOW_ALL, DEADLINE, Setup, Sidecar, Tls, application_of_http2, read_all};
 use bytes::Bytes;
 use http::{Request, Response};
 use std::net::SocketAddr;
@@ -128,28 +128,17 @@ async fn a_short_request_ends_by_the_policies_that_it_began_by() {
 
 /// An application that speaks HTTP/2: it answers `/grpc` with a message every 50 ms, and `/silent` never.
 async fn messages() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    tokio::spawn(async move {
-                        if request.uri().path().contains("silent") {
-                            sleep(DEADLINE).await;
-                            return;
-                        }
-                        let mut body = respond.send_response(Response::new(()), false).unwrap();
-                        while body.send_data(Bytes::from_static(b"message"), false).is_ok() {
-                            sleep(Duration::from_millis(50)).await;
-                        }
-                    });
-                }
-            });
+    application_of_http2(|request, mut respond| async move {
+        if request.uri().path().contains("silent") {
+            sleep(DEADLINE).await;
+            return;
         }
-    });
-    address
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        while body.send_data(Bytes::from_static(b"message"), false).is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::headers::over_http2;
 use crate::opaque::{active, asking, file};
 use crate::resource_server::{as_holder, proof, thumbprint, trickling};
-use crate::sidecar::{DEADLINE, Setup, Sidecar, Tls, application};
+use crate::sidecar::{DEADLINE, Setup, Sidecar, Tls, application, application_of_http2};
 use crate::tokens::{claims, issuer, trusted, with_token};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -19,32 +19,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use testkit::issuer::{Behaviour, Issuer, IssuerServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 /// An application of HTTP/2 that tells in its answer which trailers came.
 async fn telling() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.unwrap();
-                while let Some(Ok((request, mut answer))) = connection.accept().await {
-                    tokio::spawn(async move {
-                        let mut body = request.into_body();
-                        while let Some(Ok(_)) = body.data().await {}
-                        let trailers = body.trailers().await.unwrap().unwrap_or_default();
-                        let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
-                        let told = Response::builder().header("x-trailers", names.join(" ")).body(()).unwrap();
-                        answer.send_response(told, true).unwrap();
-                    });
-                }
-            });
-        }
-    });
-    address
+    application_of_http2(|request, mut answer| async move {
+        let mut body = request.into_body();
+        while let Some(Ok(_)) = body.data().await {}
+        let trailers = body.trailers().await.unwrap().unwrap_or_default();
+        let names: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        let told = Response::builder().header("x-trailers", names.join(" ")).body(()).unwrap();
+        answer.send_response(told, true).unwrap();
+    })
+    .await
 }
 
 #[tokio::test]
